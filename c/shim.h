@@ -1,0 +1,234 @@
+/* What the server shims (C) and the host (Rust) say to each other: the only header both read.
+ *
+ * Conventions
+ * - A burrow_str is bytes with a length, not NUL-terminated; data == NULL means "absent".
+ * - A function that can refuse returns NULL when all is well, else a message for the person who
+ *   wrote the configuration: what is wrong and the cure. The message lives as long as the settings.
+ * - Nothing here is called from a signal handler.
+ */
+#ifndef BURROW_SHIM_H
+#define BURROW_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#pragma GCC visibility push(hidden)
+
+typedef struct {
+    const char *data;
+    size_t len;
+} burrow_str;
+
+typedef struct {
+    burrow_str name;
+    burrow_str value;
+} burrow_pair;
+
+/* The numbers are syslog's (and httpd's APLOG_*). */
+typedef enum {
+    BURROW_LOG_CRIT = 2,
+    BURROW_LOG_ERR = 3,
+    BURROW_LOG_WARN = 4,
+    BURROW_LOG_NOTICE = 5,
+    BURROW_LOG_INFO = 6,
+    BURROW_LOG_DEBUG = 7
+} burrow_level;
+
+/* ---- settings: one per configuration that the server has read ------------------------------ */
+
+typedef struct burrow_settings burrow_settings;
+
+typedef enum { BURROW_APACHE, BURROW_NGINX } burrow_server_kind;
+
+burrow_settings *burrow_settings_create(burrow_server_kind server);
+void burrow_settings_destroy(burrow_settings *settings);
+
+/* The Python installation or virtual environment of everything embedded. */
+const char *burrow_settings_python_home(burrow_settings *settings, burrow_str dir);
+/* Folders for sys.path, separated by ':'; may be said several times. */
+const char *burrow_settings_python_path(burrow_settings *settings, burrow_str dirs);
+/* Once the whole configuration is read, also under configtest: runs no Python, opens no library. */
+const char *burrow_settings_check(burrow_settings *settings);
+
+/* ---- applications ------------------------------------------------------------------------- */
+
+/* One application: a callable of a target in an application group. Belongs to its settings. */
+typedef struct burrow_app burrow_app;
+
+typedef struct {
+    burrow_str target;            /* "/srv/app.wsgi" or "package.module:callable" */
+    burrow_str callable;          /* "" or absent: what the target names, else "application" */
+    burrow_str application_group; /* "" is the main interpreter */
+    unsigned threads;             /* nginx: application threads of the group in each worker */
+} burrow_app_key;
+
+/* Finds the application, or adds it. Any thread, any time. NULL with *error set when the key is
+ * refused (relative script path, bad module name). */
+burrow_app *burrow_app_find(burrow_settings *settings, const burrow_app_key *key, const char **error);
+/* Import it as soon as the worker process starts. */
+void burrow_app_preload(burrow_app *app);
+
+/* ---- the worker process ------------------------------------------------------------------- */
+
+typedef struct {
+    burrow_server_kind kind;
+    burrow_str software;        /* SERVER_SOFTWARE */
+    int multiprocess;           /* wsgi.multiprocess */
+    int multithread;            /* wsgi.multithread; nginx: decided by each application's threads */
+    unsigned processes;         /* most processes there can be */
+    unsigned threads;           /* threads in each */
+    /* One line, no newline. `request` is what the request was begun with, or NULL. httpd: called from
+     * any thread; nginx: called on the event loop only, by burrow_loop_drain. */
+    void (*log)(void *request, burrow_level level, burrow_str line);
+} burrow_server;
+
+/* In the worker, after the fork and once privileges are dropped: starts Python on a thread of its own
+ * and returns at once. Refuses (logs, and every request answers 500) where the process is root.
+ * `server` is copied. */
+void burrow_process_start(burrow_settings *settings, const burrow_server *server);
+/* Runs every interpreter's exit functions, for at most timeout_ms. Requests get 503 from here on. */
+void burrow_process_stop(unsigned timeout_ms);
+
+/* ---- requests ----------------------------------------------------------------------------- */
+
+/* The CGI variables that every server knows, in the order of the runtime's table of keys. */
+typedef enum {
+    BURROW_REQUEST_METHOD,
+    BURROW_REQUEST_URI,      /* as the client sent it */
+    BURROW_SCRIPT_NAME,      /* decoded; "" at the root */
+    BURROW_PATH_INFO,        /* decoded; never absent */
+    BURROW_QUERY_STRING,     /* never absent */
+    BURROW_SERVER_PROTOCOL,  /* "HTTP/1.1", "HTTP/2.0" … */
+    BURROW_REQUEST_SCHEME,   /* "http" or "https": also wsgi.url_scheme */
+    BURROW_SERVER_NAME,
+    BURROW_SERVER_PORT,
+    BURROW_SERVER_ADDR,
+    BURROW_REMOTE_ADDR,
+    BURROW_REMOTE_PORT,
+    BURROW_REMOTE_USER,
+    BURROW_AUTH_TYPE,
+    BURROW_DOCUMENT_ROOT,
+    BURROW_SCRIPT_FILENAME,
+    BURROW_SERVER_SOFTWARE,
+    BURROW_VAR_COUNT
+} burrow_var;
+
+typedef enum {
+    BURROW_RELOADING = 1, /* look at the script's mtime first */
+    BURROW_NO_BODY = 2    /* the request has no body: never ask for one */
+} burrow_request_flag;
+
+typedef struct {
+    burrow_str vars[BURROW_VAR_COUNT];
+    const burrow_pair *headers; /* as received, in order; the runtime makes the keys and merges */
+    size_t n_headers;
+    const burrow_pair *params; /* further variables, ready as they are; later ones win */
+    size_t n_params;
+    burrow_str body;        /* the whole body, where the server has it in memory; else absent */
+    int64_t content_length; /* bytes; -1 when unknown (chunked) */
+    unsigned flags;
+} burrow_request;
+
+/* The head of the answer. Framing headers (Content-Length, Transfer-Encoding, Connection) are never
+ * among `headers`. */
+typedef struct {
+    unsigned status;
+    burrow_str reason; /* may be empty */
+    const burrow_pair *headers;
+    size_t n_headers;
+    int64_t content_length; /* -1: unknown, the server frames as it likes */
+} burrow_head;
+
+/* A piece of the answer: bytes, or len bytes of a file. The receiver owns the descriptor and closes it. */
+typedef struct {
+    const char *data;
+    size_t len;
+    int fd;         /* -1: bytes */
+    int64_t offset; /* in the file */
+} burrow_body;
+
+typedef enum {
+    BURROW_LAST = 1, /* the answer ends here, whole */
+    BURROW_FLUSH = 2 /* send what there is now */
+} burrow_send_flag;
+
+/* How the application's side talks to a request; called without the GIL, may block. */
+typedef struct {
+    /* Up to len bytes of the request's body; 0 at its end; -1 when the client is gone. */
+    ssize_t (*read)(void *exchange, char *buf, size_t len);
+    /* The first call brings the head, later ones NULL. body->len may be 0. Returns 0, or -1 when the
+     * client is gone. Data need not live longer than the call. */
+    int (*send)(void *exchange, const burrow_head *head, const burrow_body *body, unsigned flags);
+} burrow_io;
+
+typedef enum {
+    BURROW_DONE,        /* an answer was sent, whole */
+    BURROW_FAILED,      /* nothing was sent, the cause is logged: 500 */
+    BURROW_UNAVAILABLE, /* nothing was sent: 503 */
+    BURROW_ABORTED,     /* the head was sent but the answer is not whole: cut the connection */
+    BURROW_GONE         /* the client left */
+} burrow_outcome;
+
+/* httpd and the daemon's worker: runs one request to its end on the calling thread. `request` is
+ * what log lines are bound to, `exchange` what `io` is called with. */
+burrow_outcome burrow_serve(burrow_app *app, const burrow_request *request, const burrow_io *io,
+                            void *exchange);
+
+/* ---- nginx: requests cross from the event loop to application threads ----------------------- */
+
+/* A request in flight. Made, fed and released on the event loop. */
+typedef struct burrow_exchange burrow_exchange;
+/* A piece of an answer that the event loop owns until it is sent. */
+typedef struct burrow_chunk burrow_chunk;
+
+typedef struct {
+    /* All on the event loop, from burrow_loop_drain; never for an exchange that was released.
+     * `chunk` (NULL when there are no bytes) must be given to burrow_chunk_free in the end;
+     * *body describes it. */
+    void (*respond)(void *request, const burrow_head *head, burrow_chunk *chunk, const burrow_body *body,
+                    unsigned flags);
+    void (*finish)(void *request, burrow_outcome outcome); /* the last call for this request */
+    void (*read_more)(void *request);                      /* unbuffered body: there is room again */
+} burrow_loop_ops;
+
+/* In the worker, before burrow_process_start. Returns the eventfd to watch, or -1 with errno. */
+int burrow_loop_open(const burrow_loop_ops *ops);
+/* The eventfd is readable: handles everything that has been queued. */
+void burrow_loop_drain(void);
+void burrow_loop_close(void);
+
+/* Copies what it needs of *head; `server_request` is what the ops are called with. */
+burrow_exchange *burrow_exchange_create(burrow_app *app, const burrow_request *request,
+                                        void *server_request);
+/* Body bytes that arrive later (copied). Returns how many are queued and unread: above
+ * BURROW_BODY_HIGH stop reading until read_more. */
+#define BURROW_BODY_HIGH 131072
+size_t burrow_exchange_body(burrow_exchange *exchange, burrow_str data);
+/* A part of the body that nginx has in a file; the descriptor is duplicated. 0, or -1 with errno. */
+int burrow_exchange_body_file(burrow_exchange *exchange, int fd, int64_t offset, size_t len);
+/* No more body. `whole` is 0 when the client left in the middle of it. */
+void burrow_exchange_body_end(burrow_exchange *exchange, int whole);
+/* Hands it to an application thread. */
+void burrow_exchange_submit(burrow_exchange *exchange);
+/* This many bytes of the answer have left: lets a waiting application go on. */
+void burrow_exchange_sent(burrow_exchange *exchange, size_t bytes);
+/* The server's request is gone (finished or aborted); the exchange must not be used again. */
+void burrow_exchange_release(burrow_exchange *exchange);
+void burrow_chunk_free(burrow_chunk *chunk);
+
+/* ---- the manager: from the server's master process ------------------------------------------ */
+
+/* Starts the manager, or tells the running one of a new configuration. log_fd is where its messages
+ * (and its workers') go; it is duplicated. *started gets the pid of a newly started process, or 0.
+ * Never called under configtest. */
+const char *burrow_manager_configure(burrow_settings *settings, int log_fd, pid_t *started);
+/* httpd: the process that was started has died; the next configure starts another. */
+void burrow_manager_died(void);
+/* Asks it to end and waits at most timeout_ms for that. */
+void burrow_manager_stop(unsigned timeout_ms);
+/* In a worker process: lets go of the master's end. */
+void burrow_manager_detach(void);
+
+#pragma GCC visibility pop
+#endif

@@ -1,0 +1,99 @@
+//! What the server shims, the host and the Python runtime say to each other.
+//!
+//! The first part is `c/shim.h`, read by bindgen; the second is the one table of functions through
+//! which the host (no Python in it) and the runtime (built once per CPython) meet.
+
+#![allow(non_camel_case_types, non_upper_case_globals)]
+
+use std::ffi::{c_char, c_int, c_void};
+
+#[allow(clippy::all, dead_code)]
+mod shim {
+    include!(concat!(env!("OUT_DIR"), "/shim.rs"));
+}
+pub use shim::*;
+
+impl burrow_str {
+    /// Absent: no value at all, as opposed to an empty one.
+    pub const NONE: burrow_str = burrow_str { data: std::ptr::null(), len: 0 };
+
+    pub const fn new(bytes: &[u8]) -> Self {
+        burrow_str { data: bytes.as_ptr().cast(), len: bytes.len() }
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.data.is_null()
+    }
+
+    /// The bytes; empty when absent.
+    ///
+    /// # Safety
+    /// What the sender pointed to must still be there; it is for the length of the call that
+    /// handed the value over.
+    pub unsafe fn bytes<'a>(&self) -> &'a [u8] {
+        if self.data.is_null() {
+            return &[];
+        }
+        // SAFETY: the caller vouches for the memory; shim.h says the length belongs to it.
+        unsafe { std::slice::from_raw_parts(self.data.cast(), self.len) }
+    }
+}
+
+/// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
+/// of different builds refuse each other instead of crashing.
+pub const ABI_VERSION: u32 = 1;
+
+/// An application in the runtime's eyes.
+#[repr(C)]
+pub struct RuntimeApp {
+    _opaque: [u8; 0],
+}
+
+/// How Python is to be started.
+#[repr(C)]
+pub struct PythonConfig {
+    /// `…/bin/python3` of the virtual environment or installation; exists.
+    pub executable: *const c_char,
+    /// Folders for `sys.path`, in order.
+    pub paths: *const burrow_str,
+    pub n_paths: usize,
+    pub multiprocess: c_int,
+    pub multithread: c_int,
+    pub processes: u32,
+    pub threads: u32,
+}
+
+/// What the host offers the runtime. Lives as long as the process.
+#[repr(C)]
+pub struct HostApi {
+    /// One line for the server's error log; from any thread. `exchange` as given to `serve`, or NULL.
+    pub log: unsafe extern "C" fn(exchange: *mut c_void, level: c_int, line: burrow_str),
+}
+
+/// What the runtime offers the host, as the exported static `burrow_runtime`.
+#[repr(C)]
+pub struct RuntimeApi {
+    pub abi_version: u32,
+    /// Starts Python on the calling thread, which becomes Python's main thread and must live as long
+    /// as the process. Returns with the GIL released. NULL, or a message that is never freed.
+    pub start: unsafe extern "C" fn(*const HostApi, *const PythonConfig) -> *const c_char,
+    /// Makes the record of an application; runs no Python. Never freed.
+    pub app: unsafe extern "C" fn(
+        target: burrow_str,
+        callable: burrow_str,
+        group: burrow_str,
+        multithread: c_int,
+    ) -> *mut RuntimeApp,
+    /// Imports it now. 0, or -1 when it does not import (logged).
+    pub load: unsafe extern "C" fn(*mut RuntimeApp) -> c_int,
+    /// Runs one request on the calling thread.
+    pub serve: unsafe extern "C" fn(
+        *mut RuntimeApp,
+        *const burrow_request,
+        *const burrow_io,
+        exchange: *mut c_void,
+    ) -> burrow_outcome,
+    /// Every interpreter's `threading._shutdown`, `atexit` functions and flush. On the main thread;
+    /// blocks as long as those do.
+    pub stop: unsafe extern "C" fn(),
+}
