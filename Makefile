@@ -1,0 +1,83 @@
+# make help prints what there is.
+
+PREFIX  ?= /usr/local
+PROFILE ?= release
+SHELL   := /bin/sh
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+DIST    := target/dist
+LIB     := $(DIST)/lib/burrow
+OUT     := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+HOST_A  := $(OUT)/libburrow_host.a
+VENV    := target/venv
+CARGO   := cargo build --locked --profile $(PROFILE)
+
+# Put a file where a running server may have the old one mapped: a new inode, then a rename.
+place = install -D -m $(1) $(2) $(3).new && mv $(3).new $(3)
+
+.PHONY: help build runtimes install clean setup setup-test run test test-fresh lint soak bench FORCE
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
+
+build: $(DIST)/bin/burrow $(LIB)/mod_burrow.so $(LIB)/ngx_http_burrow_module.so runtimes  ## everything a user installs, in target/dist
+	@echo "built $(DIST)"
+
+# Cargo decides whether the host is up to date; make compares what it left with what depends on it.
+$(HOST_A): FORCE
+	@$(CARGO)
+
+$(DIST)/bin/burrow: $(HOST_A)
+	@$(call place,755,$(OUT)/burrow,$@)
+
+$(LIB)/mod_burrow.so: $(HOST_A) scripts/build-apache.sh c/shim.h $(wildcard c/apache/*)
+	@scripts/build-apache.sh $(HOST_A) target/modules/$(@F)
+	@$(call place,644,target/modules/$(@F),$@)
+
+$(LIB)/ngx_http_burrow_module.so: $(HOST_A) scripts/build-nginx.sh c/shim.h $(wildcard c/nginx/*)
+	@scripts/build-nginx.sh $(HOST_A) target/modules/$(@F)
+	@$(call place,644,target/modules/$(@F),$@)
+
+runtimes:  ## one runtime for each CPython found, or for those in PYTHONS
+	@scripts/build-runtimes.sh $(PROFILE) $(LIB)/runtime
+
+install:  ## target/dist into DESTDIR and PREFIX (/usr/local); make build comes first
+	@test -d $(LIB) || { echo "make install: nothing built yet: run 'make build' first" >&2; exit 1; }
+	@cd $(DIST) && find . -type f | while read -r file; do \
+	    install -D -m "$$(stat -c %a "$$file")" "$$file" "$(DESTDIR)$(PREFIX)/$$file" || exit 1; done
+
+clean:  ## remove target
+	rm -rf target
+
+setup:
+	@scripts/setup.sh
+
+setup-test:
+	@scripts/setup.sh test
+
+$(VENV)/.test: tests/requirements.txt
+	@scripts/venv.sh $(VENV) tests/requirements.txt
+	@touch $@
+
+run: setup build  ## serve the Django example on nginx (127.0.0.1:8000) and httpd (127.0.0.1:8001)
+	@exec scripts/run.sh
+
+test: setup-test build $(VENV)/.test  ## set up, build, run every test
+	cargo test --locked
+	$(VENV)/bin/python -m pytest tests
+
+test-fresh:  ## the README's commands in a new Debian 12 tree
+	@exec scripts/test-fresh.sh
+
+lint: setup-test $(VENV)/.test  ## formatting and linters
+	cargo fmt --all --check
+	PYO3_PYTHON=/usr/bin/python3 cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(VENV)/bin/ruff check tests examples benches
+
+soak: setup-test build $(VENV)/.test  ## hours of life in minutes: requests, reloads, memory
+	$(VENV)/bin/python benches/soak.py
+
+bench: build  ## Burrow beside its peers; writes benches/results.md
+	@scripts/setup.sh test bench
+	@scripts/venv.sh target/bench/venv benches/requirements.txt
+	target/bench/venv/bin/python benches/compare.py
