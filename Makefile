@@ -12,31 +12,28 @@ HOST_A  := $(OUT)/libburrow_host.a
 VENV    := target/venv
 CARGO   := cargo build --locked --profile $(PROFILE)
 
-# Put a file where a running server may have the old one mapped: a new inode, then a rename.
-place = install -D -m $(1) $(2) $(3).new && mv $(3).new $(3)
+# A changed file goes to a new inode and is renamed: a running server may have the old one mapped.
+place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).new && mv $(3).new $(3); }
 
 .PHONY: help build runtimes install clean setup setup-test run test test-fresh lint soak bench FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
-build: $(DIST)/bin/burrow $(LIB)/mod_burrow.so $(LIB)/ngx_http_burrow_module.so runtimes  ## everything a user installs, in target/dist
-	@echo "built $(DIST)"
+build: $(HOST_A) $(OUT)/mod_burrow.so $(OUT)/ngx_http_burrow_module.so runtimes  ## all that a user installs, in target/dist
+	@$(call place,755,$(OUT)/burrow,$(DIST)/bin/burrow)
+	@$(call place,644,$(OUT)/mod_burrow.so,$(LIB)/mod_burrow.so)
+	@$(call place,644,$(OUT)/ngx_http_burrow_module.so,$(LIB)/ngx_http_burrow_module.so)
 
 # Cargo decides whether the host is up to date; make compares what it left with what depends on it.
 $(HOST_A): FORCE
 	@$(CARGO)
 
-$(DIST)/bin/burrow: $(HOST_A)
-	@$(call place,755,$(OUT)/burrow,$@)
+$(OUT)/mod_burrow.so: $(HOST_A) scripts/build-apache.sh c/shim.h $(wildcard c/apache/*)
+	@scripts/build-apache.sh $(HOST_A) $@
 
-$(LIB)/mod_burrow.so: $(HOST_A) scripts/build-apache.sh c/shim.h $(wildcard c/apache/*)
-	@scripts/build-apache.sh $(HOST_A) target/modules/$(@F)
-	@$(call place,644,target/modules/$(@F),$@)
-
-$(LIB)/ngx_http_burrow_module.so: $(HOST_A) scripts/build-nginx.sh c/shim.h $(wildcard c/nginx/*)
-	@scripts/build-nginx.sh $(HOST_A) target/modules/$(@F)
-	@$(call place,644,target/modules/$(@F),$@)
+$(OUT)/ngx_http_burrow_module.so: $(HOST_A) scripts/build-nginx.sh c/shim.h $(wildcard c/nginx/*)
+	@scripts/build-nginx.sh $(HOST_A) $@
 
 runtimes:  ## one runtime for each CPython found, or for those in PYTHONS
 	@scripts/build-runtimes.sh $(PROFILE) $(LIB)/runtime
