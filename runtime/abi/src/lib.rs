@@ -7,7 +7,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-#[allow(clippy::all, dead_code)]
+#[allow(clippy::all, clippy::undocumented_unsafe_blocks, dead_code)]
 mod shim {
     include!(concat!(env!("OUT_DIR"), "/shim.rs"));
 }
