@@ -1,1 +1,5 @@
-pub mod settings {}
+//! The host: everything between a web server and the Python runtime. It links no Python.
+
+pub mod embedded;
+pub mod python;
+pub mod settings;

@@ -1,0 +1,51 @@
+//! `burrow_process_*` and `burrow_serve` of c/shim.h.
+
+use std::ffi::{c_uint, c_void};
+use std::time::Duration;
+
+use burrow_abi::{burrow_app, burrow_io, burrow_outcome, burrow_request, burrow_server, burrow_settings};
+
+use super::{log, App, Server};
+use crate::python::load::Setup;
+use crate::settings;
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, server: *const burrow_server) {
+    // SAFETY: c/shim.h.
+    let (settings, server) = unsafe { (settings::from_c(settings), &*server) };
+    if let Some(log) = server.log {
+        log::set_server_log(log);
+    }
+    super::start(Server {
+        kind: settings.server(),
+        home: settings.python_home().to_owned(),
+        paths: settings.python_paths().to_owned(),
+        apps: settings.apps(),
+        setup: Setup {
+            multiprocess: server.multiprocess != 0,
+            multithread: server.multithread != 0,
+            processes: server.processes,
+            threads: server.threads,
+        },
+    });
+}
+
+#[no_mangle]
+pub extern "C" fn burrow_process_stop(timeout_ms: c_uint) {
+    super::stop(Duration::from_millis(timeout_ms.into()));
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_serve(
+    app: *mut burrow_app,
+    request: *const burrow_request,
+    io: *const burrow_io,
+    exchange: *mut c_void,
+) -> burrow_outcome {
+    // SAFETY: c/shim.h.
+    unsafe { super::serve(App::from_c(app), &*request, &*io, exchange) }
+}

@@ -1,0 +1,257 @@
+//! Python's life in a worker process: started on a thread of its own, used by many, stopped in order.
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use burrow_abi::{RuntimeApi, BURROW_LOG_ERR, BURROW_LOG_WARN};
+
+use super::{log, App};
+use crate::python::load::{self, Setup};
+use crate::settings::ServerKind;
+
+/// Enough for deep recursion while an application is imported.
+const STACK_SIZE: usize = 16 << 20;
+
+/// What the worker process takes over from the settings, which may go before it does.
+pub struct Server {
+    pub kind: ServerKind,
+    pub home: PathBuf,
+    pub paths: Vec<Vec<u8>>,
+    pub apps: Vec<Arc<App>>,
+    pub setup: Setup,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// At the first request Python is started.
+    Idle,
+    /// With what is being done, for whoever waits too long.
+    Starting(String),
+    Running,
+    Failed,
+    Stopping,
+    Stopped,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+static PHASE: Mutex<Phase> = Mutex::new(Phase::Idle);
+static CHANGED: Condvar = Condvar::new();
+/// Set once Python runs: what a request looks at.
+static RUNTIME: AtomicPtr<RuntimeApi> = AtomicPtr::new(ptr::null_mut());
+/// How many requests are in progress, and whether further ones are turned away.
+static REQUESTS: AtomicUsize = AtomicUsize::new(0);
+const CLOSED: usize = 1 << (usize::BITS - 1);
+/// Python is about to be left behind: nobody goes back into it.
+static LEFT: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static IN_REQUEST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts Python on a thread of its own and returns at once; at the first request where the configuration
+/// has no application. Refuses where the process is root.
+pub fn start(server: Server) {
+    if SERVER.get().is_some() {
+        return; // A server of one process that has read its configuration again.
+    }
+    let server = SERVER.get_or_init(|| server);
+    // SAFETY: always succeeds.
+    if unsafe { libc::geteuid() } == 0 {
+        let cure = match server.kind {
+            ServerKind::Apache => "set User and Group",
+            ServerKind::Nginx => "set user",
+        };
+        log::report_process(
+            BURROW_LOG_ERR,
+            &format!("no Python is started, since this worker process is root: {cure} in the configuration"),
+        );
+        change(&mut phase(), Phase::Failed);
+    } else if !server.apps.is_empty() {
+        spawn(&mut phase(), server);
+    }
+}
+
+/// A request in progress.
+pub struct Entry(());
+
+/// None once the process is stopping.
+pub fn enter() -> Option<Entry> {
+    IN_REQUEST.set(true);
+    let before = REQUESTS.fetch_add(1, Acquire);
+    let entry = Entry(());
+    (before & CLOSED == 0).then_some(entry)
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if REQUESTS.fetch_sub(1, Release) == CLOSED + 1 {
+            let _phase = phase(); // `stop` is either before its look at the count or waiting.
+            CHANGED.notify_all();
+        }
+        IN_REQUEST.set(false);
+    }
+}
+
+/// The runtime, once it is up; None where it is not going to be.
+pub fn runtime() -> Option<&'static RuntimeApi> {
+    let runtime = RUNTIME.load(Acquire);
+    // SAFETY: set to a static of the runtime only, which is never unloaded.
+    unsafe { runtime.as_ref() }.or_else(wait_for_runtime)
+}
+
+#[cold]
+fn wait_for_runtime() -> Option<&'static RuntimeApi> {
+    let mut now = phase();
+    if *now == Phase::Idle {
+        match SERVER.get() {
+            Some(server) => spawn(&mut now, server),
+            None => return None,
+        }
+    }
+    while matches!(*now, Phase::Starting(_)) && RUNTIME.load(Acquire).is_null() {
+        now = CHANGED.wait(now).unwrap();
+    }
+    // SAFETY: as in `runtime`.
+    unsafe { RUNTIME.load(Acquire).as_ref() }
+}
+
+/// Never returns once the process has left Python behind. For threads that were inside while it did.
+pub fn park_after_stop() {
+    if LEFT.load(Acquire) {
+        park();
+    }
+}
+
+fn park() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// `wsgi.multithread` of an application.
+pub fn multithread(app: &App) -> bool {
+    SERVER.get().is_some_and(|server| match server.kind {
+        ServerKind::Apache => server.setup.multithread,
+        ServerKind::Nginx => app.threads() > 1,
+    })
+}
+
+/// Turns further requests away, waits for those in progress for up to half of the time, and runs the exit
+/// functions of every interpreter in what is left of it.
+pub fn stop(timeout: Duration) {
+    if IN_REQUEST.get() {
+        return; // httpd's prefork ends from a signal handler, maybe with this thread inside Python.
+    }
+    let started = Instant::now();
+    REQUESTS.fetch_or(CLOSED, AcqRel);
+    let mut now = wait(phase(), started + timeout / 2, |_| REQUESTS.load(Acquire) == CLOSED);
+    let left = REQUESTS.load(Acquire) & !CLOSED;
+    if left > 0 {
+        give_up(&format!("{left} requests in progress"), timeout / 2);
+    }
+    now = wait(now, started + timeout, |phase| !matches!(phase, Phase::Starting(_)));
+    LEFT.store(true, Release);
+    match &*now {
+        Phase::Starting(step) => return give_up(step, timeout),
+        Phase::Running => change(&mut now, Phase::Stopping),
+        _ => return,
+    }
+    now = wait(now, started + timeout, |phase| *phase == Phase::Stopped);
+    if *now != Phase::Stopped {
+        give_up("the exit functions (threading, atexit)", timeout);
+    }
+}
+
+fn give_up(step: &str, timeout: Duration) {
+    log::report_process(
+        BURROW_LOG_WARN,
+        &format!("this process ends without waiting any longer than {} ms for {step}", timeout.as_millis()),
+    );
+}
+
+/// Waits until `done` or the deadline.
+fn wait(
+    mut now: MutexGuard<'static, Phase>,
+    deadline: Instant,
+    done: impl Fn(&Phase) -> bool,
+) -> MutexGuard<'static, Phase> {
+    while !done(&now) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        now = CHANGED.wait_timeout(now, left).unwrap().0;
+    }
+    now
+}
+
+fn phase() -> MutexGuard<'static, Phase> {
+    PHASE.lock().unwrap()
+}
+
+fn change(now: &mut Phase, next: Phase) {
+    *now = next;
+    CHANGED.notify_all();
+}
+
+/// Starts the thread that Python takes for its main one.
+fn spawn(now: &mut Phase, server: &'static Server) {
+    change(now, Phase::Starting("the start of Python".into()));
+    let thread = thread::Builder::new().name("burrow:python".into()).stack_size(STACK_SIZE);
+    if let Err(error) = with_signals_blocked(|| thread.spawn(move || main(server))) {
+        log::report_process(BURROW_LOG_ERR, &format!("cannot start Python's main thread: {error}"));
+        change(now, Phase::Failed);
+    }
+}
+
+/// A new thread inherits the mask: signals are the server's business.
+fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: both sets are writable; the first is filled before it is read.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let made = make();
+    // SAFETY: the set was filled by the call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    made
+}
+
+/// Python's main thread.
+fn main(server: &'static Server) {
+    let runtime = match load::start(&server.home, &server.paths, &server.setup, &log::HOST) {
+        Ok(runtime) => runtime,
+        Err(message) => {
+            log::report_process(BURROW_LOG_ERR, &format!("cannot start Python: {message}"));
+            return change(&mut phase(), Phase::Failed);
+        }
+    };
+    RUNTIME.store(ptr::from_ref(runtime).cast_mut(), Release);
+    for app in server.apps.iter().filter(|app| app.preload()) {
+        if REQUESTS.load(Acquire) & CLOSED != 0 {
+            break;
+        }
+        let target = String::from_utf8_lossy(app.key().target);
+        change(&mut phase(), Phase::Starting(format!("the import of '{target}'")));
+        // SAFETY: the record is this runtime's. It logs what does not import.
+        unsafe { (runtime.load)(app.runtime(runtime)) };
+    }
+    let mut now = phase();
+    change(&mut now, Phase::Running);
+    while *now != Phase::Stopping {
+        now = CHANGED.wait(now).unwrap();
+    }
+    drop(now);
+    // SAFETY: on Python's main thread, once.
+    unsafe { (runtime.stop)() };
+    change(&mut phase(), Phase::Stopped);
+    park();
+}

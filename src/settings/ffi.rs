@@ -1,0 +1,118 @@
+//! `burrow_settings_*` and `burrow_app_*` of c/shim.h.
+
+use std::ffi::{c_char, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::Arc;
+
+use burrow_abi::{
+    burrow_app, burrow_app_key, burrow_server_kind, burrow_settings, burrow_str, BURROW_APACHE,
+};
+
+use super::{AppKey, ServerKind, Settings};
+use crate::embedded::App;
+
+/// # Safety
+/// `settings` comes from `burrow_settings_create` and is not destroyed yet.
+pub(crate) unsafe fn settings<'a>(settings: *const burrow_settings) -> &'a Settings {
+    // SAFETY: made by burrow_settings_create from a Box<Settings>.
+    unsafe { &*settings.cast::<Settings>() }
+}
+
+/// As `settings`, while the server reads its configuration, which it does on one thread.
+unsafe fn settings_mut<'a>(settings: *mut burrow_settings) -> &'a mut Settings {
+    // SAFETY: as above; nobody else looks at them yet.
+    unsafe { &mut *settings.cast::<Settings>() }
+}
+
+/// NULL where all is well, else the message.
+fn refusal(settings: &Settings, result: Result<(), String>) -> *const c_char {
+    result.map_or_else(|message| settings.keep(message), |()| ptr::null())
+}
+
+#[no_mangle]
+pub extern "C" fn burrow_settings_create(server: burrow_server_kind) -> *mut burrow_settings {
+    let server = if server == BURROW_APACHE { ServerKind::Apache } else { ServerKind::Nginx };
+    Box::into_raw(Box::new(Settings::new(server))).cast()
+}
+
+/// # Safety
+/// c/shim.h; not in use any more.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_destroy(settings: *mut burrow_settings) {
+    // SAFETY: made by burrow_settings_create from a Box.
+    drop(unsafe { Box::from_raw(settings.cast::<Settings>()) });
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_python_home(
+    settings: *mut burrow_settings,
+    dir: burrow_str,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    let (settings, dir) = unsafe { (settings_mut(settings), dir.bytes()) };
+    let result = settings.set_python_home(Path::new(OsStr::from_bytes(dir)));
+    refusal(settings, result)
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_python_path(
+    settings: *mut burrow_settings,
+    dirs: burrow_str,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    let (settings, dirs) = unsafe { (settings_mut(settings), dirs.bytes()) };
+    let result = settings.add_python_path(dirs);
+    refusal(settings, result)
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_check(settings: *mut burrow_settings) -> *const c_char {
+    // SAFETY: c/shim.h.
+    let settings = unsafe { self::settings(settings) };
+    refusal(settings, settings.check())
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_app_find(
+    settings: *mut burrow_settings,
+    key: *const burrow_app_key,
+    error: *mut *const c_char,
+) -> *mut burrow_app {
+    // SAFETY: c/shim.h.
+    let (settings, key) = unsafe { (self::settings(settings), &*key) };
+    // SAFETY: c/shim.h.
+    let names = unsafe {
+        AppKey {
+            target: key.target.bytes(),
+            callable: key.callable.bytes(),
+            group: key.application_group.bytes(),
+        }
+    };
+    match settings.app(names, key.threads as usize) {
+        // The settings keep the application.
+        Ok(app) => Arc::as_ptr(&app).cast_mut().cast(),
+        Err(message) => {
+            // SAFETY: c/shim.h.
+            unsafe { *error = settings.keep(message) };
+            ptr::null_mut()
+        }
+    }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_app_preload(app: *mut burrow_app) {
+    // SAFETY: c/shim.h.
+    unsafe { App::from_c(app) }.set_preload();
+}

@@ -1,0 +1,199 @@
+//! One configuration, as the server has read it.
+
+mod ffi;
+mod target;
+
+pub(crate) use ffi::settings as from_c;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{c_char, CString};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::embedded::{App, Group};
+use crate::python::{self, Installation};
+
+/// Whose words the messages are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerKind {
+    Apache,
+    Nginx,
+}
+
+impl ServerKind {
+    fn python_home_directive(self) -> &'static str {
+        match self {
+            ServerKind::Apache => "WSGIPythonHome",
+            ServerKind::Nginx => "wsgi_python_home",
+        }
+    }
+
+    fn daemon_directive(self) -> &'static str {
+        match self {
+            ServerKind::Apache => "WSGIDaemonProcess",
+            ServerKind::Nginx => "wsgi_daemon_process",
+        }
+    }
+}
+
+/// What makes an application: a callable of a target, in an application group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppKey<'a> {
+    pub target: &'a [u8],
+    /// Empty: what the target names, else "application".
+    pub callable: &'a [u8],
+    /// Empty: the main interpreter.
+    pub group: &'a [u8],
+}
+
+pub struct Settings {
+    server: ServerKind,
+    python_home: Option<PathBuf>,
+    python_paths: Vec<Vec<u8>>,
+    apps: RwLock<Apps>,
+    /// What was refused, for as long as the server may want to print it.
+    messages: Mutex<BTreeSet<CString>>,
+}
+
+/// Applications are looked up by the request, so that no key is put together for it.
+#[derive(Default)]
+struct Apps {
+    by_target: HashMap<Box<[u8]>, Vec<Arc<App>>>,
+    in_order: Vec<Arc<App>>,
+    groups: HashMap<Box<[u8]>, Arc<Group>>,
+}
+
+impl Apps {
+    fn get(&self, key: AppKey) -> Option<&Arc<App>> {
+        self.by_target.get(key.target)?.iter().find(|app| app.key() == key)
+    }
+
+    fn add(&mut self, key: AppKey) -> Arc<App> {
+        let group = match self.groups.get(key.group) {
+            Some(group) => group.clone(),
+            None => {
+                let group = Arc::new(Group::new(key.group));
+                self.groups.insert(key.group.into(), group.clone());
+                group
+            }
+        };
+        let app = Arc::new(App::new(key.target, key.callable, group));
+        self.by_target.entry(key.target.into()).or_default().push(app.clone());
+        self.in_order.push(app.clone());
+        app
+    }
+}
+
+impl Settings {
+    pub fn new(server: ServerKind) -> Self {
+        Settings {
+            server,
+            python_home: None,
+            python_paths: Vec::new(),
+            apps: RwLock::default(),
+            messages: Mutex::default(),
+        }
+    }
+
+    /// The virtual environment or installation of everything embedded.
+    pub fn set_python_home(&mut self, home: &Path) -> Result<(), String> {
+        if let Some(other) = self.python_home.as_ref().filter(|other| *other != home) {
+            return Err(format!(
+                "the Python of embedded applications is '{}' already: one server process runs one Python; \
+                 give the other applications processes of their own ({} … python-home={})",
+                other.display(),
+                self.server.daemon_directive(),
+                home.display()
+            ));
+        }
+        if !home.is_absolute() {
+            return Err(format!("'{}' is a relative path: write the whole path", home.display()));
+        }
+        Installation::find(home)?;
+        self.python_home = Some(home.to_owned());
+        Ok(())
+    }
+
+    /// Adds folders, separated by ':', to `sys.path`.
+    pub fn add_python_path(&mut self, folders: &[u8]) -> Result<(), String> {
+        for folder in folders.split(|byte| *byte == b':').filter(|folder| !folder.is_empty()) {
+            if folder[0] != b'/' {
+                return Err(format!(
+                    "'{}' is a relative path: write the whole path",
+                    String::from_utf8_lossy(folder)
+                ));
+            }
+            self.python_paths.push(folder.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether the Python of embedded applications can be used, where there is need of one.
+    pub fn check(&self) -> Result<(), String> {
+        if self.python_home.is_none() && self.apps.read().unwrap().in_order.is_empty() {
+            return Ok(());
+        }
+        let usable = || {
+            let installation = Installation::find(self.python_home())?;
+            installation.library()?;
+            installation.runtime(&python::runtime_dir())
+        };
+        match usable() {
+            Ok(_) => Ok(()),
+            Err(message) if self.python_home.is_some() => Err(message),
+            Err(message) => Err(format!(
+                "{message} (the system's Python is used, since there is no {})",
+                self.server.python_home_directive()
+            )),
+        }
+    }
+
+    /// Finds the application, or adds it. With several counts of threads the group gets the highest.
+    pub fn app(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
+        let found = self.apps.read().unwrap().get(key).cloned();
+        let app = match found {
+            Some(app) => app,
+            None => {
+                target::check(key.target)?;
+                target::check_callable(key.callable)?;
+                let mut apps = self.apps.write().unwrap();
+                match apps.get(key).cloned() {
+                    Some(app) => app,
+                    None => apps.add(key),
+                }
+            }
+        };
+        app.want_threads(threads);
+        Ok(app)
+    }
+
+    pub fn server(&self) -> ServerKind {
+        self.server
+    }
+
+    pub fn python_home(&self) -> &Path {
+        self.python_home.as_deref().unwrap_or(Path::new(python::DEFAULT_HOME))
+    }
+
+    pub fn python_paths(&self) -> &[Vec<u8>] {
+        &self.python_paths
+    }
+
+    /// In the order in which the configuration names them.
+    pub fn apps(&self) -> Vec<Arc<App>> {
+        self.apps.read().unwrap().in_order.clone()
+    }
+
+    /// Keeps a message; each text once, since requests can be refused too.
+    fn keep(&self, message: String) -> *const c_char {
+        let message = CString::new(message.replace('\0', "\\0")).expect("has no zero byte");
+        let mut messages = self.messages.lock().unwrap();
+        if let Some(kept) = messages.get(&message) {
+            return kept.as_ptr();
+        }
+        // A CString's bytes stay where they are when it moves into the set.
+        let address = message.as_ptr();
+        messages.insert(message);
+        address
+    }
+}
