@@ -43,7 +43,8 @@ fn line(exchange: *mut c_void, level: burrow_level, line: &[u8]) {
     sink(exchange, level, line);
 }
 
-fn to_server(exchange: *mut c_void, level: burrow_level, line: &[u8]) {
+/// The default sink: calls the server's own function.
+pub fn to_server(exchange: *mut c_void, level: burrow_level, line: &[u8]) {
     match SERVER_LOG.get() {
         // SAFETY: c/shim.h: from any thread; the exchange is the server's own.
         Some(log) => unsafe { log(exchange, level, burrow_str::new(line)) },

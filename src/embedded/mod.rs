@@ -12,7 +12,7 @@ use burrow_abi::{
 };
 
 pub use app::{App, Group};
-pub use process::{park_after_stop, start, stop, Server};
+pub use process::{park_after_stop, start, stop, with_signals_blocked, Server};
 
 /// Runs one request to its end on the calling thread; waits until Python is up. Does not return when the
 /// process has stopped Python meanwhile: the thread may hold what Python still knows.

@@ -211,7 +211,7 @@ fn spawn(now: &mut Phase, server: &'static Server) {
 }
 
 /// A new thread inherits the mask: signals are the server's business.
-fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> T {
+pub fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
     // SAFETY: both sets are writable; the first is filled before it is read.
