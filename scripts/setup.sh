@@ -1,6 +1,6 @@
 #!/bin/sh
-# setup.sh [test] [bench]: install what building and running Burrow needs and this machine lacks; with
-# "test" and "bench" also what those need. Quick and silent when nothing is missing.
+# setup.sh [test] [bench] [fresh]: install what building and running Burrow needs and this machine
+# lacks; with a word also what that needs. Quick and silent when nothing is missing.
 set -eu
 rust=1.85
 
@@ -80,6 +80,7 @@ for extra; do
     case $extra in
     test) packages="$packages openssl nghttp2-client wrk" ;;
     bench) packages="$packages wrk python3-dev uwsgi-core uwsgi-plugin-python3" ;;
+    fresh) packages="$packages debootstrap" ;;
     *) fail "unknown argument: $extra" ;;
     esac
 done
@@ -87,9 +88,10 @@ done
 missing=$(missing_packages $packages)
 if [ -n "$missing" ] || ! has_rust; then
     [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
-        fail "needs root to install: $(echo $missing) (and Rust $rust, unless there): run as root, or install sudo"
+        fail "needs root to install: ${missing:-Rust} - run as root, or install sudo"
     as_root apt-get update -q
     # known only now where there was no package list yet
+    # shellcheck disable=SC2046,SC2086 # lists of words
     missing=$(missing_packages $packages $(libpython))
     has_rust || missing="$missing $(rust_package)"
     # shellcheck disable=SC2086

@@ -27,7 +27,7 @@ def index(request):
             "form": form,
             "entries": Entry.objects.all()[:20],
             "visits": visits,
-            "server": request.META["SERVER_SOFTWARE"],
+            "server": request.META.get("SERVER_SOFTWARE"),
             "pid": os.getpid(),
         },
     )
