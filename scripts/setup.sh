@@ -13,7 +13,7 @@ missing_packages() {
     for package; do
         case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
         *' installed') ;;
-        *) echo "$package" ;;
+        *) printf '%s ' "$package" ;;
         esac
     done
 }
