@@ -1,1 +1,47 @@
-fn main() {}
+//! The `burrow` command.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Python web applications inside Apache httpd and nginx
+#[derive(Parser)]
+#[command(name = "burrow", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Serve one application in the foreground, from inside the installed nginx or httpd
+    Serve(serve::Options),
+}
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) if error.use_stderr() => return refuse(&in_one_line(&error.to_string())),
+        Err(help_or_version) => help_or_version.exit(),
+    };
+    match command {
+        Command::Serve(options) => {
+            serve::serve(&options).unwrap_or_else(|refusal| refuse(&refusal.to_string()))
+        }
+    }
+}
+
+/// Nothing was started: one line that says why and what to do.
+fn refuse(reason: &str) -> ExitCode {
+    eprintln!("burrow: {}", reason.trim_start_matches("error: "));
+    ExitCode::from(2)
+}
+
+/// clap's message without the usage that it repeats below.
+fn in_one_line(message: &str) -> String {
+    let said = message.split("\n\nUsage:").next().unwrap_or(message);
+    let said = said.split("\n\nFor more information").next().unwrap_or(said);
+    format!("{} (see burrow --help)", said.split_whitespace().collect::<Vec<_>>().join(" "))
+}

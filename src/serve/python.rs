@@ -1,0 +1,239 @@
+//! Which Python runs the application, and whether the application imports in it.
+
+use std::env;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{absolute, Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use serde::Deserialize;
+
+use super::account::Account;
+use super::server::Server;
+use super::target::{Source, Target};
+use super::{refuse, Refusal};
+
+/// What a Python says of itself.
+#[derive(Deserialize)]
+pub struct Python {
+    pub executable: PathBuf,
+    pub version: String,
+    pub soabi: Option<String>,
+    /// Of the virtual environment or the installation.
+    pub prefix: PathBuf,
+    /// The folders of the standard library and of site-packages.
+    library: Vec<PathBuf>,
+    /// Burrow's side of it, filled in by `choose`.
+    #[serde(skip)]
+    pub runtime: PathBuf,
+}
+
+const PROBE: &str = r#"
+import json, sys, sysconfig
+paths = sysconfig.get_paths()
+print(json.dumps({
+    "executable": sys.executable,
+    "version": sys.version.split()[0].rstrip("+"),
+    "soabi": sysconfig.get_config_var("SOABI"),
+    "prefix": sys.prefix,
+    "library": sorted({paths["stdlib"], paths["platstdlib"]}),
+}))
+"#;
+
+const PREFLIGHT: &str = include_str!("preflight.py");
+
+/// An import that takes longer than this is taken for one that never ends.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+enum Import {
+    Found {
+        name: String,
+    },
+    Asgi {
+        name: String,
+    },
+    Absent,
+    #[serde(rename = "not callable")]
+    NotCallable {
+        name: String,
+        r#type: String,
+    },
+    Raised {
+        error: String,
+        file: Option<String>,
+        line: Option<u32>,
+        missing: Option<String>,
+    },
+}
+
+impl Python {
+    /// The Python asked for, else the virtual environment around the target, else python3 of PATH as
+    /// far as it can be used, else the system's.
+    pub fn choose(
+        asked: Option<&Path>,
+        target: &Target,
+        account: Option<&Account>,
+        server: &Server,
+    ) -> Result<Python, Refusal> {
+        let venv = || env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let beside = || {
+            let venvs = [".venv", "venv"].map(|name| target.dir.join(name));
+            venvs.into_iter().find(|dir| dir.join("pyvenv.cfg").is_file())
+        };
+        if let Some(path) = asked.map(Path::to_owned).or_else(venv).or_else(beside) {
+            return Python::probe(&executable(&path)?, account)?.with_runtime(server);
+        }
+        Python::probe(Path::new("python3"), account)
+            .and_then(|python| python.with_runtime(server))
+            .or_else(|_| Python::probe(Path::new("/usr/bin/python3"), account)?.with_runtime(server))
+    }
+
+    fn probe(executable: &Path, account: Option<&Account>) -> Result<Python, Refusal> {
+        let mut command = Command::new(executable);
+        command.args(["-I", "-c", PROBE]).stdin(Stdio::null()).stderr(Stdio::null());
+        if let Some(account) = account {
+            account.apply(&mut command);
+        }
+        let shown = executable.display();
+        let output = match command.output() {
+            Ok(output) => output,
+            Err(error) => refuse!("cannot run {shown}: {error}; give a Python with --python"),
+        };
+        match serde_json::from_slice(&output.stdout) {
+            Ok(python) if output.status.success() => Ok(python),
+            _ => refuse!("{shown} is not a working Python 3 ({}); give another with --python", output.status),
+        }
+    }
+
+    fn with_runtime(mut self, server: &Server) -> Result<Python, Refusal> {
+        let soabi = self.soabi.as_deref().unwrap_or("unknown");
+        self.runtime = server.lib.join("runtime").join(format!("{soabi}.so"));
+        if !self.runtime.is_file() {
+            refuse!(
+                "Burrow was not built for Python {} ({}): make build PYTHONS={1}, or give another --python",
+                self.version,
+                self.executable.display()
+            )
+        }
+        Ok(self)
+    }
+
+    /// The files that the workers must be able to reach.
+    pub fn needs(&self) -> Vec<&Path> {
+        let mut paths: Vec<&Path> = vec![&self.runtime, &self.executable, &self.prefix];
+        paths.extend(self.library.iter().map(PathBuf::as_path));
+        paths
+    }
+
+    /// Imports the target in a process of its own, as the workers' user, and returns the name of its
+    /// callable.
+    pub fn import(&self, target: &Target, account: Option<&Account>) -> Result<String, Refusal> {
+        let (script, module) = match &target.source {
+            Source::Script(path) => (Some(path), None),
+            Source::Module(name) => (None, Some(name)),
+        };
+        let job = serde_json::json!({
+            "script": script, "module": module, "dir": target.dir, "names": target.callables(),
+        });
+        let mut command = Command::new(&self.executable);
+        command.args(["-c", PREFLIGHT, &job.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        if let Some(account) = account {
+            account.apply(&mut command);
+        }
+        // SAFETY: one system call. After the change of user, which would undo it.
+        unsafe {
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?));
+        }
+        let given = &target.given;
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => refuse!("cannot run {}: {error}", self.executable.display()),
+        };
+        let line = first_line(&mut child, IMPORT_TIMEOUT);
+        if line.is_none() {
+            // It has ended already, or it never will.
+            let _ = child.kill();
+        }
+        let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        let import = line.and_then(|line| serde_json::from_str(&line).ok());
+        let Some(import) = import else {
+            refuse!("{given} does not import: Python ended with {status}; see what it does at import")
+        };
+        let names = target.callables().join(" nor ");
+        match import {
+            Import::Found { name } => Ok(name),
+            Import::Asgi { name } => refuse!(
+                "{name} of {given} is an ASGI application and this version serves WSGI; wrap it, e.g. with a2wsgi"
+            ),
+            Import::Absent => refuse!("{given} has no {names}; name the callable like {}", self.example(target)),
+            Import::NotCallable { name, r#type } => {
+                refuse!("{name} of {given} is not callable but {}; name another", with_article(&r#type))
+            }
+            Import::Raised { error, file, line, missing } => {
+                let place = match (file, line) {
+                    (Some(file), Some(line)) => format!(" ({file}:{line})"),
+                    _ => String::new(),
+                };
+                let cure = match missing {
+                    Some(_) => format!(
+                        "install it for {}, or choose another Python with --python",
+                        self.executable.display()
+                    ),
+                    None => "correct it, or start with --reload meanwhile".into(),
+                };
+                refuse!("{given} does not import: {error}{place}; {cure}")
+            }
+        }
+    }
+
+    fn example(&self, target: &Target) -> String {
+        match &target.source {
+            Source::Script(path) => format!("{}:NAME", path.display()),
+            Source::Module(name) => format!("{name}:NAME"),
+        }
+    }
+}
+
+/// The executable of a Python or of a virtual environment. The path stays as it is: a virtual
+/// environment's python is a link.
+fn executable(path: &Path) -> Result<PathBuf, Refusal> {
+    let path = absolute(path).unwrap_or_else(|_| path.to_owned());
+    let candidates = match path.is_dir() {
+        true => vec![path.join("bin/python3"), path.join("bin/python")],
+        false => vec![path.clone()],
+    };
+    match candidates.into_iter().find(|file| file.is_file()) {
+        Some(file) => Ok(file),
+        None => refuse!("there is no Python at {}; give one with --python", path.display()),
+    }
+}
+
+/// What a child prints up to the end of its first line; None when it ends or takes too long.
+fn first_line(child: &mut Child, patience: Duration) -> Option<String> {
+    let mut pipe = child.stdout.take()?;
+    let deadline = Instant::now() + patience;
+    let mut said = Vec::new();
+    while !said.ends_with(b"\n") {
+        let left = deadline.checked_duration_since(Instant::now())?;
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout).ok()? == 0 {
+            return None;
+        }
+        let mut chunk = [0; 4096];
+        match pipe.read(&mut chunk).ok()? {
+            0 => return None,
+            n => said.extend_from_slice(&chunk[..n]),
+        }
+    }
+    String::from_utf8(said).ok()
+}
+
+fn with_article(noun: &str) -> String {
+    format!("{} {noun}", if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
+}
