@@ -107,6 +107,7 @@ impl Site<'_> {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
+        environment.set_keep_trailing_newline(true);
         environment
             .render_str(template, values)
             .map_err(|error| Refusal::new(format!("the configuration cannot be written: {error:#}")))

@@ -52,7 +52,7 @@ pub fn serve(options: &Options) -> Result<ExitCode, Refusal> {
     let server = Server::find(options.server, options.server_binary.as_deref())?;
     let port = if options.print_config { None } else { Some(server::reserve(options.bind)?) };
     let account = Account::of_workers(options.user.as_deref(), &target)?;
-    let python = Python::choose(options.python.as_deref(), &target, account.as_ref(), &server)?;
+    let python = Python::choose(options.python.as_deref(), &target, account.as_ref())?;
     if let Some(account) = &account {
         account.check_access(&python.needs(), &target, options)?;
     }

@@ -8,11 +8,11 @@ use std::path::{absolute, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use burrow_host::python::{runtime_dir, Installation};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use serde::Deserialize;
 
 use super::account::Account;
-use super::server::Server;
 use super::target::{Source, Target};
 use super::{refuse, Refusal};
 
@@ -21,12 +21,11 @@ use super::{refuse, Refusal};
 pub struct Python {
     pub executable: PathBuf,
     pub version: String,
-    pub soabi: Option<String>,
     /// Of the virtual environment or the installation.
     pub prefix: PathBuf,
     /// The folders of the standard library and of site-packages.
     library: Vec<PathBuf>,
-    /// Burrow's side of it, filled in by `choose`.
+    /// Burrow's side of it, found by `embeddable`.
     #[serde(skip)]
     pub runtime: PathBuf,
 }
@@ -37,7 +36,6 @@ paths = sysconfig.get_paths()
 print(json.dumps({
     "executable": sys.executable,
     "version": sys.version.split()[0].rstrip("+"),
-    "soabi": sysconfig.get_config_var("SOABI"),
     "prefix": sys.prefix,
     "library": sorted({paths["stdlib"], paths["platstdlib"]}),
 }))
@@ -78,7 +76,6 @@ impl Python {
         asked: Option<&Path>,
         target: &Target,
         account: Option<&Account>,
-        server: &Server,
     ) -> Result<Python, Refusal> {
         let venv = || env::var_os("VIRTUAL_ENV").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let beside = || {
@@ -86,11 +83,11 @@ impl Python {
             venvs.into_iter().find(|dir| dir.join("pyvenv.cfg").is_file())
         };
         if let Some(path) = asked.map(Path::to_owned).or_else(venv).or_else(beside) {
-            return Python::probe(&executable(&path)?, account)?.with_runtime(server);
+            return Python::probe(&executable(&path)?, account)?.embeddable();
         }
         Python::probe(Path::new("python3"), account)
-            .and_then(|python| python.with_runtime(server))
-            .or_else(|_| Python::probe(Path::new("/usr/bin/python3"), account)?.with_runtime(server))
+            .and_then(Python::embeddable)
+            .or_else(|_| Python::probe(Path::new("/usr/bin/python3"), account)?.embeddable())
     }
 
     fn probe(executable: &Path, account: Option<&Account>) -> Result<Python, Refusal> {
@@ -110,14 +107,18 @@ impl Python {
         }
     }
 
-    fn with_runtime(mut self, server: &Server) -> Result<Python, Refusal> {
-        let soabi = self.soabi.as_deref().unwrap_or("unknown");
-        self.runtime = server.lib.join("runtime").join(format!("{soabi}.so"));
-        if !self.runtime.is_file() {
+    /// Makes sure that the server modules can load this Python into their workers.
+    fn embeddable(mut self) -> Result<Python, Refusal> {
+        let installation = Installation::find(&self.prefix).map_err(Refusal::new)?;
+        installation.library().map_err(Refusal::new)?;
+        self.runtime = installation.runtime(&runtime_dir()).map_err(Refusal::new)?;
+        let embedded = installation.version.to_string();
+        if !self.version.starts_with(embedded.trim_end_matches('t')) {
             refuse!(
-                "Burrow was not built for Python {} ({}): make build PYTHONS={1}, or give another --python",
+                "{} is Python {} but the Python of {} is {embedded}: make a virtual environment with the former",
+                self.executable.display(),
                 self.version,
-                self.executable.display()
+                self.prefix.display()
             )
         }
         Ok(self)
