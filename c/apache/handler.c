@@ -1,0 +1,223 @@
+/* From a URL to an application, and from what came of it to httpd's status. */
+#include "burrow_apache.h"
+
+#include <signal.h>
+#include <stdlib.h>
+
+static const burrow_io io = {wsgi_request_read, wsgi_response_send};
+
+/* ---- aliases ------------------------------------------------------------------------------ */
+
+/* How much of the URI the alias takes, 0 for none. Runs of slashes match each other. */
+static int match_location(const char *uri, const char *location)
+{
+    const char *u = uri, *l = location;
+    while (*l) {
+        if (*l != *u)
+            return 0;
+        if (*l == '/') {
+            while (*l == '/')
+                l++;
+            while (*u == '/')
+                u++;
+        } else {
+            l++;
+            u++;
+        }
+    }
+    if (l > location && l[-1] != '/' && *u && *u != '/')
+        return 0;
+    return (int)(u - uri);
+}
+
+static int match_alias(request_rec *r, const script_alias *alias, const char **script)
+{
+    ap_regmatch_t groups[AP_MAX_REG_MATCH];
+    if (!alias->regex) {
+        *script = alias->script;
+        return match_location(r->uri, alias->location);
+    }
+    if (ap_regexec(alias->regex, r->uri, AP_MAX_REG_MATCH, groups, 0))
+        return 0;
+    *script = ap_pregsub(r->pool, alias->script, r->uri, AP_MAX_REG_MATCH, groups);
+    return *script ? groups[0].rm_eo : 0;
+}
+
+int wsgi_translate_name(request_rec *r)
+{
+    const server_config *config = ap_get_module_config(r->server->module_config, &wsgi_module);
+    int i, len;
+
+    if (*r->uri != '/')
+        return DECLINED;
+    for (i = 0; i < config->aliases->nelts; i++) {
+        const script_alias *alias = &APR_ARRAY_IDX(config->aliases, i, script_alias);
+        const char *script;
+        alias_match *match;
+        if ((len = match_alias(r, alias, &script)) <= 0)
+            continue;
+        match = apr_palloc(r->pool, sizeof *match);
+        match->alias = alias;
+        match->script = script;
+        ap_set_module_config(r->request_config, &wsgi_module, match);
+        /* The slash of an alias for "/" belongs to PATH_INFO. */
+        if (len == 1)
+            len = 0;
+        r->filename = apr_pstrcat(r->pool, script, r->uri + len, NULL);
+        r->handler = WSGI_HANDLER;
+        return OK;
+    }
+    return DECLINED;
+}
+
+/* ---- which application --------------------------------------------------------------------- */
+
+/* The value of %{ENV:name}, or NULL. */
+static const char *env_value(request_rec *r, const char *s)
+{
+    const char *name, *value;
+    if (strncmp(s, "%{ENV:", 6))
+        return NULL;
+    name = apr_pstrmemdup(r->pool, s + 6, strlen(s) - 7);
+    if ((value = apr_table_get(r->notes, name)))
+        return value;
+    if ((value = apr_table_get(r->subprocess_env, name)))
+        return value;
+    return getenv(name);
+}
+
+/* "host" or "host:port". The port is the one the client is connected to: taking it from the Host
+ * header would let clients make as many interpreters as they like. */
+static const char *with_port(request_rec *r, const char *host)
+{
+    apr_port_t port = r->connection->local_addr->port;
+    if (port == DEFAULT_HTTP_PORT || port == DEFAULT_HTTPS_PORT)
+        return host;
+    return apr_pstrcat(r->pool, host, ":", apr_itoa(r->pool, port), NULL);
+}
+
+static const char *application_group(request_rec *r, const char *s, burrow_str script_name)
+{
+    const char *value;
+    if (s && (value = env_value(r, s)))
+        s = value;
+    if (!s || !strcmp(s, "%{RESOURCE}"))
+        return apr_pstrcat(r->pool, with_port(r, r->server->server_hostname), "|",
+                           apr_pstrmemdup(r->pool, script_name.data, script_name.len), NULL);
+    if (!strcmp(s, "%{GLOBAL}"))
+        return "";
+    if (!strcmp(s, "%{SERVER}"))
+        return with_port(r, r->server->server_hostname);
+    if (!strcmp(s, "%{HOST}"))
+        return with_port(r, r->hostname && *r->hostname ? r->hostname : r->server->server_hostname);
+    return s;
+}
+
+static const char *callable_object(request_rec *r, const char *s)
+{
+    return s && *s == '%' ? env_value(r, s) : s;
+}
+
+/* May this request run the script? OK, or the status that says why not. */
+static int check_script(request_rec *r, const alias_match *match)
+{
+    if (!match && !(ap_allow_options(r) & OPT_EXECCGI)) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "Options ExecCGI is off in this directory: %s", r->filename);
+        return HTTP_FORBIDDEN;
+    }
+    if (r->finfo.filetype == APR_DIR) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "a folder cannot run as a WSGI script: %s",
+                      r->filename);
+        return HTTP_FORBIDDEN;
+    }
+    /* A script that its alias names in full and that is not there is the administrator's mistake:
+     * the application is asked for, and says so. Any other name is the client's. */
+    if (r->finfo.filetype == APR_NOFILE
+        && (!match || match->script != match->alias->script
+            || strlen(r->filename) > strlen(match->script))) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "WSGI script not found: %s", r->filename);
+        return HTTP_NOT_FOUND;
+    }
+    if (r->used_path_info == AP_REQ_REJECT_PATH_INFO && r->path_info && *r->path_info) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "AcceptPathInfo off disallows user's path: %s",
+                      r->filename);
+        return HTTP_NOT_FOUND;
+    }
+    return OK;
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+static volatile sig_atomic_t requests;
+
+int wsgi_in_request(void)
+{
+    return requests > 0;
+}
+
+static burrow_outcome serve(burrow_app *app, const burrow_request *request, exchange *x)
+{
+    burrow_outcome outcome;
+    if (wsgi_multithread)
+        return burrow_serve(app, request, &io, x);
+    requests++;
+    outcome = burrow_serve(app, request, &io, x);
+    requests--;
+    return outcome;
+}
+
+static int finish(exchange *x, burrow_outcome outcome)
+{
+    if (outcome == BURROW_DONE)
+        return OK;
+    if (x->head_sent) {
+        wsgi_response_cut(x);
+        return OK;
+    }
+    if (x->body_error)
+        return x->body_error;
+    return outcome == BURROW_UNAVAILABLE ? HTTP_SERVICE_UNAVAILABLE : HTTP_INTERNAL_SERVER_ERROR;
+}
+
+int wsgi_handler(request_rec *r)
+{
+    const dir_config *config;
+    const alias_match *match;
+    const script_alias *alias;
+    const char *group, *callable, *script, *error;
+    burrow_request request;
+    burrow_app_key key;
+    burrow_app *app;
+    exchange x = {.r = r};
+    int status, pass_authorization;
+
+    if (strcmp(r->handler, WSGI_HANDLER))
+        return DECLINED;
+    match = ap_get_module_config(r->request_config, &wsgi_module);
+    if ((status = check_script(r, match)) != OK
+        || (status = ap_setup_client_block(r, REQUEST_CHUNKED_DECHUNK)) != OK)
+        return status;
+
+    config = ap_get_module_config(r->per_dir_config, &wsgi_module);
+    alias = match ? match->alias : NULL;
+    pass_authorization = alias && alias->pass_authorization >= 0 ? alias->pass_authorization
+                                                                 : config->pass_authorization;
+    wsgi_request_build(&request, r, pass_authorization > 0);
+    if (config->script_reloading)
+        request.flags |= BURROW_RELOADING;
+
+    group = alias && alias->application_group ? alias->application_group
+                                              : config->application_group;
+    group = application_group(r, group, request.vars[BURROW_SCRIPT_NAME]);
+    callable = callable_object(r, alias && alias->callable ? alias->callable : config->callable);
+    script = r->finfo.filetype == APR_NOFILE ? match->script : r->filename;
+    key = (burrow_app_key){.target = {script, strlen(script)},
+                           .callable = {callable, callable ? strlen(callable) : 0},
+                           .application_group = {group, strlen(group)}};
+    if (!(app = burrow_app_find(wsgi_settings, &key, &error))) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", error);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    return finish(&x, serve(app, &request, &x));
+}

@@ -1,0 +1,156 @@
+/* The module record, its configuration records, and the life of the settings and of Python. */
+#include "burrow_apache.h"
+
+#include <unistd.h>
+
+#include "ap_mpm.h"
+#include "mpm_common.h"
+
+burrow_settings *wsgi_settings;
+int wsgi_multithread;
+
+static void *create_server_config(apr_pool_t *p, server_rec *s)
+{
+    server_config *config = apr_palloc(p, sizeof *config);
+    config->aliases = apr_array_make(p, 4, sizeof(script_alias));
+    return config;
+}
+
+static void *merge_server_config(apr_pool_t *p, void *base, void *add)
+{
+    server_config *config = apr_palloc(p, sizeof *config);
+    config->aliases = apr_array_append(p, ((server_config *)add)->aliases,
+                                       ((server_config *)base)->aliases);
+    return config;
+}
+
+static void *create_dir_config(apr_pool_t *p, char *dir)
+{
+    dir_config *config = apr_pcalloc(p, sizeof *config);
+    config->script_reloading = -1;
+    config->pass_authorization = -1;
+    return config;
+}
+
+static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
+{
+    const dir_config *base = base_conf, *add = add_conf;
+    dir_config *config = apr_pmemdup(p, add, sizeof *add);
+    if (!config->application_group)
+        config->application_group = base->application_group;
+    if (!config->callable)
+        config->callable = base->callable;
+    if (config->script_reloading < 0)
+        config->script_reloading = base->script_reloading;
+    if (config->pass_authorization < 0)
+        config->pass_authorization = base->pass_authorization;
+    return config;
+}
+
+static apr_status_t destroy_settings(void *data)
+{
+    burrow_settings_destroy(wsgi_settings);
+    wsgi_settings = NULL;
+    return APR_SUCCESS;
+}
+
+static int pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp)
+{
+    wsgi_settings = burrow_settings_create(BURROW_APACHE);
+    apr_pool_cleanup_register(pconf, NULL, destroy_settings, apr_pool_cleanup_null);
+    return OK;
+}
+
+static int check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    const char *error = burrow_settings_check(wsgi_settings);
+    if (!error)
+        return OK;
+    ap_log_error(APLOG_MARK, APLOG_ERR, 0, s, "%s", error);
+    return HTTP_INTERNAL_SERVER_ERROR;
+}
+
+static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    /* The first of the two rounds at start-up runs before httpd becomes a daemon. */
+    if (ap_state_query(AP_SQ_MAIN_STATE) != AP_SQ_MS_CREATE_PRE_CONFIG)
+        wsgi_manager_configure(s);
+    return OK;
+}
+
+static void log_line(void *request, burrow_level level, burrow_str line)
+{
+    int len = (int)line.len;
+    if (request)
+        ap_log_rerror(APLOG_MARK, (int)level, 0, ((exchange *)request)->r, "%.*s", len, line.data);
+    else
+        ap_log_error(APLOG_MARK, (int)level, 0, ap_server_conf, "%.*s", len, line.data);
+}
+
+static apr_status_t stop_process(void *data)
+{
+    /* Prefork calls this from its SIGTERM handler. Above a request that was interrupted, Python
+     * cannot be asked for anything: its lock may be held right here. */
+    if (!wsgi_in_request())
+        burrow_process_stop(5000);
+    return APR_SUCCESS;
+}
+
+/* What the MPM says about itself, at least 1. */
+static int mpm_query(int what)
+{
+    int value = 0;
+    return ap_mpm_query(what, &value) == APR_SUCCESS && value > 0 ? value : 1;
+}
+
+static void child_init(apr_pool_t *pchild, server_rec *s)
+{
+    const char *banner = ap_get_server_banner();
+    int threads = mpm_query(AP_MPMQ_MAX_THREADS), processes = mpm_query(AP_MPMQ_MAX_DAEMONS);
+    burrow_server server = {
+        .kind = BURROW_APACHE,
+        .software = {banner, strlen(banner)},
+        .multiprocess = processes > 1,
+        .multithread = threads > 1,
+        .processes = (unsigned)processes,
+        .threads = (unsigned)threads,
+        .log = log_line,
+    };
+    wsgi_multithread = server.multithread;
+    wsgi_manager_detach();
+    burrow_process_start(wsgi_settings, &server);
+    apr_pool_cleanup_register(pchild, NULL, stop_process, apr_pool_cleanup_null);
+}
+
+static void register_hooks(apr_pool_t *p)
+{
+    /* Alias /static must win over WSGIScriptAlias /. */
+    static const char *const after[] = {"mod_alias.c", NULL};
+    static const char *const before[] = {"mod_userdir.c", "mod_vhost_alias.c", NULL};
+    ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_check_config(check_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_post_config(post_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_monitor(wsgi_manager_monitor, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_translate_name(wsgi_translate_name, after, before, APR_HOOK_MIDDLE);
+    ap_hook_handler(wsgi_handler, NULL, NULL, APR_HOOK_MIDDLE);
+}
+
+/* STANDARD20_MODULE_STUFF spelled out, for the name that <IfModule mod_wsgi.c> looks for. */
+module AP_MODULE_DECLARE_DATA wsgi_module = {
+    MODULE_MAGIC_NUMBER_MAJOR,
+    MODULE_MAGIC_NUMBER_MINOR,
+    -1,
+    "mod_wsgi.c",
+    NULL,
+    NULL,
+    MODULE_MAGIC_COOKIE,
+    NULL,
+    create_dir_config,
+    merge_dir_config,
+    create_server_config,
+    merge_server_config,
+    wsgi_directives,
+    register_hooks,
+    0,
+};

@@ -1,0 +1,204 @@
+/* A request_rec as the runtime wants it, and the request's body. */
+#include "burrow_apache.h"
+
+#include <stdlib.h>
+
+#include "util_script.h"
+
+static burrow_str str(const char *s)
+{
+    return (burrow_str){s, s ? strlen(s) : 0};
+}
+
+/* The names of r->subprocess_env that are httpd's own business or that the request itself sets, in
+ * strcmp's order. ap_add_common_vars, called by another module before us, can have put them there. */
+static const char *const reserved[] = {
+    "AUTH_TYPE",       "CONTENT_LENGTH",   "CONTENT_TYPE",    "CONTEXT_DOCUMENT_ROOT",
+    "CONTEXT_PREFIX",  "DOCUMENT_ROOT",    "GATEWAY_INTERFACE", "HTTPS",
+    "LD_LIBRARY_PATH", "PATH",             "PATH_INFO",       "PATH_TRANSLATED",
+    "QUERY_STRING",    "REMOTE_ADDR",      "REMOTE_HOST",     "REMOTE_IDENT",
+    "REMOTE_PORT",     "REMOTE_USER",      "REQUEST_METHOD",  "REQUEST_SCHEME",
+    "REQUEST_URI",     "SCRIPT_FILENAME",  "SCRIPT_NAME",     "SERVER_ADDR",
+    "SERVER_ADMIN",    "SERVER_NAME",      "SERVER_PORT",     "SERVER_PROTOCOL",
+    "SERVER_SIGNATURE", "SERVER_SOFTWARE",
+};
+
+static int compare_name(const void *name, const void *entry)
+{
+    return strcmp(name, *(const char *const *)entry);
+}
+
+static int is_reserved(const char *name)
+{
+    return bsearch(name, reserved, sizeof reserved / sizeof *reserved, sizeof *reserved,
+                   compare_name) != NULL;
+}
+
+/* REQUEST_URI: the target in the request line, also after an internal redirect. */
+static burrow_str request_target(request_rec *r)
+{
+    const char *start, *end;
+    if (!r->the_request)
+        return str("");
+    for (start = r->the_request; *start && *start != ' '; start++)
+        ;
+    while (*start == ' ')
+        start++;
+    for (end = start; *end && *end != ' '; end++)
+        ;
+    return (burrow_str){start, (size_t)(end - start)};
+}
+
+/* With runs of slashes made one, as mod_wsgi gives it. */
+static burrow_str collapsed(request_rec *r, burrow_str path)
+{
+    char *copy;
+    if (!ap_strstr_c(path.data, "//"))
+        return path;
+    copy = apr_pstrmemdup(r->pool, path.data, path.len);
+    ap_no2slash(copy);
+    return str(copy);
+}
+
+static void set_paths(burrow_str *vars, request_rec *r)
+{
+    burrow_str script_name = str(r->uri), path_info = str(r->path_info ? r->path_info : "");
+    if (path_info.len && strcmp(r->protocol, "INCLUDED"))
+        script_name.len = (size_t)ap_find_path_info(r->uri, r->path_info);
+    vars[BURROW_SCRIPT_NAME] = collapsed(r, script_name);
+    vars[BURROW_PATH_INFO] = collapsed(r, path_info);
+}
+
+/* A HEAD request is a GET for the application where a filter must see the whole answer to know the
+ * right headers. */
+static const char *method(request_rec *r)
+{
+    int filtered = r->output_filters->frec->ftype < AP_FTYPE_PROTOCOL;
+    return r->header_only && r->method_number == M_GET && filtered ? "GET" : r->method;
+}
+
+static const char *scheme(request_rec *r)
+{
+    const char *https = apr_table_get(r->subprocess_env, "HTTPS");
+    if (https && (!ap_cstr_casecmp(https, "on") || !strcmp(https, "1")))
+        return "https";
+    return ap_http_scheme(r);
+}
+
+static void set_vars(burrow_str *vars, request_rec *r)
+{
+    conn_rec *c = r->connection;
+    const char *name = ap_get_server_name_for_url(r);
+
+    set_paths(vars, r);
+    vars[BURROW_REQUEST_METHOD] = str(method(r));
+    vars[BURROW_REQUEST_URI] = request_target(r);
+    vars[BURROW_QUERY_STRING] = str(r->args ? r->args : "");
+    vars[BURROW_SERVER_PROTOCOL] = str(r->protocol);
+    vars[BURROW_REQUEST_SCHEME] = str(scheme(r));
+    vars[BURROW_SERVER_NAME] = str(strpbrk(name, "<>&\"") ? ap_escape_html(r->pool, name) : name);
+    vars[BURROW_SERVER_PORT] = str(apr_itoa(r->pool, ap_get_server_port(r)));
+    vars[BURROW_SERVER_ADDR] = str(c->local_ip);
+    vars[BURROW_REMOTE_ADDR] = str(r->useragent_ip);
+    vars[BURROW_REMOTE_PORT] = str(apr_itoa(r->pool, c->client_addr->port));
+    vars[BURROW_REMOTE_USER] = str(r->user);
+    vars[BURROW_AUTH_TYPE] = str(r->ap_auth_type);
+    vars[BURROW_DOCUMENT_ROOT] = str(ap_document_root(r));
+    vars[BURROW_SCRIPT_FILENAME] = str(r->filename);
+    vars[BURROW_SERVER_SOFTWARE] = str(ap_get_server_banner());
+}
+
+static void set_headers(burrow_request *request, request_rec *r, int pass_authorization)
+{
+    const apr_array_header_t *fields = apr_table_elts(r->headers_in);
+    const apr_table_entry_t *field = (const apr_table_entry_t *)fields->elts;
+    const apr_table_entry_t *end = field + fields->nelts;
+    burrow_pair *headers = apr_palloc(r->pool, (size_t)fields->nelts * sizeof *headers);
+    core_dir_config *core = ap_get_core_module_config(r->per_dir_config);
+    int cgi_pass_auth = core->cgi_pass_auth == AP_CGI_PASS_AUTH_ON;
+
+    request->headers = headers;
+    for (; field < end; field++) {
+        if ((!ap_cstr_casecmp(field->key, "Authorization") && !pass_authorization && !cgi_pass_auth)
+            || (!ap_cstr_casecmp(field->key, "Proxy-Authorization") && !cgi_pass_auth))
+            continue;
+        *headers++ = (burrow_pair){str(field->key), str(field->val)};
+    }
+    request->n_headers = (size_t)(headers - request->headers);
+}
+
+/* What an internal redirect leaves of the request before it. */
+static burrow_pair *add_redirect(burrow_pair *param, request_rec *r)
+{
+    request_rec *prev = r->prev;
+    *param++ = (burrow_pair){str("REDIRECT_URL"), str(prev->uri)};
+    if (prev->args)
+        *param++ = (burrow_pair){str("REDIRECT_QUERY_STRING"), str(prev->args)};
+    while (prev && !prev->user)
+        prev = prev->prev;
+    if (!r->user && prev)
+        *param++ = (burrow_pair){str("REDIRECT_REMOTE_USER"), str(prev->user)};
+    return param;
+}
+
+static void set_params(burrow_request *request, request_rec *r)
+{
+    const apr_array_header_t *env = apr_table_elts(r->subprocess_env);
+    const apr_table_entry_t *entry = (const apr_table_entry_t *)env->elts;
+    const apr_table_entry_t *end = entry + env->nelts;
+    burrow_pair *param = apr_palloc(r->pool, ((size_t)env->nelts + 6) * sizeof *param);
+
+    request->params = param;
+    *param++ = (burrow_pair){str("CONTEXT_PREFIX"), str(ap_context_prefix(r))};
+    *param++ = (burrow_pair){str("CONTEXT_DOCUMENT_ROOT"), str(ap_context_document_root(r))};
+    *param++ = (burrow_pair){str("SERVER_ADMIN"), str(r->server->server_admin)};
+    for (; entry < end; entry++) {
+        if (!is_reserved(entry->key))
+            *param++ = (burrow_pair){str(entry->key), str(entry->val)};
+    }
+    if (r->prev)
+        param = add_redirect(param, r);
+    request->n_params = (size_t)(param - request->params);
+}
+
+void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization)
+{
+    memset(request, 0, sizeof *request);
+    set_vars(request->vars, r);
+    set_headers(request, r, pass_authorization);
+    set_params(request, r);
+    request->content_length = r->read_chunked ? -1 : r->remaining;
+    if (!ap_should_client_block(r) || r->main)
+        request->flags |= BURROW_NO_BODY;
+}
+
+ssize_t wsgi_request_read(void *arg, char *buf, size_t len)
+{
+    exchange *x = arg;
+    request_rec *r = x->r;
+    apr_size_t n;
+    apr_status_t rv;
+
+    if (x->body_error)
+        return -1;
+    if (!x->in)
+        x->in = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    for (n = 0; !n && !x->body_ended && len;) {
+        rv = ap_get_brigade(r->input_filters, x->in, AP_MODE_READBYTES, APR_BLOCK_READ,
+                            (apr_off_t)len);
+        if (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(x->in))
+            rv = APR_EGENERAL;
+        if (rv == APR_SUCCESS) {
+            x->body_ended = APR_BUCKET_IS_EOS(APR_BRIGADE_LAST(x->in));
+            n = len;
+            rv = apr_brigade_flatten(x->in, buf, &n);
+        }
+        apr_brigade_cleanup(x->in);
+        if (rv != APR_SUCCESS) {
+            x->body_error = ap_map_http_request_error(rv, HTTP_BAD_REQUEST);
+            r->connection->keepalive = AP_CONN_CLOSE;
+            return -1;
+        }
+    }
+    return (ssize_t)n;
+}

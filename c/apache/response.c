@@ -1,0 +1,108 @@
+/* The application's answer as httpd's status, headers and buckets. */
+#include "burrow_apache.h"
+
+#include <unistd.h>
+
+static const char *copy(request_rec *r, burrow_str s)
+{
+    return apr_pstrmemdup(r->pool, s.data, s.len);
+}
+
+static void set_status(request_rec *r, const burrow_head *head)
+{
+    const char *line = ap_get_status_line((int)head->status);
+    r->status = (int)head->status;
+    /* httpd's own line when it says the same, as it does nearly always. */
+    if (atoi(line) == r->status && strlen(line) == 4 + head->reason.len
+        && !memcmp(line + 4, head->reason.data, head->reason.len))
+        r->status_line = line;
+    else
+        r->status_line = apr_psprintf(r->pool, "%03u %.*s", head->status, (int)head->reason.len,
+                                      head->reason.data);
+}
+
+static void set_head(request_rec *r, const burrow_head *head)
+{
+    const burrow_pair *header = head->headers, *end = header + head->n_headers;
+    static const char content_type[] = "Content-Type";
+
+    set_status(r, head);
+    r->content_type = NULL; /* until here that of the script */
+    for (; header < end; header++) {
+        const char *value = copy(r, header->value);
+        if (header->name.len == sizeof content_type - 1
+            && !ap_cstr_casecmpn(header->name.data, content_type, header->name.len))
+            ap_set_content_type(r, value);
+        else
+            apr_table_addn(r->headers_out, copy(r, header->name), value);
+    }
+    if (head->content_length >= 0)
+        ap_set_content_length(r, head->content_length);
+}
+
+static apr_status_t close_fd(void *fd)
+{
+    close((int)(intptr_t)fd);
+    return APR_SUCCESS;
+}
+
+/* The descriptor is open until the last byte has left: the request's pool dies only then. */
+static apr_status_t add_file(exchange *x, const burrow_body *body)
+{
+    request_rec *r = x->r;
+    core_dir_config *core = ap_get_core_module_config(r->per_dir_config);
+    apr_int32_t flags = APR_FOPEN_READ | APR_FOPEN_BINARY;
+    apr_os_file_t fd = body->fd;
+    apr_file_t *file;
+    apr_status_t rv;
+
+    if (core->enable_sendfile != ENABLE_SENDFILE_OFF)
+        flags |= APR_FOPEN_SENDFILE_ENABLED;
+    apr_pool_cleanup_register(r->pool, (void *)(intptr_t)fd, close_fd, apr_pool_cleanup_null);
+    if ((rv = apr_os_file_put(&file, &fd, flags, r->pool)) != APR_SUCCESS)
+        return rv;
+    /* Never mapped: who truncates the file must not kill the process. */
+    apr_bucket_file_enable_mmap(
+        apr_brigade_insert_file(x->out, file, body->offset, (apr_off_t)body->len, r->pool), 0);
+    return APR_SUCCESS;
+}
+
+int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *body, unsigned flags)
+{
+    exchange *x = arg;
+    request_rec *r = x->r;
+    conn_rec *c = r->connection;
+    apr_status_t rv = APR_SUCCESS;
+
+    if (!x->out)
+        x->out = apr_brigade_create(r->pool, c->bucket_alloc);
+    if (head) {
+        set_head(r, head);
+        x->head_sent = 1;
+    }
+    if (body->fd >= 0)
+        rv = add_file(x, body);
+    else if (body->len)
+        APR_BRIGADE_INSERT_TAIL(
+            x->out, apr_bucket_transient_create(body->data, body->len, c->bucket_alloc));
+    if (flags & BURROW_LAST)
+        APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_eos_create(c->bucket_alloc));
+    else if (flags & BURROW_FLUSH)
+        APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(c->bucket_alloc));
+    if (rv == APR_SUCCESS && !APR_BRIGADE_EMPTY(x->out))
+        rv = ap_pass_brigade(r->output_filters, x->out);
+    apr_brigade_cleanup(x->out);
+    return rv == APR_SUCCESS && !c->aborted ? 0 : -1;
+}
+
+/* An error bucket before the end is what HTTP/1.1 (no last chunk), HTTP/2 (RST_STREAM) and filters
+ * such as mod_deflate all understand; a status or an aborted flag they turn into a clean end. */
+void wsgi_response_cut(exchange *x)
+{
+    request_rec *r = x->r;
+    apr_bucket_alloc_t *alloc = r->connection->bucket_alloc;
+    APR_BRIGADE_INSERT_TAIL(x->out,
+                            ap_bucket_error_create(HTTP_BAD_GATEWAY, NULL, r->pool, alloc));
+    APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_eos_create(alloc));
+    ap_pass_brigade(r->output_filters, x->out);
+}
