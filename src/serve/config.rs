@@ -132,8 +132,7 @@ impl Site<'_> {
         needed.retain(|name| !features.contains(&format!("mod_{name}.c")));
         let module = |name: &'static str| {
             let file = format!("mod_{name}.so");
-            let found =
-                self.apache_module_dirs().into_iter().map(|dir| dir.join(&file)).find(|path| path.is_file());
+            let found = self.apache_module_dirs().map(|dir| dir.join(&file)).find(|path| path.is_file());
             match found {
                 Some(path) => Ok((name, plain(&path)?)),
                 None => refuse!("found no {file} of httpd; install its standard modules"),
@@ -142,11 +141,12 @@ impl Site<'_> {
         needed.into_iter().map(module).collect()
     }
 
-    fn apache_module_dirs(&self) -> Vec<PathBuf> {
-        let prefix = self.server.binary.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
-        ["lib/apache2/modules", "lib64/httpd/modules", "lib/httpd/modules", "modules"]
-            .map(|dir| prefix.join(dir))
-            .into()
+    /// Of the server's own prefix first.
+    fn apache_module_dirs(&self) -> impl Iterator<Item = PathBuf> {
+        let own = self.server.binary.parent().and_then(Path::parent).map(Path::to_owned);
+        let prefixes = own.into_iter().chain([PathBuf::from("/usr")]);
+        let dirs = ["lib/apache2/modules", "lib64/httpd/modules", "lib/httpd/modules", "modules"];
+        prefixes.flat_map(move |prefix| dirs.map(|dir| prefix.join(dir)))
     }
 }
 

@@ -38,7 +38,11 @@ pub fn keep<E>(work: impl FnOnce() -> u8) -> Result<ExitCode, E> {
     let keeper = getpid();
     // SAFETY: the process has one thread.
     match unsafe { fork() }.expect("a process can be made") {
-        ForkResult::Parent { child } => Ok(ExitCode::from(wait(child, &signals))),
+        ForkResult::Parent { child } => {
+            // And with it the port.
+            drop(work);
+            Ok(ExitCode::from(wait(child, &signals)))
+        }
         ForkResult::Child => {
             // A terminal's Ctrl-C comes from the keeper, once.
             let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));

@@ -58,9 +58,11 @@ pub fn serve(options: &Options) -> Result<ExitCode, Refusal> {
     }
     let callable = choose_callable(&target, &python, account.as_ref(), options.reload)?;
     let site = Site { options, target: &target, server: &server, python: &python, account, callable };
+    // Written again for the directory and the port that there are in the end.
+    let preview = site.configuration("/tmp/burrow-serve".as_ref(), options.bind)?;
     match port {
         None => {
-            print!("{}", site.configuration("/tmp/burrow-serve".as_ref(), options.bind)?);
+            print!("{preview}");
             Ok(ExitCode::SUCCESS)
         }
         Some(port) => keeper::keep(|| run::run(&site, port)),

@@ -10,7 +10,7 @@ pub struct PrivateDir(PathBuf);
 
 impl PrivateDir {
     pub fn create(parent: &Path, mode: u32) -> io::Result<PrivateDir> {
-        let dir = PrivateDir(nix::unistd::mkdtemp(&parent.join("burrow-XXXXXX"))?);
+        let dir = PrivateDir(nix::unistd::mkdtemp(&parent.join("burrow-serve-XXXXXX"))?);
         fs::set_permissions(&dir.0, Permissions::from_mode(mode))?;
         Ok(dir)
     }
