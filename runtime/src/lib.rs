@@ -1,1 +1,30 @@
+//! Burrow's Python side: interpreters, WSGI, and the `mod_wsgi` module that applications import.
+//!
+//! Built once for each CPython as an extension-style library whose libpython symbols stay open. The
+//! host opens it in a worker process and meets it in [`burrow_runtime`], the only symbol it exports.
+//! A request's path: [`app`] finds the callable, [`wsgi`] runs it.
 
+mod app;
+mod attach;
+mod bootstrap;
+mod host;
+mod interpreter;
+mod log;
+mod module;
+mod object;
+mod start;
+#[cfg(not(Py_3_13))]
+mod starvation;
+mod wsgi;
+
+use burrow_abi::{RuntimeApi, ABI_VERSION};
+
+#[no_mangle]
+pub static burrow_runtime: RuntimeApi = RuntimeApi {
+    abi_version: ABI_VERSION,
+    start: start::start,
+    app: app::open,
+    load: app::load,
+    serve: wsgi::serve,
+    stop: start::stop,
+};

@@ -1,0 +1,182 @@
+//! Applications: which interpreter, which callable, and when to import it again.
+
+use std::ffi::c_int;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, BURROW_LOG_INFO};
+
+use crate::attach::Attached;
+use crate::interpreter::{self, Interpreter};
+use crate::log;
+use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
+use crate::wsgi::environ::Template;
+
+/// One application, for the life of the process.
+pub struct App {
+    pub target: Target,
+    pub callable: Vec<u8>,
+    pub group: Vec<u8>,
+    pub multithread: bool,
+    interpreter: OnceLock<&'static Interpreter>,
+    /// Held, without the GIL, around an import, so that one application's slow import keeps no other
+    /// waiting and no two threads import the same script.
+    importing: Mutex<()>,
+    loaded: Mutex<Option<Arc<Loaded>>>,
+    /// The script's modification time when it was last read; see [`modified`].
+    modified: AtomicI64,
+}
+
+pub enum Target {
+    Script(Vec<u8>),
+    Module(Vec<u8>),
+}
+
+impl Target {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Target::Script(path) => path,
+            Target::Module(name) => name,
+        }
+    }
+}
+
+/// What an import gave. Replaced as a whole by the next one; requests keep theirs to the end.
+pub struct Loaded {
+    pub callable: Object,
+    pub template: Template,
+}
+
+/// The record of an application. See [`burrow_abi::RuntimeApi::app`].
+pub unsafe extern "C" fn open(
+    target: burrow_str,
+    callable: burrow_str,
+    group: burrow_str,
+    multithread: c_int,
+) -> *mut RuntimeApp {
+    // SAFETY: the strings are the caller's for the length of the call; they are copied.
+    let (target, callable, group) = unsafe { (target.bytes(), callable.bytes(), group.bytes()) };
+    let (target, named) = match target.iter().position(|byte| *byte == b':') {
+        _ if target.starts_with(b"/") => (Target::Script(target.to_vec()), &b""[..]),
+        Some(colon) => (Target::Module(target[..colon].to_vec()), &target[colon + 1..]),
+        None => (Target::Module(target.to_vec()), &b""[..]),
+    };
+    let callable = [named, callable, b"application"].into_iter().find(|name| !name.is_empty());
+    Box::into_raw(Box::new(App {
+        target,
+        callable: callable.unwrap_or_default().to_vec(),
+        group: group.to_vec(),
+        multithread: multithread != 0,
+        interpreter: OnceLock::new(),
+        importing: Mutex::new(()),
+        loaded: Mutex::new(None),
+        modified: AtomicI64::new(0),
+    }))
+    .cast()
+}
+
+/// Imports it now. See [`burrow_abi::RuntimeApi::load`].
+pub unsafe extern "C" fn load(app: *mut RuntimeApp) -> c_int {
+    // SAFETY: made by `open`, never freed.
+    let app = unsafe { &*app.cast::<App>() };
+    let Some(interpreter) = app.interpreter() else { return -1 };
+    let _busy = interpreter.busy();
+    if app.loaded(interpreter, false).is_some() {
+        0
+    } else {
+        -1
+    }
+}
+
+impl App {
+    /// The group's interpreter; made at first use. Called detached.
+    pub fn interpreter(&self) -> Option<&'static Interpreter> {
+        if let Some(interpreter) = self.interpreter.get() {
+            return Some(interpreter);
+        }
+        let interpreter = interpreter::of_group(&self.group)?;
+        Some(self.interpreter.get_or_init(|| interpreter))
+    }
+
+    /// The application, imported if it is not yet, or again if `reloading` and its script has changed.
+    /// None when it does not import; that was logged. Called detached, since it may wait long.
+    pub fn loaded(&self, interpreter: &'static Interpreter, reloading: bool) -> Option<Arc<Loaded>> {
+        if let Some(loaded) = self.current(reloading) {
+            return Some(loaded);
+        }
+        let _importing = self.importing.lock().unwrap();
+        // Another thread may have imported it while this one waited.
+        if let Some(loaded) = self.current(reloading) {
+            return Some(loaded);
+        }
+        self.announce();
+        let modified = self.modified_now();
+        let attached = Attached::to(interpreter);
+        let old = match self.import(&attached) {
+            Ok(loaded) => {
+                self.modified.store(modified, Ordering::Relaxed);
+                self.loaded.lock().unwrap().replace(Arc::new(loaded))
+            }
+            Err(_) => {
+                let line = format!(
+                    "mod_wsgi (pid={}): Failed to exec Python script file '{}'.",
+                    std::process::id(),
+                    self.name()
+                );
+                log::line(BURROW_LOG_ERR, line.as_bytes());
+                interpreter.state().report(take_exception());
+                return None;
+            }
+        };
+        // Its Python objects go while this thread is attached.
+        drop(old);
+        self.loaded.lock().unwrap().clone()
+    }
+
+    fn current(&self, reloading: bool) -> Option<Arc<Loaded>> {
+        let loaded = self.loaded.lock().unwrap().clone()?;
+        let changed = reloading && self.modified_now() != self.modified.load(Ordering::Relaxed);
+        if changed {
+            // `loaded` is not the last reference: `self.loaded` has one, so nothing is freed here.
+            return None;
+        }
+        Some(loaded)
+    }
+
+    fn import(&self, attached: &Attached) -> Result<Loaded> {
+        let state = attached.interpreter.state();
+        let name = latin1(&self.callable)?;
+        let callable = match &self.target {
+            Target::Script(path) => state.load_script(&fs_decoded(path)?, &name)?,
+            Target::Module(module) => state.load_module(&fs_decoded(module)?, &name)?,
+        };
+        Ok(Loaded { callable, template: Template::new(self, state)? })
+    }
+
+    fn announce(&self) {
+        if let Target::Script(_) = self.target {
+            let again = if self.loaded.lock().unwrap().is_some() { "Reloading" } else { "Loading" };
+            let line = format!(
+                "mod_wsgi (pid={}): {again} Python script file '{}'.",
+                std::process::id(),
+                self.name()
+            );
+            log::line(BURROW_LOG_INFO, line.as_bytes());
+        }
+    }
+
+    /// Path or module name, for messages.
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(self.target.bytes()).into_owned()
+    }
+
+    /// The script's modification time in nanoseconds; 0 for a module or when there is no such file.
+    fn modified_now(&self) -> i64 {
+        use std::os::unix::fs::MetadataExt;
+        let Target::Script(path) = &self.target else { return 0 };
+        std::fs::metadata(Path::new(std::ffi::OsStr::from_bytes(path)))
+            .map_or(0, |data| data.mtime() * 1_000_000_000 + data.mtime_nsec())
+    }
+}

@@ -1,0 +1,135 @@
+//! Being attached to an interpreter: thread states and the token that proves it.
+//!
+//! A thread has one thread state for each interpreter it has ever entered, made at the first time and
+//! kept for the thread's life, so `threading.local` survives from request to request.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use pyo3_ffi as ffi;
+use pyo3_ffi::PyThreadState;
+
+use crate::interpreter::Interpreter;
+
+thread_local! {
+    /// This thread's states; nearly always one or two.
+    static STATES: RefCell<Vec<(*const Interpreter, *mut PyThreadState)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Proof that this thread is attached to (holds the GIL of) `interpreter`. Detaches when dropped.
+pub struct Attached {
+    pub interpreter: &'static Interpreter,
+    /// Neither Send nor Sync: it speaks of this thread.
+    _thread: PhantomData<*mut ()>,
+}
+
+impl Attached {
+    /// Attaches this thread, which is attached to nothing now; waits for the GIL.
+    pub fn to(interpreter: &'static Interpreter) -> Attached {
+        let state = state_of(interpreter);
+        // SAFETY: the state belongs to this thread alone and is not attached.
+        unsafe { ffi::PyEval_RestoreThread(state) };
+        bind_gilstate(state);
+        Attached { interpreter, _thread: PhantomData }
+    }
+
+    /// Runs `work`, which may block, with the GIL released.
+    pub fn detached<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: self says that the thread is attached; it is again when this returns.
+        unsafe {
+            let state = ffi::PyEval_SaveThread();
+            let result = work();
+            ffi::PyEval_RestoreThread(state);
+            result
+        }
+    }
+
+    /// The proof, on a thread that CPython itself has attached: inside a callback.
+    ///
+    /// # Safety
+    /// The thread is attached to `interpreter`, and the result is not dropped (see [`Self::callback`]).
+    unsafe fn assumed(interpreter: &'static Interpreter) -> std::mem::ManuallyDrop<Attached> {
+        std::mem::ManuallyDrop::new(Attached { interpreter, _thread: PhantomData })
+    }
+
+    /// Runs `work` inside a function that Python called.
+    ///
+    /// # Safety
+    /// The thread is attached to `interpreter`.
+    pub unsafe fn callback<T>(interpreter: &'static Interpreter, work: impl FnOnce(&Attached) -> T) -> T {
+        // SAFETY: as the caller vouches; never dropped.
+        work(&*unsafe { Attached::assumed(interpreter) })
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // SAFETY: the thread is attached; its state is kept in STATES.
+        unsafe { ffi::PyEval_SaveThread() };
+    }
+}
+
+/// This thread's state in the interpreter, made if there is none yet.
+fn state_of(interpreter: &'static Interpreter) -> *mut PyThreadState {
+    STATES.with_borrow_mut(|states| {
+        if let Some((_, state)) = states.iter().find(|(known, _)| std::ptr::eq(*known, interpreter)) {
+            return *state;
+        }
+        // SAFETY: an interpreter is never ended; making a state needs no GIL.
+        let state = unsafe { ffi::PyThreadState_New(interpreter.raw()) };
+        states.push((interpreter, state));
+        state
+    })
+}
+
+/// Keeps the state that came with a new interpreter for this thread, which made it.
+pub fn adopt(interpreter: &'static Interpreter, state: *mut PyThreadState) {
+    STATES.with_borrow_mut(|states| states.push((interpreter, state)));
+}
+
+#[cfg(Py_3_12)]
+fn bind_gilstate(_state: *mut PyThreadState) {}
+#[cfg(not(Py_3_12))]
+use gilstate::bind as bind_gilstate;
+
+/// On 3.10 and 3.11 the first state of a thread stays the one that PyGILState finds, so that callbacks
+/// of C extensions (ctypes, sqlite3) would run in the wrong interpreter. 3.12 rebinds by itself.
+#[cfg(not(Py_3_12))]
+pub mod gilstate {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use pyo3_ffi as ffi;
+    use pyo3_ffi::PyThreadState;
+
+    const UNKNOWN: u32 = u32::MAX;
+    static KEY: AtomicU32 = AtomicU32::new(UNKNOWN);
+
+    /// Finds the thread-specific key that PyGILState uses: the one that holds this thread's state, which
+    /// PyGILState no longer finds when it is cleared. Called once, on the thread that started Python.
+    pub fn find_key() {
+        // SAFETY: reading a key that is not in use gives NULL; the only value ever changed is put back.
+        unsafe {
+            let state = ffi::PyGILState_GetThisThreadState();
+            for key in 0..1024 {
+                if libc::pthread_getspecific(key).cast() != state {
+                    continue;
+                }
+                libc::pthread_setspecific(key, std::ptr::null());
+                let found = ffi::PyGILState_GetThisThreadState().is_null();
+                libc::pthread_setspecific(key, state.cast());
+                if found {
+                    KEY.store(key, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub fn bind(state: *mut PyThreadState) {
+        let key = KEY.load(Ordering::Relaxed);
+        if key != UNKNOWN {
+            // SAFETY: the key is PyGILState's and holds thread states of this thread.
+            unsafe { libc::pthread_setspecific(key, state.cast()) };
+        }
+    }
+}

@@ -1,0 +1,234 @@
+"""What is done in Python in every interpreter: streams, logging, limits, loading, exit.
+
+Run once in each interpreter with `native` (the mod_wsgi module) in its globals; the functions at the
+end are what the runtime calls.
+"""
+
+import atexit
+import importlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+
+# syslog's numbers, as the host counts
+ERR, WARN, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+
+class LogHandler(logging.Handler):
+    """Sends records to the web server's error log, at the level that corresponds."""
+
+    def emit(self, record):
+        try:
+            number = record.levelno
+            level = (ERR if number >= logging.ERROR else WARN if number >= logging.WARNING
+                     else INFO if number >= logging.INFO else DEBUG)
+            for line in self.format(record).splitlines():
+                native.log(level, line)
+        except Exception:
+            self.handleError(record)
+
+
+class FileWrapper:
+    """wsgi.file_wrapper: a file to send. A real file is sent by the web server itself."""
+
+    def __init__(self, filelike, blksize=8192):
+        self.filelike = filelike
+        self.blksize = blksize
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        data = self.filelike.read(self.blksize)
+        if data:
+            return data
+        raise StopIteration
+
+    def close(self):
+        close = getattr(self.filelike, "close", None)
+        if close is not None:
+            close()
+
+
+FileWrapper.__module__ = LogHandler.__module__ = "mod_wsgi"
+
+
+def install_streams():
+    def stream(level, name):
+        log = native.Log(level, name)
+        return io.TextIOWrapper(log, "utf-8", "backslashreplace", line_buffering=True, write_through=True)
+
+    sys.stdin = open(os.devnull)
+    sys.stdout = sys.__stdout__ = stream(ERR, "<stdout>")
+    sys.stderr = sys.__stderr__ = stream(ERR, "<stderr>")
+    logging.lastResort = LogHandler(logging.WARNING)
+
+    def showwarning(message, category, filename, lineno, file=None, line=None):
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        if file is not None:
+            file.write(text)
+            return
+        for each in text.splitlines():
+            native.log(WARN, each)
+
+    warnings.showwarning = showwarning
+
+
+def extend_path(paths):
+    """Adds folders, with the .pth files in them, in front of sys.path."""
+    import site
+    before = list(sys.path)
+    for path in paths:
+        site.addsitedir(path)
+    added = [path for path in sys.path if path not in before]
+    sys.path[:] = added + before
+
+
+def forbid_fork():
+    """While a sub-interpreter exists a forked child hangs or crashes, on every version of CPython."""
+    def refuse(*args, **kwargs):
+        raise RuntimeError(
+            "os.fork() is not possible in a process with Python sub-interpreters: use subprocess, or "
+            "multiprocessing's spawn method, or let the only application of the process run in the main "
+            "interpreter (application group %{GLOBAL}), or run it in daemon mode")
+
+    os.fork = os.forkpty = refuse
+    on_import("multiprocessing.context", use_spawn)
+
+
+def use_spawn(context):
+    default = context._default_context
+    default._default_context = context._concrete_contexts["spawn"]
+    default._actual_context = None
+
+
+def on_import(name, then):
+    """Calls then(module) as soon as the module is imported; at once if it is already."""
+    if name in sys.modules:
+        then(sys.modules[name])
+        return
+
+    class Finder:
+        @staticmethod
+        def find_spec(fullname, path=None, target=None):
+            if fullname != name:
+                return None
+            sys.meta_path.remove(Finder)
+            spec = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                then(module)
+
+            spec.loader.exec_module = exec_module
+            return spec
+
+    sys.meta_path.insert(0, Finder)
+
+
+def unblock_signals_of_children():
+    """The server's threads block every signal, and a child would inherit that: terminate() would do nothing."""
+    import _posixsubprocess
+    import signal
+    fork_exec = _posixsubprocess.fork_exec
+    mask = signal.pthread_sigmask
+
+    def fork_exec_unblocked(*args):
+        before = mask(signal.SIG_SETMASK, ())
+        try:
+            return fork_exec(*args)
+        finally:
+            mask(signal.SIG_SETMASK, before)
+
+    _posixsubprocess.fork_exec = fork_exec_unblocked
+
+
+def set_up(main, paths):
+    native.FileWrapper = FileWrapper
+    native.LogHandler = LogHandler
+    if not main:
+        if sys.version_info < (3, 12):
+            # The C module's statics break cancellation in a second interpreter.
+            sys.modules["_asyncio"] = None
+        forbid_fork()
+    install_streams()
+    unblock_signals_of_children()
+    extend_path(paths)
+
+
+# -- what the runtime calls ---------------------------------------------------------------------------
+
+def module_name(path):
+    import hashlib
+    return "_mod_wsgi_" + hashlib.md5(os.fsencode(path), usedforsecurity=False).hexdigest()
+
+
+def load_script(path, callable_name):
+    """Executes a script as a fresh module and returns the callable of that name."""
+    with io.open_code(path) as file:
+        source = file.read()
+    name = module_name(path)
+    module = types.ModuleType(name)
+    module.__file__ = path
+    code = compile(source, path, "exec", dont_inherit=True)
+    if "linecache" in sys.modules:
+        sys.modules["linecache"].checkcache(path)
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        exec(code, module.__dict__)
+        return find_callable(module, callable_name, path)
+    except BaseException:
+        if before is None:
+            sys.modules.pop(name, None)
+        else:
+            sys.modules[name] = before
+        raise
+
+
+def load_module(name, callable_name):
+    """Imports a module and returns its callable; a dotted name is looked up step by step."""
+    return find_callable(importlib.import_module(name), callable_name, name)
+
+
+def find_callable(module, name, target):
+    found = module
+    for step in name.split("."):
+        try:
+            found = getattr(found, step)
+        except AttributeError:
+            raise AttributeError(f"{target} has no callable named '{name}'") from None
+    if not callable(found):
+        raise TypeError(f"'{name}' of {target} is not callable but {type(found).__name__}")
+    return found
+
+
+def report(exception):
+    """Logs an exception's traceback, once, without the runtime's own frames."""
+    tb = exception.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+        tb = tb.tb_next
+    for text in traceback.format_exception(type(exception), exception, tb):
+        for line in text.splitlines():
+            native.log(ERR, line)
+
+
+def shut_down():
+    """What the end of a Python process does, as far as other threads can bear it."""
+    main = threading.main_thread()
+    if main.ident != threading.get_ident():
+        # The thread that set this interpreter up lives as long as the process: do not wait for it.
+        getattr(threading, "_shutdown_locks", set()).discard(getattr(main, "_tstate_lock", None))
+    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
+        try:
+            step()
+        except BaseException as exception:
+            report(exception)

@@ -1,0 +1,72 @@
+//! Starting Python in a worker process, and the end of it.
+
+use std::ffi::{c_char, CString};
+use std::mem::MaybeUninit;
+
+use burrow_abi::{HostApi, PythonConfig};
+use pyo3_ffi as ffi;
+use pyo3_ffi::{PyConfig, PyStatus};
+
+use crate::attach::Attached;
+use crate::host;
+use crate::interpreter::{self, message};
+
+/// Starts Python. See [`burrow_abi::RuntimeApi::start`].
+pub unsafe extern "C" fn start(api: *const HostApi, config: *const PythonConfig) -> *const c_char {
+    // SAFETY: the host's tables are valid, as the interface says.
+    let started = unsafe {
+        host::set(api, config);
+        initialise((*config).executable)
+    };
+    match started {
+        Ok(()) => std::ptr::null(),
+        // Leaked: there is one start in a process.
+        Err(why) => CString::new(why).expect("no NUL in CPython's messages").into_raw(),
+    }
+}
+
+unsafe fn initialise(executable: *const c_char) -> Result<(), String> {
+    let mut config = MaybeUninit::<PyConfig>::uninit();
+    // SAFETY: the order of calls is the one that PEP 587 gives; strings are NUL-terminated.
+    unsafe {
+        // Not the isolated one: applications expect PYTHON* variables, UTF-8 mode and the locale.
+        ffi::PyConfig_InitPythonConfig(config.as_mut_ptr());
+        let config = config.assume_init_mut();
+        config.parse_argv = 0;
+        config.install_signal_handlers = 0;
+        let mut argv = [c"mod_wsgi".as_ptr()];
+        let executable_slot = &raw mut config.executable;
+        let mut status = ffi::PyConfig_SetBytesString(config, executable_slot, executable);
+        if !failed(&status) {
+            status = ffi::PyConfig_SetBytesArgv(config, 1, argv.as_mut_ptr());
+        }
+        if !failed(&status) {
+            status = ffi::Py_InitializeFromConfig(config);
+        }
+        ffi::PyConfig_Clear(config);
+        if failed(&status) {
+            return Err(message(status.err_msg));
+        }
+        #[cfg(not(Py_3_12))]
+        crate::attach::gilstate::find_key();
+        let main = interpreter::adopt_main();
+        if main.is_err() {
+            ffi::PyErr_Print();
+        }
+        ffi::PyEval_SaveThread();
+        main.map(drop).map_err(|_| "an exception was raised while Python was set up".into())
+    }
+}
+
+fn failed(status: &PyStatus) -> bool {
+    // SAFETY: a status that CPython returned.
+    unsafe { ffi::PyStatus_Exception(*status) != 0 }
+}
+
+/// Runs every interpreter's exit functions. See [`burrow_abi::RuntimeApi::stop`].
+pub unsafe extern "C" fn stop() {
+    for interpreter in interpreter::all().into_iter().rev() {
+        let attached = Attached::to(interpreter);
+        interpreter.state().shut_down(&attached);
+    }
+}

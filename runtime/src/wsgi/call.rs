@@ -1,0 +1,275 @@
+//! One request's state between Python and the server: the head, and what has been sent.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::sync::Mutex;
+
+use burrow_abi::{
+    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
+    BURROW_ABORTED, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR,
+    BURROW_REQUEST_METHOD,
+};
+
+use crate::attach::Attached;
+use crate::log;
+use crate::object::{raise_runtime_error, Result};
+
+/// Bodies up to this many bytes are copied, so that the GIL is taken once and the objects freed before
+/// anything is sent.
+pub const COPIED: usize = 64 << 10;
+
+/// What `start_response` was given, checked.
+#[derive(Default)]
+pub struct Head {
+    pub status: u16,
+    /// Reason, names and values, one after another.
+    pub text: Vec<u8>,
+    pub reason: (u32, u32),
+    /// Start of the name, its end, start of the value, its end.
+    pub headers: Vec<[u32; 4]>,
+    pub content_length: Option<u64>,
+}
+
+impl Head {
+    /// Whether such an answer has no body (RFC 9110, 15.3.5 and 15.4.5).
+    fn is_bodiless(&self) -> bool {
+        matches!(self.status, 204 | 304)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Progress {
+    /// Nothing was sent.
+    Open,
+    /// The head was sent, the answer is not whole.
+    Started,
+    /// Everything was sent.
+    Complete,
+}
+
+pub struct Call<'r> {
+    pub request: &'r burrow_request,
+    pub io: &'r burrow_io,
+    pub exchange: *mut c_void,
+    head: RefCell<Option<Head>>,
+    progress: Cell<Progress>,
+    sent: Cell<u64>,
+    excess: Cell<bool>,
+    failed: Cell<bool>,
+    gone: Cell<bool>,
+    /// A small body that `end` sends, together with the head.
+    body: RefCell<Option<Vec<u8>>>,
+    /// Held while a thread of the application reads the body or sends: the request does not end before.
+    pub reading: Mutex<()>,
+    pub sending: Mutex<()>,
+}
+
+impl<'r> Call<'r> {
+    pub fn new(request: &'r burrow_request, io: &'r burrow_io, exchange: *mut c_void) -> Self {
+        Call {
+            request,
+            io,
+            exchange,
+            head: RefCell::new(None),
+            progress: Cell::new(Progress::Open),
+            sent: Cell::new(0),
+            excess: Cell::new(false),
+            failed: Cell::new(false),
+            gone: Cell::new(false),
+            body: RefCell::new(None),
+            reading: Mutex::new(()),
+            sending: Mutex::new(()),
+        }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    pub fn set_gone(&self) {
+        self.gone.set(true);
+    }
+
+    pub fn fail(&self) {
+        self.failed.set(true);
+    }
+
+    /// Replaces the head. It was not sent yet.
+    pub fn set_head(&self, head: Head) -> Result<()> {
+        let Ok(_guard) = self.sending.try_lock() else {
+            return raise_runtime_error("another thread is sending this answer");
+        };
+        *self.head.borrow_mut() = Some(head);
+        Ok(())
+    }
+
+    pub fn has_head(&self) -> bool {
+        self.head.borrow().is_some()
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.progress.get() != Progress::Open
+    }
+
+    fn is_head_request(&self) -> bool {
+        // SAFETY: the request's strings live as long as the call.
+        unsafe { self.request.vars[BURROW_REQUEST_METHOD as usize].bytes() == b"HEAD" }
+    }
+
+    /// Whether the client gets no body, whatever the application makes.
+    pub fn is_bodiless(&self) -> bool {
+        self.is_head_request() || self.head.borrow().as_ref().is_some_and(Head::is_bodiless)
+    }
+
+    /// The whole body is known: its length becomes the Content-Length if the application gave none.
+    pub fn set_length(&self, length: u64) {
+        let bodiless = self.is_bodiless();
+        if self.is_started() {
+            return;
+        }
+        if let Some(head) = self.head.borrow_mut().as_mut() {
+            // An empty body may stand for "none was made" there: no length is better than a wrong one.
+            if !(bodiless && length == 0) {
+                head.content_length.get_or_insert(length);
+            }
+        }
+    }
+
+    /// The bytes that may still be sent under the application's Content-Length.
+    pub fn room(&self) -> u64 {
+        let length = self.head.borrow().as_ref().and_then(|head| head.content_length);
+        length.map_or(u64::MAX, |length| length.saturating_sub(self.sent.get()))
+    }
+
+    /// Keeps a small whole body for `end`, which runs without the GIL.
+    pub fn keep(&self, body: &[u8]) {
+        *self.body.borrow_mut() = Some(body.to_vec());
+    }
+
+    /// Whether no more data will reach the client, so that an endless iteration may stop.
+    pub fn is_over(&self) -> bool {
+        self.gone.get() || (self.progress.get() == Progress::Complete && self.is_bodiless())
+    }
+
+    /// Sends a piece of the body at once, with the head if that is still to be sent; waits, detached, as
+    /// long as the client is slow. There is a head. False when the client has gone.
+    pub fn send(&self, attached: &Attached, data: &[u8], flush: bool) -> Result<bool> {
+        self.exclusively(attached, || self.transmit(data, if flush { BURROW_FLUSH } else { 0 }))
+    }
+
+    /// Sends `length` bytes of a file; the receiver closes the descriptor. False when the client has gone.
+    pub fn send_file(&self, attached: &Attached, fd: i32, offset: i64, length: u64) -> Result<bool> {
+        self.exclusively(attached, || {
+            let room = self.room();
+            let length = length.min(room);
+            let body = burrow_body { data: std::ptr::null(), len: length as usize, fd, offset };
+            self.pass(&body, if length == room { BURROW_LAST } else { 0 })
+        })
+    }
+
+    /// Runs `work`, which gives something to the server, detached and as the only sender.
+    fn exclusively(&self, attached: &Attached, work: impl FnOnce() -> bool) -> Result<bool> {
+        // Tried, not waited for: this thread has the GIL. Taken attached, so before `settle` waits for it.
+        let Ok(guard) = self.sending.try_lock() else {
+            return raise_runtime_error("another thread is sending this answer");
+        };
+        let sent = attached.detached(work);
+        drop(guard);
+        if !sent {
+            self.gone.set(true);
+        }
+        Ok(sent)
+    }
+
+    /// Waits, detached, until no other thread of the application reads or sends any more. Python can no
+    /// longer reach this call when it is called.
+    pub fn settle(&self, attached: &Attached) {
+        if self.reading.try_lock().is_err() || self.sending.try_lock().is_err() {
+            attached.detached(|| {
+                drop(self.reading.lock());
+                drop(self.sending.lock());
+            });
+        }
+    }
+
+    fn transmit(&self, data: &[u8], flags: u32) -> bool {
+        let room = self.room();
+        if data.len() as u64 > room {
+            self.excess.set(true);
+        }
+        let data = if self.is_bodiless() { &[][..] } else { &data[..data.len().min(room as usize)] };
+        let whole = room != u64::MAX && data.len() as u64 == room;
+        let last = flags & BURROW_LAST != 0 || self.is_bodiless() || whole;
+        if self.progress.get() == Progress::Complete || (data.is_empty() && self.is_started() && !last) {
+            return true;
+        }
+        let body = burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 };
+        self.pass(&body, if last { BURROW_LAST } else { flags })
+    }
+
+    /// Gives the server a piece, and the head with the first one.
+    fn pass(&self, body: &burrow_body, flags: u32) -> bool {
+        let head = self.head.borrow();
+        let head = head.as_ref().expect("checked by every caller");
+        let text = |start: u32, end: u32| burrow_str::new(&head.text[start as usize..end as usize]);
+        let pairs: Vec<burrow_pair>;
+        let described;
+        let described: *const burrow_head = if self.is_started() {
+            std::ptr::null()
+        } else {
+            pairs = head
+                .headers
+                .iter()
+                .map(|at| burrow_pair { name: text(at[0], at[1]), value: text(at[2], at[3]) })
+                .collect();
+            described = burrow_head {
+                status: head.status.into(),
+                reason: text(head.reason.0, head.reason.1),
+                headers: pairs.as_ptr(),
+                n_headers: pairs.len(),
+                content_length: head.content_length.map_or(-1, |length| length as i64),
+            };
+            &described
+        };
+        let send = self.io.send.expect("every server sends");
+        // SAFETY: the head and the data live until the call returns.
+        let result = unsafe { send(self.exchange, described, body, flags) };
+        self.sent.set(self.sent.get() + body.len as u64);
+        self.progress.set(if flags & BURROW_LAST != 0 { Progress::Complete } else { Progress::Started });
+        result == 0
+    }
+
+    /// Sends what is left of the answer and says how the request ended. Called detached.
+    pub fn end(self) -> burrow_outcome {
+        if !self.failed.get() && !self.gone.get() {
+            self.complete();
+        }
+        if self.excess.get() {
+            log::line(
+                BURROW_LOG_ERR,
+                b"mod_wsgi: the application sent more than its Content-Length; the rest was dropped.",
+            );
+        }
+        match self.progress.get() {
+            _ if self.gone.get() => BURROW_GONE,
+            Progress::Open => BURROW_FAILED,
+            Progress::Started => BURROW_ABORTED,
+            Progress::Complete => BURROW_DONE,
+        }
+    }
+
+    fn complete(&self) {
+        let body = self.body.take().unwrap_or_default();
+        let unlimited = self.room() == u64::MAX;
+        if !self.transmit(&body, if unlimited { BURROW_LAST } else { 0 }) {
+            self.gone.set(true);
+        } else if self.progress.get() != Progress::Complete {
+            let line = format!(
+                "mod_wsgi: the application sent {} bytes of its Content-Length of {}; the connection is cut.",
+                self.sent.get(),
+                self.sent.get() + self.room()
+            );
+            log::line(BURROW_LOG_ERR, line.as_bytes());
+        }
+    }
+}

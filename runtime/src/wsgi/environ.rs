@@ -1,0 +1,292 @@
+//! The environ (PEP 3333): a template for each application, copied, and what the request adds.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use burrow_abi::*;
+use pyo3_ffi as ffi;
+use pyo3_ffi::PyObject;
+
+use super::call::Call;
+use super::input;
+use crate::app::App;
+use crate::bootstrap::State;
+use crate::host::host;
+use crate::module;
+use crate::object::{boolean, fs_decoded, interned, latin1, set_item, Object, Raised, Result};
+
+const VARS: usize = BURROW_VAR_COUNT as usize;
+
+/// The names of `burrow_var`, in its order.
+const VAR_NAMES: [&CStr; VARS] = [
+    c"REQUEST_METHOD",
+    c"REQUEST_URI",
+    c"SCRIPT_NAME",
+    c"PATH_INFO",
+    c"QUERY_STRING",
+    c"SERVER_PROTOCOL",
+    c"REQUEST_SCHEME",
+    c"SERVER_NAME",
+    c"SERVER_PORT",
+    c"SERVER_ADDR",
+    c"REMOTE_ADDR",
+    c"REMOTE_PORT",
+    c"REMOTE_USER",
+    c"AUTH_TYPE",
+    c"DOCUMENT_ROOT",
+    c"SCRIPT_FILENAME",
+    c"SERVER_SOFTWARE",
+];
+
+/// Variables whose values rarely change from request to request of an application: the template has
+/// those of the first request, and a request sets only what differs.
+const STEADY: [burrow_var; 12] = [
+    BURROW_REQUEST_METHOD,
+    BURROW_SCRIPT_NAME,
+    BURROW_QUERY_STRING,
+    BURROW_SERVER_PROTOCOL,
+    BURROW_REQUEST_SCHEME,
+    BURROW_SERVER_NAME,
+    BURROW_SERVER_PORT,
+    BURROW_SERVER_ADDR,
+    BURROW_REMOTE_ADDR,
+    BURROW_DOCUMENT_ROOT,
+    BURROW_SCRIPT_FILENAME,
+    BURROW_SERVER_SOFTWARE,
+];
+
+const fn is_steady(var: usize) -> bool {
+    let mut index = 0;
+    while index < STEADY.len() {
+        if STEADY[index] as usize == var {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Interned keys, one set for each interpreter.
+pub struct Keys {
+    vars: [Object; VARS],
+    url_scheme: Object,
+    input: Object,
+}
+
+impl Keys {
+    pub fn new() -> Result<Keys> {
+        let vars = VAR_NAMES.iter().map(|name| interned(name)).collect::<Result<Vec<_>>>()?;
+        Ok(Keys {
+            vars: vars.try_into().unwrap_or_else(|_| unreachable!("as many as VAR_NAMES")),
+            url_scheme: interned(c"wsgi.url_scheme")?,
+            input: interned(c"wsgi.input")?,
+        })
+    }
+}
+
+/// What is the same for every request of an application.
+pub struct Template {
+    /// Never handed out, only copied.
+    fixed: Object,
+    learned: OnceLock<Learned>,
+}
+
+/// The fixed part with the steady variables of the first request, and the values of those.
+struct Learned {
+    /// Never handed out, only copied.
+    dict: Object,
+    values: [Option<Box<[u8]>>; VARS],
+}
+
+impl Template {
+    pub fn new(app: &App, state: &State) -> Result<Template> {
+        // SAFETY: a new dict; sys.stderr is borrowed from the interpreter and may be absent.
+        let (fixed, errors) =
+            unsafe { (Object::owned(ffi::PyDict_New())?, ffi::PySys_GetObject(c"__stderr__".as_ptr())) };
+        let set = |key: &CStr, value: &Object| set_item(&fixed, interned(key)?.as_ptr(), value);
+        if !errors.is_null() {
+            // SAFETY: a live object.
+            set(c"wsgi.errors", unsafe { &Object::borrowed(errors) })?;
+        }
+        set(c"wsgi.version", &module::tuple(&[1, 0])?)?;
+        set(c"wsgi.multithread", &boolean(app.multithread))?;
+        set(c"wsgi.multiprocess", &boolean(host().multiprocess))?;
+        set(c"wsgi.run_once", &boolean(false))?;
+        set(c"wsgi.input_terminated", &boolean(true))?;
+        set(c"wsgi.file_wrapper", &state.file_wrapper_type)?;
+        set(c"wsgi.input", &state.empty_input)?;
+        set(c"mod_wsgi.version", &module::version()?)?;
+        set(c"mod_wsgi.process_group", &latin1(b"")?)?;
+        set(c"mod_wsgi.application_group", &latin1(&app.group)?)?;
+        set(c"mod_wsgi.callable_object", &latin1(&app.callable)?)?;
+        Ok(Template { fixed, learned: OnceLock::new() })
+    }
+
+    /// The template to copy. No Python code runs between the look and the copy.
+    fn learned(&self, state: &State, request: &burrow_request) -> Result<&Learned> {
+        if let Some(learned) = self.learned.get() {
+            return Ok(learned);
+        }
+        let dict = copy(&self.fixed)?;
+        let mut values = [const { None }; VARS];
+        for var in STEADY.map(|var| var as usize) {
+            // SAFETY: the request's strings live as long as the call.
+            let value = unsafe { request.vars[var].bytes() };
+            if !request.vars[var].is_absent() {
+                set_var(state, &dict, var, value)?;
+                values[var] = Some(value.into());
+            }
+        }
+        // Another thread may have been quicker, if making the strings let it run.
+        Ok(self.learned.get_or_init(|| Learned { dict, values }))
+    }
+}
+
+fn copy(dict: &Object) -> Result<Object> {
+    // SAFETY: a live dict.
+    unsafe { Object::owned(ffi::PyDict_Copy(dict.as_ptr())) }
+}
+
+/// The environ of a call, and its `wsgi.input` if the request has a body.
+pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<Object>, Object)> {
+    let request = call.request;
+    let Learned { dict, values } = template.learned(state, request)?;
+    let environ = copy(dict)?;
+    for (var, given) in request.vars.iter().enumerate() {
+        // SAFETY: the request's strings live as long as the call.
+        let value = unsafe { given.bytes() };
+        if is_steady(var) && values[var].as_deref() == (!given.is_absent()).then_some(value) {
+            continue;
+        }
+        if !given.is_absent() {
+            set_var(state, &environ, var, value)?;
+        } else if is_steady(var) {
+            delete(&environ, &state.keys.vars[var])?;
+        }
+    }
+    add_headers(state, &environ, request)?;
+    add_params(&environ, request)?;
+    let input = input::new(state, call)?;
+    if let Some(input) = &input {
+        set_item(&environ, state.keys.input.as_ptr(), input)?;
+    }
+    Ok((input, environ))
+}
+
+fn set_var(state: &State, environ: &Object, var: usize, value: &[u8]) -> Result<()> {
+    let text = match var as burrow_var {
+        BURROW_DOCUMENT_ROOT | BURROW_SCRIPT_FILENAME => fs_decoded(value)?,
+        _ => latin1(value)?,
+    };
+    set_item(environ, state.keys.vars[var].as_ptr(), &text)?;
+    if var as burrow_var == BURROW_REQUEST_SCHEME {
+        set_item(environ, state.keys.url_scheme.as_ptr(), &text)?;
+    }
+    Ok(())
+}
+
+fn delete(environ: &Object, key: &Object) -> Result<()> {
+    // SAFETY: live objects; the key is there, since the template has it.
+    match unsafe { ffi::PyDict_DelItem(environ.as_ptr(), key.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Raised),
+    }
+}
+
+fn add_params(environ: &Object, request: &burrow_request) -> Result<()> {
+    if request.n_params == 0 {
+        return Ok(());
+    }
+    // SAFETY: as many pairs as it says, which live as long as the call.
+    let params = unsafe { std::slice::from_raw_parts(request.params, request.n_params) };
+    for param in params {
+        // SAFETY: as above.
+        let (name, value) = unsafe { (param.name.bytes(), param.value.bytes()) };
+        set_item(environ, latin1(name)?.as_ptr(), &latin1(value)?)?;
+    }
+    Ok(())
+}
+
+/// Header names as they were received, and the keys they become. Bounded: clients choose names.
+#[derive(Default)]
+pub struct HeaderNames(HashMap<Box<[u8]>, Option<Object>>);
+
+const MOST_NAMES: usize = 512;
+
+impl HeaderNames {
+    /// The key of a header; None for a header that applications do not get.
+    fn key(&mut self, name: &[u8]) -> Result<Option<Object>> {
+        if let Some(key) = self.0.get(name) {
+            return Ok(key.clone());
+        }
+        let key = match environ_name(name) {
+            Some(text) => Some(latin1(&text)?),
+            None => None,
+        };
+        if self.0.len() < MOST_NAMES {
+            self.0.insert(name.into(), key.clone());
+        }
+        Ok(key)
+    }
+}
+
+/// `HTTP_…` for a header's name; None for those dropped: names that could be mistaken for another's
+/// (underscores and the like), and Proxy, which libraries take for their proxy's address.
+fn environ_name(name: &[u8]) -> Option<Vec<u8>> {
+    if !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') {
+        return None;
+    }
+    let upper: Vec<u8> =
+        name.iter().map(|byte| if *byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }).collect();
+    match &upper[..] {
+        b"PROXY" => None,
+        b"CONTENT_TYPE" | b"CONTENT_LENGTH" => Some(upper),
+        _ => Some([b"HTTP_", &upper[..]].concat()),
+    }
+}
+
+fn add_headers(state: &State, environ: &Object, request: &burrow_request) -> Result<()> {
+    if request.n_headers == 0 {
+        return Ok(());
+    }
+    // SAFETY: as many pairs as it says, which live as long as the call.
+    let headers = unsafe { std::slice::from_raw_parts(request.headers, request.n_headers) };
+    for header in headers {
+        // SAFETY: as above.
+        let (name, value) = unsafe { (header.name.bytes(), header.value.bytes()) };
+        let Some(key) = state.header_names.borrow_mut().key(name)? else { continue };
+        // SAFETY: the environ and the key are live; the result is borrowed, or NULL if there is none.
+        let before = unsafe { ffi::PyDict_GetItemWithError(environ.as_ptr(), key.as_ptr()) };
+        let text = if before.is_null() { latin1(value)? } else { merged(before, name, value)? };
+        set_item(environ, key.as_ptr(), &text)?;
+    }
+    Ok(())
+}
+
+/// Several headers of one name are one list (RFC 9110, 5.3; RFC 6265, 5.4 for Cookie).
+fn merged(before: *mut PyObject, name: &[u8], value: &[u8]) -> Result<Object> {
+    let mut both = Vec::new();
+    // SAFETY: a str that `add_headers` has put there.
+    unsafe { crate::object::append_latin1(before, &mut both)? };
+    if name.eq_ignore_ascii_case(b"Content-Length") || name.eq_ignore_ascii_case(b"Content-Type") {
+        return latin1(&both);
+    }
+    both.extend_from_slice(if name.eq_ignore_ascii_case(b"Cookie") { b"; " } else { b", " });
+    both.extend_from_slice(value);
+    latin1(&both)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::environ_name;
+
+    #[test]
+    fn names_of_headers() {
+        assert_eq!(environ_name(b"accept-Encoding").as_deref(), Some(&b"HTTP_ACCEPT_ENCODING"[..]));
+        assert_eq!(environ_name(b"Content-Type").as_deref(), Some(&b"CONTENT_TYPE"[..]));
+        assert_eq!(environ_name(b"X_Evil"), None);
+        assert_eq!(environ_name(b"proxy"), None);
+        assert_eq!(environ_name(b"X.Y"), None);
+    }
+}

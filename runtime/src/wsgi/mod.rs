@@ -1,0 +1,114 @@
+//! WSGI (PEP 3333): one call of an application for one request.
+
+pub mod call;
+pub mod environ;
+pub mod input;
+mod iterate;
+pub mod start_response;
+
+use std::ffi::c_void;
+
+use burrow_abi::{
+    burrow_io, burrow_outcome, burrow_request, RuntimeApp, BURROW_FAILED, BURROW_LOG_ERR, BURROW_LOG_INFO,
+    BURROW_RELOADING,
+};
+use pyo3_ffi as ffi;
+
+use crate::app::{App, Loaded};
+use crate::attach::Attached;
+use crate::log;
+use crate::object::{take_exception, Object, Raised, Result};
+use call::Call;
+
+/// Serves one request on the calling thread. See [`burrow_abi::RuntimeApi::serve`].
+pub unsafe extern "C" fn serve(
+    app: *mut RuntimeApp,
+    request: *const burrow_request,
+    io: *const burrow_io,
+    exchange: *mut c_void,
+) -> burrow_outcome {
+    // SAFETY: the application was made by `app::open`; the rest is valid for the length of the call.
+    let (app, request, io) = unsafe { (&*app.cast::<App>(), &*request, &*io) };
+    let _bound = log::bind(exchange);
+    let Some(interpreter) = app.interpreter() else { return BURROW_FAILED };
+    let _busy = interpreter.busy();
+    let Some(loaded) = app.loaded(interpreter, request.flags & BURROW_RELOADING != 0) else {
+        return BURROW_FAILED;
+    };
+    let call = Call::new(request, io, exchange);
+    let attached = Attached::to(interpreter);
+    if run(&attached, &loaded, &call).is_err() {
+        failed(&attached, app, &call);
+    }
+    // The last reference to a replaced import goes while attached.
+    drop(loaded);
+    drop(attached);
+    call.end()
+}
+
+/// Calls the application and sends what it answers, but for what [`Call::end`] sends.
+fn run(attached: &Attached, loaded: &Loaded, call: &Call) -> Result<()> {
+    let state = attached.interpreter.state();
+    let (input, environ) = environ::build(state, &loaded.template, call)?;
+    let start_response = start_response::new(state, call)?;
+    let arguments = [environ.as_ptr(), start_response.as_ptr()];
+    // SAFETY: the callable and two live arguments.
+    let result = unsafe {
+        Object::owned(ffi::PyObject_Vectorcall(
+            loaded.callable.as_ptr(),
+            arguments.as_ptr(),
+            arguments.len(),
+            std::ptr::null_mut(),
+        ))
+    };
+    let sent = result.and_then(|result| iterate::send(attached, call, result));
+    // From here on the application may keep both objects, but they reach nothing of this request.
+    start_response::expire(&start_response);
+    if let Some(input) = input {
+        input::expire(&input);
+    }
+    call.settle(attached);
+    sent
+}
+
+/// Logs why a request failed; quietly if it is only that the client has gone.
+fn failed(attached: &Attached, app: &App, call: &Call) {
+    let state = attached.interpreter.state();
+    // SAFETY: an exception is set; the type is a builtin.
+    let client_left = call.is_gone() && unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_OSError) != 0 };
+    let exception = take_exception();
+    let process = std::process::id();
+    if client_left {
+        let line = format!(
+            "mod_wsgi (pid={process}): the client left before WSGI script '{}' was done.",
+            app.name()
+        );
+        state.log(BURROW_LOG_INFO, &line);
+        return;
+    }
+    call.fail();
+    let line =
+        format!("mod_wsgi (pid={process}): Exception occurred processing WSGI script '{}'.", app.name());
+    state.log(BURROW_LOG_ERR, &line);
+    state.report(exception);
+}
+
+/// Calls a method without arguments.
+fn call_method(object: &Object, name: &std::ffi::CStr) -> Result<Object> {
+    object.attr(name)?.call(&[])
+}
+
+/// Closes what the application returned, if it has a `close` (PEP 3333: in every case, exactly once).
+fn close(result: &Object) -> Result<()> {
+    match result.attr(c"close") {
+        Ok(close) => close.call(&[]).map(drop),
+        // SAFETY: an exception is set.
+        Err(Raised) => unsafe {
+            if ffi::PyErr_ExceptionMatches(ffi::PyExc_AttributeError) == 0 {
+                return Err(Raised);
+            }
+            ffi::PyErr_Clear();
+            Ok(())
+        },
+    }
+}

@@ -1,0 +1,336 @@
+//! `start_response` and the `write` it returns (PEP 3333).
+
+use std::ffi::{c_void, CStr};
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+
+use pyo3_ffi as ffi;
+use pyo3_ffi::{PyMemberDef, PyMethodDef, PyObject};
+
+use super::call::{Call, Head};
+use crate::attach::Attached;
+use crate::bootstrap::{interpreter_of, State};
+use crate::module::{free, slot, table, Type};
+use crate::object::{
+    append_latin1, bytes_of, raise_gone, raise_runtime_error, raise_type_error, raise_value_error, restore,
+    type_name, Object, Raised, Result,
+};
+
+#[repr(C)]
+struct StartResponse {
+    ob_base: PyObject,
+    vectorcall: ffi::vectorcallfunc,
+    /// Null when the request is over.
+    call: *const Call<'static>,
+}
+
+pub fn describe() -> Type {
+    let offset = std::mem::offset_of!(StartResponse, vectorcall) as isize;
+    let member = |name: *const i8, offset| PyMemberDef {
+        name,
+        type_code: ffi::Py_T_PYSSIZET,
+        offset,
+        flags: ffi::Py_READONLY,
+        doc: std::ptr::null(),
+    };
+    let members = table(vec![member(c"__vectorcalloffset__".as_ptr(), offset)], member(std::ptr::null(), 0));
+    Type {
+        name: c"mod_wsgi.StartResponse",
+        size: size_of::<StartResponse>(),
+        flags: ffi::Py_TPFLAGS_HAVE_VECTORCALL | DISALLOW_INSTANTIATION,
+        slots: vec![
+            slot(ffi::Py_tp_call, ffi::PyVectorcall_Call as *mut c_void),
+            slot(ffi::Py_tp_members, members.cast()),
+            slot(ffi::Py_tp_dealloc, free as *mut c_void),
+        ],
+    }
+}
+
+/// Py_TPFLAGS_DISALLOW_INSTANTIATION; without a tp_new 3.10 needs it said.
+pub const DISALLOW_INSTANTIATION: u64 = 1 << 7;
+
+/// A `start_response` for this call.
+pub fn new(state: &State, call: &Call) -> Result<Object> {
+    // SAFETY: the type's instances have our layout.
+    unsafe {
+        let object = Object::owned(ffi::PyType_GenericAlloc(state.start_response_type(), 0))?;
+        let own = object.as_ptr().cast::<StartResponse>();
+        (*own).vectorcall = start_response;
+        // `expire` ends the borrow before the call does.
+        (*own).call = std::ptr::from_ref(call).cast();
+        Ok(object)
+    }
+}
+
+/// The request is over: nothing of it is reachable from here any more.
+pub fn expire(object: &Object) {
+    // SAFETY: an instance of our type; the thread is attached.
+    unsafe { (*object.as_ptr().cast::<StartResponse>()).call = std::ptr::null() }
+}
+
+/// # Safety
+/// `object` is a StartResponse and the thread is attached.
+unsafe fn call_of<'a>(object: *mut PyObject) -> Result<&'a Call<'static>> {
+    // SAFETY: the pointer is null or good: it is cleared, attached, before the call ends.
+    match unsafe { (*object.cast::<StartResponse>()).call.as_ref() } {
+        Some(call) => Ok(call),
+        None => raise_runtime_error("the request is over"),
+    }
+}
+
+unsafe extern "C" fn start_response(
+    object: *mut PyObject,
+    arguments: *const *mut PyObject,
+    count: usize,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: CPython calls with an instance and as many arguments as it says, keywords last.
+    let result = unsafe {
+        let positional = ffi::PyVectorcall_NARGS(count) as usize;
+        let keywords = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) as usize };
+        let given = std::slice::from_raw_parts(arguments, positional + keywords);
+        named_rightly(positional, names, keywords)
+            .and_then(|()| call_of(object))
+            .and_then(|call| start(call, given))
+            .and_then(|()| Object::owned(ffi::PyCFunction_New(write_method(), object)))
+    };
+    result.map_or(null_mut(), Object::into_ptr)
+}
+
+/// Checks the number of arguments; `exc_info` alone may be given by name.
+unsafe fn named_rightly(positional: usize, names: *mut PyObject, keywords: usize) -> Result<()> {
+    // SAFETY: `names` is a tuple of str when there are keywords.
+    let named = keywords == 0
+        || (positional == 2
+            && keywords == 1
+            && unsafe {
+                ffi::PyUnicode_CompareWithASCIIString(ffi::PyTuple_GET_ITEM(names, 0), c"exc_info".as_ptr())
+                    == 0
+            });
+    if named && matches!(positional + keywords, 2 | 3) {
+        return Ok(());
+    }
+    raise_type_error("start_response takes status, headers and, if any, exc_info")
+}
+
+fn start(call: &Call, arguments: &[*mut PyObject]) -> Result<()> {
+    if call.is_started() {
+        return match arguments.get(2) {
+            // SAFETY: a live argument.
+            Some(&info) if unsafe { info != ffi::Py_None() } => reraise(info),
+            _ => raise_runtime_error("the headers have been sent already"),
+        };
+    }
+    // SAFETY: live arguments.
+    let head = unsafe { parse(arguments[0], arguments[1])? };
+    call.set_head(head)
+}
+
+/// Raises the exception of an exc_info tuple.
+fn reraise(info: *mut PyObject) -> Result<()> {
+    // SAFETY: a live object; the item is borrowed from the tuple.
+    unsafe {
+        if ffi::PyTuple_Check(info) == 0 || ffi::PyTuple_GET_SIZE(info) != 3 {
+            return raise_type_error("exc_info must be a tuple of three");
+        }
+        let value = ffi::PyTuple_GET_ITEM(info, 1);
+        if ffi::PyExceptionInstance_Check(value) == 0 {
+            return raise_type_error("exc_info holds no exception");
+        }
+        restore(&Object::borrowed(value));
+    }
+    Err(Raised)
+}
+
+/// # Safety
+/// Both are live objects.
+unsafe fn parse(status: *mut PyObject, headers: *mut PyObject) -> Result<Head> {
+    let mut head = Head { text: Vec::with_capacity(512), ..Head::default() };
+    // SAFETY: types are checked before they are relied on; a list's items are borrowed and used before
+    // any Python code could change the list.
+    unsafe {
+        head.status = parse_status(status, &mut head)?;
+        if ffi::PyList_Check(headers) == 0 {
+            return raise_type_error(&format!("the headers must be a list, not {}", type_name(headers)));
+        }
+        let count = ffi::PyList_GET_SIZE(headers);
+        head.headers.reserve(count as usize);
+        for index in 0..count {
+            parse_header(ffi::PyList_GET_ITEM(headers, index), &mut head)?;
+        }
+    }
+    if head.status == 204 {
+        head.content_length = None;
+    }
+    Ok(head)
+}
+
+/// "200 OK"; the reason may be absent.
+unsafe fn parse_status(status: *mut PyObject, head: &mut Head) -> Result<u16> {
+    // SAFETY: a live object.
+    unsafe { append_str(status, "the status", &mut head.text)? };
+    let text = &head.text[..];
+    let digits = text.len() >= 3 && text[..3].iter().all(u8::is_ascii_digit);
+    if !digits || !matches!(text.get(3), None | Some(b' ')) {
+        return raise_value_error("the status must be three digits, a space and a reason");
+    }
+    if !is_field_value(text) {
+        return raise_value_error("the status contains a control character");
+    }
+    let number = text[..3].iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+    if number < 200 {
+        return raise_value_error("a status below 200 is no final answer");
+    }
+    head.reason = (text.len().min(4) as u32, text.len() as u32);
+    Ok(number)
+}
+
+unsafe fn parse_header(item: *mut PyObject, head: &mut Head) -> Result<()> {
+    // SAFETY: checked to be a tuple of two before its items are taken; they are borrowed from it.
+    let (name, value) = unsafe {
+        if ffi::PyTuple_Check(item) == 0 || ffi::PyTuple_GET_SIZE(item) != 2 {
+            return raise_type_error(&format!("each header must be a tuple of two, not {}", type_name(item)));
+        }
+        (ffi::PyTuple_GET_ITEM(item, 0), ffi::PyTuple_GET_ITEM(item, 1))
+    };
+    let start = head.text.len();
+    // SAFETY: live objects.
+    unsafe { append_str(name, "a header's name", &mut head.text)? };
+    let middle = head.text.len();
+    // SAFETY: as above.
+    unsafe { append_str(value, "a header's value", &mut head.text)? };
+    let (name, value) = head.text[start..].split_at(middle - start);
+    if !is_token(name) {
+        return raise_value_error(&format!("not a header's name: '{}'", name.escape_ascii()));
+    }
+    if !is_field_value(value) {
+        return raise_value_error(&format!(
+            "control character in the value of header {}",
+            name.escape_ascii()
+        ));
+    }
+    if name.eq_ignore_ascii_case(b"Content-Length") {
+        let length = parse_length(value)?;
+        if head.content_length.is_some_and(|before| before != length) {
+            return raise_value_error("two different Content-Length headers");
+        }
+        head.content_length = Some(length);
+        head.text.truncate(start);
+    } else if is_hop_by_hop(name) {
+        head.text.truncate(start);
+    } else {
+        let end = head.text.len();
+        head.headers.push([start as u32, middle as u32, middle as u32, end as u32]);
+    }
+    Ok(())
+}
+
+/// Appends a `str` as ISO-8859-1, or raises naming what it was meant to be.
+unsafe fn append_str(object: *mut PyObject, what: &str, out: &mut Vec<u8>) -> Result<()> {
+    // SAFETY: a live object, whose type is checked first.
+    unsafe {
+        if ffi::PyUnicode_Check(object) == 0 {
+            return raise_type_error(&format!("{what} must be a str, not {}", type_name(object)));
+        }
+        append_latin1(object, out)
+    }
+}
+
+fn parse_length(value: &[u8]) -> Result<u64> {
+    let number =
+        std::str::from_utf8(value.trim_ascii()).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    match number.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length <= i64::MAX as u64) {
+        Some(length) => Ok(length),
+        None => raise_value_error(&format!("not a Content-Length: '{}'", value.escape_ascii())),
+    }
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// No control character but the tab (RFC 9110, 5.5): nothing that could begin another line.
+fn is_field_value(value: &[u8]) -> bool {
+    value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+}
+
+/// Headers of the connection, which is the server's.
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    [
+        &b"Connection"[..],
+        b"Keep-Alive",
+        b"Proxy-Connection",
+        b"TE",
+        b"Trailer",
+        b"Transfer-Encoding",
+        b"Upgrade",
+    ]
+    .iter()
+    .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+struct Method(PyMethodDef);
+// SAFETY: never changed once it is made.
+unsafe impl Sync for Method {}
+// SAFETY: as above.
+unsafe impl Send for Method {}
+
+/// `write`, a builtin function whose self is the `start_response` it came from.
+fn write_method() -> *mut PyMethodDef {
+    static WRITE: OnceLock<Method> = OnceLock::new();
+    const NAME: &CStr = c"write";
+    let method = WRITE.get_or_init(|| {
+        let mut method = crate::module::method(NAME, write);
+        method.ml_flags = ffi::METH_O;
+        Method(method)
+    });
+    std::ptr::from_ref(&method.0).cast_mut()
+}
+
+unsafe extern "C" fn write(object: *mut PyObject, data: *mut PyObject) -> *mut PyObject {
+    // SAFETY: self is the StartResponse that PyCFunction_New was given; the thread is attached.
+    let result = unsafe {
+        call_of(object).and_then(|call| {
+            Attached::callback(interpreter_of(object), |attached| write_to(attached, call, data))
+        })
+    };
+    result.map_or(null_mut(), |()| crate::log::none())
+}
+
+fn write_to(attached: &Attached, call: &Call, data: *mut PyObject) -> Result<()> {
+    // SAFETY: a live object, checked to be bytes.
+    let bytes = unsafe {
+        if ffi::PyBytes_Check(data) == 0 {
+            return raise_type_error(&format!("write() takes bytes, not {}", type_name(data)));
+        }
+        bytes_of(data)
+    };
+    if call.is_gone() || (!bytes.is_empty() && !call.send(attached, bytes, true)?) {
+        return raise_gone();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_tokens() {
+        assert!(is_token(b"X-Thing_1"));
+        assert!(!is_token(b""));
+        assert!(!is_token(b"X Thing"));
+        assert!(!is_token(b"X:"));
+        assert!(!is_token(b"X\r\nY"));
+    }
+
+    #[test]
+    fn values_hold_no_line_ends() {
+        assert!(is_field_value(b"a\tb \xe4"));
+        for bad in [&b"a\rb"[..], b"a\nb", b"a\0b", b"\x7f"] {
+            assert!(!is_field_value(bad));
+        }
+    }
+}
