@@ -41,8 +41,10 @@ manage migrate --verbosity 0
 manage collectstatic --noinput --verbosity 0
 password=$(manage demo_admin)
 
+user=()
+[ "$(id -u)" != 0 ] || user=(--user www-data)
 serve() {
-    "$dist/bin/burrow" serve --server "$1" --bind "$2" --python "$venv" \
+    "$dist/bin/burrow" serve --server "$1" --bind "$2" --python "$venv" "${user[@]}" \
         --static "/static=$project/data/static" "$project" &
     pids+=($!)
 }

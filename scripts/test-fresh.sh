@@ -6,6 +6,9 @@ if [ "$(id -u)" != 0 ]; then exec sudo -E "$0" "$@"; fi
 scripts/setup.sh fresh
 
 suite=bookworm
+# the first two blocks of the README
+# shellcheck disable=SC2016 # Markdown, not an expansion
+mapfile -t commands < <(sed -n '/^```sh$/,/^```$/{/^```/!p}' README.md | head -2)
 mirror=${MIRROR:-http://deb.debian.org}
 base=${XDG_CACHE_HOME:-$HOME/.cache}/burrow/$suite.tar
 work=$(mktemp -d /var/tmp/burrow-fresh.XXXXXX)
@@ -86,7 +89,7 @@ if [ ! -e "$base" ]; then
     mv "$base.new" "$base"
 fi
 
-step "make run, as a user with sudo"
+step "${commands[0]}, as a user with sudo"
 tree=$work/tree
 new_tree "$tree"
 chroot "$tree" useradd --create-home --shell /bin/bash dev
@@ -94,13 +97,13 @@ echo 'dev ALL=(ALL) NOPASSWD: ALL' >"$tree/etc/sudoers.d/dev"
 mkdir "$tree/srv/burrow"
 git archive HEAD | tar -xf - -C "$tree/srv/burrow"
 chroot "$tree" chown -R dev: /srv/burrow
-with_serves <<'END' | in_tree "$tree" dev bash
+with_serves <<END | in_tree "$tree" dev bash
 cd /srv/burrow
-serves '127.0.0.1:8000 127.0.0.1:8001' make run
+serves '127.0.0.1:8000 127.0.0.1:8001' ${commands[0]}
 END
 
-step "make test"
-in_tree "$tree" root sh -c 'cd /srv/burrow && CI=true make test' </dev/null
+step "${commands[1]}"
+in_tree "$tree" root sh -c "cd /srv/burrow && CI=true ${commands[1]}" </dev/null
 
 step "docker/install.sh build"
 new_tree "$work/build"
