@@ -61,6 +61,9 @@ pub fn start(server: Server) {
         return; // A server of one process that has read its configuration again.
     }
     let server = SERVER.get_or_init(|| server);
+    if server.kind == ServerKind::Nginx {
+        leave_children_unreaped();
+    }
     // SAFETY: always succeeds.
     if unsafe { libc::geteuid() } == 0 {
         let cure = match server.kind {
@@ -75,6 +78,13 @@ pub fn start(server: Server) {
     } else if !server.apps.is_empty() {
         spawn(&mut phase(), server);
     }
+}
+
+/// nginx's handler of SIGCHLD waits for whatever child there is, also in its workers, which have none. It
+/// would take the status of an application's subprocess, which then looks like 0.
+fn leave_children_unreaped() {
+    // SAFETY: the default disposition calls nothing.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// A request in progress.
@@ -143,29 +153,34 @@ pub fn multithread(app: &App) -> bool {
 }
 
 /// Turns further requests away, waits for those in progress for up to half of the time, and runs the exit
-/// functions of every interpreter in what is left of it.
+/// functions of every interpreter in what is left of it. Whoever carries out what requests ask for must still
+/// do so, or have told them that their clients are gone.
 pub fn stop(timeout: Duration) {
     if IN_REQUEST.get() {
         return; // httpd's prefork ends from a signal handler, maybe with this thread inside Python.
     }
-    let started = Instant::now();
+    let deadline = Instant::now() + timeout;
     REQUESTS.fetch_or(CLOSED, AcqRel);
-    let mut now = wait(phase(), started + timeout / 2, |_| REQUESTS.load(Acquire) == CLOSED);
-    let left = REQUESTS.load(Acquire) & !CLOSED;
-    if left > 0 {
-        give_up(&format!("{left} requests in progress"), timeout / 2);
-    }
-    now = wait(now, started + timeout, |phase| !matches!(phase, Phase::Starting(_)));
-    LEFT.store(true, Release);
+    let mut now = wait(phase(), deadline, |phase| !matches!(phase, Phase::Starting(_)));
     match &*now {
-        Phase::Starting(step) => return give_up(step, timeout),
-        Phase::Running => change(&mut now, Phase::Stopping),
-        _ => return,
+        Phase::Starting(step) => give_up(step, timeout),
+        Phase::Running => {
+            let half = deadline.saturating_duration_since(Instant::now()) / 2;
+            now = wait(now, deadline - half, |_| REQUESTS.load(Acquire) == CLOSED);
+            let left = REQUESTS.load(Acquire) & !CLOSED;
+            if left > 0 {
+                give_up(&format!("{left} requests in progress"), half);
+            }
+            LEFT.store(true, Release);
+            change(&mut now, Phase::Stopping);
+            now = wait(now, deadline, |phase| *phase == Phase::Stopped);
+            if *now != Phase::Stopped {
+                give_up("the exit functions (threading, atexit)", timeout);
+            }
+        }
+        _ => {}
     }
-    now = wait(now, started + timeout, |phase| *phase == Phase::Stopped);
-    if *now != Phase::Stopped {
-        give_up("the exit functions (threading, atexit)", timeout);
-    }
+    LEFT.store(true, Release);
 }
 
 fn give_up(step: &str, timeout: Duration) {
@@ -254,4 +269,36 @@ fn main(server: &'static Server) {
     unsafe { (runtime.stop)() };
     change(&mut phase(), Phase::Stopped);
     park();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since a process has one life.
+    #[test]
+    fn a_stop_waits_for_requests_and_refuses_further_ones() {
+        assert!(runtime().is_none(), "nothing was started");
+        change(&mut phase(), Phase::Running);
+        let request = enter().expect("the process is open");
+        let ended = Arc::new(AtomicBool::new(false));
+        let stopping = thread::spawn({
+            let ended = ended.clone();
+            move || {
+                stop(Duration::from_secs(60));
+                assert!(ended.load(SeqCst));
+            }
+        });
+        while REQUESTS.load(SeqCst) & CLOSED == 0 {
+            thread::yield_now();
+        }
+        assert!(enter().is_none());
+        ended.store(true, SeqCst);
+        drop(request);
+        let mut now = wait(phase(), Instant::now() + Duration::from_secs(60), |now| *now == Phase::Stopping);
+        assert!(LEFT.load(SeqCst));
+        change(&mut now, Phase::Stopped);
+        drop(now);
+        stopping.join().unwrap();
+    }
 }

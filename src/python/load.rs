@@ -14,7 +14,7 @@ use burrow_abi::{burrow_str, HostApi, PythonConfig, RuntimeApi, ABI_VERSION};
 use super::{runtime_dir, Installation};
 
 /// A python that only prints its version and takes longer than this is not going to.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What Python is told about the process that it runs in.
 pub struct Setup {
@@ -68,7 +68,8 @@ fn version_of(python: &Path) -> Result<String, String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    Err(failed(format!("{} ({})", output.status, errors.lines().last().unwrap_or("no message"))))
+    let errors: Vec<_> = errors.split_whitespace().collect();
+    Err(failed(format!("{} ({})", output.status, errors.join(" "))))
 }
 
 /// Runs a program to its end, or kills it after VERSION_TIMEOUT.
@@ -88,7 +89,8 @@ fn run(program: &Path, arguments: &[&str]) -> io::Result<Output> {
     receiver.recv_timeout(VERSION_TIMEOUT).unwrap_or_else(|_| {
         // SAFETY: a child that has not been waited for keeps its pid.
         unsafe { libc::kill(pid, libc::SIGKILL) };
-        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 20 s"))
+        let waited = VERSION_TIMEOUT.as_secs();
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {waited} s")))
     })
 }
 
@@ -183,4 +185,43 @@ fn last_error() -> String {
 
 fn c_path(path: &Path) -> Result<CString, String> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| format!("'{}' holds a zero byte", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn script(dir: &Path, text: &str) -> std::path::PathBuf {
+        let path = dir.join("python3");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_version_is_what_python_prints() {
+        let dir = tempfile::tempdir().unwrap();
+        let python = script(dir.path(), "printf '3.11.7 (main)\\n[GCC]'");
+        assert_eq!(version_of(&python).unwrap(), "3.11.7 (main)\n[GCC]");
+    }
+
+    #[test]
+    fn a_python_that_does_not_run_says_why_on_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let python = script(dir.path(), "printf 'Fatal error:\\n no codec\\n' >&2; exit 1");
+        let message = version_of(&python).unwrap_err();
+        assert!(message.ends_with("does not run: exit status: 1 (Fatal error: no codec)"), "{message}");
+        let message = version_of(&dir.path().join("none")).unwrap_err();
+        assert!(message.contains("No such file"), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = script(dir.path(), "");
+        assert!(open_runtime(&path).err().unwrap().starts_with("cannot load"));
+    }
 }

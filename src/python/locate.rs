@@ -133,8 +133,9 @@ impl Installation {
             ));
         }
         // The python of a free-threaded build goes by both names; its standard library by one.
-        version.free_threaded |= Version::of_standard_library(&base)
-            .is_some_and(|library| library.is(version) && library.free_threaded);
+        let has_library = |name: String| base.join("lib").join(name).join("os.py").is_file();
+        version.free_threaded |=
+            has_library(format!("python{version}t")) && !has_library(format!("python{version}"));
         Ok(Installation { executable, base, version })
     }
 
@@ -274,3 +275,6 @@ impl VenvConfig {
             })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ fn own_file() -> PathBuf {
     // For a program the name is argv[0], which need not be a path.
     name.map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes())))
         .filter(|path| path.is_absolute())
-        .and_then(|path| path.canonicalize().ok())
+        .map(|path| path.canonicalize().unwrap_or(path))
         .or_else(|| std::env::current_exe().ok())
         .unwrap_or_default()
 }

@@ -197,3 +197,6 @@ impl Settings {
         address
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use std::ffi::CStr;
+use std::fs;
+
+use super::*;
+
+fn key<'a>(target: &'a str, group: &'a str) -> AppKey<'a> {
+    AppKey { target: target.as_bytes(), callable: b"", group: group.as_bytes() }
+}
+
+/// A prefix with a python and nothing else.
+fn prefix() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("bin")).unwrap();
+    fs::create_dir_all(dir.path().join("lib/python3.11")).unwrap();
+    fs::write(dir.path().join("bin/python3"), "").unwrap();
+    fs::write(dir.path().join("lib/python3.11/os.py"), "").unwrap();
+    dir
+}
+
+#[test]
+fn one_application_for_each_key() {
+    let settings = Settings::new(ServerKind::Nginx);
+    let shop = settings.app(key("shop.wsgi", ""), 2).unwrap();
+    let again = settings.app(key("shop.wsgi", ""), 2).unwrap();
+    let elsewhere = settings.app(key("shop.wsgi", "tools"), 2).unwrap();
+    assert!(Arc::ptr_eq(&shop, &again));
+    assert!(!Arc::ptr_eq(&shop, &elsewhere));
+    assert_eq!(settings.apps().len(), 2);
+}
+
+#[test]
+fn a_group_has_the_most_threads_that_are_asked_for() {
+    let settings = Settings::new(ServerKind::Nginx);
+    let shop = settings.app(key("/srv/shop.py", "g"), 2).unwrap();
+    settings.app(key("/srv/tools.py", "g"), 8).unwrap();
+    settings.app(key("/srv/tools.py", "other"), 16).unwrap();
+    assert_eq!((shop.threads(), shop.group()), (8, b"g".as_slice()));
+}
+
+#[test]
+fn a_bad_application_is_refused() {
+    let settings = Settings::new(ServerKind::Apache);
+    assert!(settings.app(key("shop/app.wsgi", ""), 1).is_err());
+    let bad = AppKey { callable: b"app()", ..key("/srv/app.wsgi", "") };
+    assert!(settings.app(bad, 1).is_err());
+    assert!(settings.apps().is_empty());
+}
+
+#[test]
+fn one_python_home() {
+    let (one, other) = (prefix(), prefix());
+    let mut settings = Settings::new(ServerKind::Nginx);
+    assert!(settings.set_python_home(Path::new("venv")).unwrap_err().contains("relative"));
+    assert!(settings.set_python_home(Path::new("/nonexistent")).unwrap_err().contains("does not exist"));
+    settings.set_python_home(one.path()).unwrap();
+    settings.set_python_home(one.path()).unwrap();
+    let message = settings.set_python_home(other.path()).unwrap_err();
+    assert!(message.contains("wsgi_daemon_process"), "{message}");
+    assert_eq!(settings.python_home(), one.path());
+}
+
+#[test]
+fn python_paths_are_absolute() {
+    let mut settings = Settings::new(ServerKind::Apache);
+    settings.add_python_path(b"/srv/a::/srv/b").unwrap();
+    settings.add_python_path(b"/srv/c").unwrap();
+    assert_eq!(settings.python_paths(), [b"/srv/a", b"/srv/b", b"/srv/c"]);
+    assert!(settings.add_python_path(b"lib").is_err());
+}
+
+#[test]
+fn python_is_checked_where_it_is_needed() {
+    let home = prefix();
+    let mut settings = Settings::new(ServerKind::Apache);
+    assert_eq!(settings.check(), Ok(()));
+    settings.set_python_home(home.path()).unwrap();
+    assert!(settings.check().unwrap_err().contains("has no shared library"));
+}
+
+#[test]
+fn messages_are_kept_once() {
+    let settings = Settings::new(ServerKind::Apache);
+    let first = settings.keep("no\0thing".into());
+    settings.keep("other".into());
+    assert_eq!(settings.keep("no\0thing".into()), first);
+    // SAFETY: kept by the settings.
+    assert_eq!(unsafe { CStr::from_ptr(first) }, c"no\\0thing");
+}
