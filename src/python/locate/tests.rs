@@ -160,3 +160,11 @@ fn a_missing_library_or_runtime_is_named() {
     tree.file(&runtime, "");
     assert_eq!(found.runtime(&tree.path("runtime")), Ok(tree.path(&runtime)));
 }
+
+#[test]
+fn a_library_of_the_distribution_is_a_package() {
+    let version = Version { major: 3, minor: 99, free_threaded: false };
+    let system = Installation { executable: "/usr/bin/python3".into(), base: "/usr".into(), version };
+    let message = system.library().unwrap_err();
+    assert!(message.contains("install") && message.contains("libpython3.99"), "{message}");
+}
