@@ -4,6 +4,7 @@ mod serve;
 
 use std::process::ExitCode;
 
+use burrow_host::manager::{self, Role};
 use clap::Parser;
 
 /// Python web applications inside Apache httpd and nginx
@@ -18,6 +19,12 @@ struct Cli {
 enum Command {
     /// Serve one application in the foreground, from inside the installed nginx or httpd
     Serve(serve::Options),
+    /// Watches over the application processes of an httpd or nginx, which runs it
+    #[command(hide = true)]
+    Manager { server: String, instance: String },
+    /// Restarts nginx's manager
+    #[command(hide = true)]
+    Guardian { server: String, instance: String },
 }
 
 fn main() -> ExitCode {
@@ -30,6 +37,8 @@ fn main() -> ExitCode {
         Command::Serve(options) => {
             serve::serve(&options).unwrap_or_else(|refusal| refuse(&refusal.to_string()))
         }
+        Command::Manager { server, instance } => manager::run(Role::Manager, &server, &instance),
+        Command::Guardian { server, instance } => manager::run(Role::Guardian, &server, &instance),
     }
 }
 

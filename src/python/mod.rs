@@ -26,7 +26,7 @@ pub fn runtime_dir() -> PathBuf {
 }
 
 /// The file that this code was loaded from.
-fn own_file() -> PathBuf {
+pub(crate) fn own_file() -> PathBuf {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
     let address = own_file as fn() -> PathBuf as *const c_void;
     // SAFETY: `info` is writable; the name, where set, is a string of the loader's that stays as long as

@@ -185,7 +185,7 @@ impl Settings {
     }
 
     /// Keeps a message; each text once, since requests can be refused too.
-    fn keep(&self, message: String) -> *const c_char {
+    pub(crate) fn keep(&self, message: String) -> *const c_char {
         let message = CString::new(message.replace('\0', "\\0")).expect("has no zero byte");
         let mut messages = self.messages.lock().unwrap();
         if let Some(kept) = messages.get(&message) {

@@ -1,0 +1,133 @@
+//! Lines in the server's error log, which is descriptor 2, and following that file when it is rotated.
+
+use crate::settings::ServerKind;
+use nix::{
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        stat::{fstat, stat, SFlag},
+    },
+    unistd::dup2_stderr,
+};
+use std::{
+    ffi::CStr,
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+#[derive(Clone, Copy)]
+pub enum Level {
+    Error,
+    Notice,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Notice => "notice",
+        }
+    }
+}
+
+pub struct Log {
+    server: ServerKind,
+    role: &'static str,
+    file: Option<Followed>,
+}
+
+/// A log that is a file: its path, and what wakes us when its folder changes.
+struct Followed {
+    path: PathBuf,
+    inotify: Inotify,
+}
+
+impl Log {
+    pub fn new(server: ServerKind, role: &'static str) -> Log {
+        let mut log = Log { server, role, file: None };
+        log.follow();
+        log
+    }
+
+    /// Logs to another file from now on.
+    pub fn replace(&mut self, log: OwnedFd) -> io::Result<()> {
+        dup2_stderr(log)?;
+        self.follow();
+        Ok(())
+    }
+
+    /// One line, in the server's own style.
+    pub fn write(&self, level: Level, text: &str) {
+        let (level, role, pid) = (level.name(), self.role, std::process::id());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let local = |format| local_time(now.as_secs() as i64, format);
+        let line = match self.server {
+            ServerKind::Apache => {
+                let (time, micros, year) = (local(c"%a %b %d %H:%M:%S"), now.subsec_micros(), local(c"%Y"));
+                format!("[{time}.{micros:06} {year}] [wsgi:{level}] [pid {pid}] burrow {role}: {text}\n")
+            }
+            ServerKind::Nginx => {
+                let time = local(c"%Y/%m/%d %H:%M:%S");
+                format!("{time} [{level}] {pid}#{pid}: burrow {role}: {text}\n")
+            }
+        };
+        // There is nowhere else to say that the log is gone.
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+
+    /// Becomes readable when `reopen` has something to look at. None for pipes, terminals and the like.
+    pub fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(|file| file.inotify.as_fd())
+    }
+
+    /// Opens the file that has the log's name now, if it is another one.
+    pub fn reopen(&self) {
+        let Some(file) = &self.file else { return };
+        while file.inotify.read_events().is_ok() {}
+        let (Ok(named), Ok(ours)) = (stat(&file.path), fstat(io::stderr())) else { return };
+        if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) {
+            return;
+        }
+        // The path was resolved when it was remembered: a link in that place now is not the log.
+        let mut options = File::options();
+        options.append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        if let Ok(new) = options.open(&file.path) {
+            if is_regular(&new) {
+                let _ = dup2_stderr(new);
+            }
+        }
+    }
+
+    fn follow(&mut self) {
+        self.file = if is_regular(io::stderr()) { followed().ok() } else { None };
+        self.reopen();
+    }
+}
+
+fn followed() -> io::Result<Followed> {
+    let path = std::fs::read_link("/proc/self/fd/2")?;
+    let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    inotify.add_watch(folder, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+    Ok(Followed { path, inotify })
+}
+
+fn is_regular(file: impl AsFd) -> bool {
+    fstat(file).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG)
+}
+
+fn local_time(seconds: i64, format: &CStr) -> String {
+    let mut text = [0u8; 64];
+    // SAFETY: both calls write into memory of ours whose size they know; a zeroed `tm` is valid.
+    let length = unsafe {
+        let mut time: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&seconds, &mut time);
+        libc::strftime(text.as_mut_ptr().cast(), text.len(), format.as_ptr(), &time)
+    };
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}

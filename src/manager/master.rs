@@ -1,0 +1,104 @@
+//! The server master's side: starts the manager, tells it of reloads, ends it.
+
+use super::{child::Child, protocol::Configuration, Role};
+use crate::settings::ServerKind;
+use nix::unistd::{getpid, Pid};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Lives in the server's master process across its reloads.
+#[derive(Debug)]
+pub struct Master {
+    server: ServerKind,
+    binary: PathBuf,
+    /// Told from others beside it, such as the next one during a binary upgrade.
+    instance: String,
+    /// How often the server has been configured.
+    generation: u64,
+    /// The pid of this process, once it is final.
+    pid: Option<Pid>,
+    child: Option<Child>,
+}
+
+impl Master {
+    pub fn new(server: ServerKind, binary: PathBuf) -> Master {
+        Master { server, binary, instance: token(), generation: 0, pid: None, child: None }
+    }
+
+    /// Starts the manager, or tells the running one of a new configuration. Returns the pid of a
+    /// process that had to be started. Waits for nothing.
+    pub fn configure(&mut self, log: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
+        self.generation += 1;
+        // nginx goes into the background after its first configuration, httpd before.
+        if self.server == ServerKind::Apache || self.generation > 1 {
+            self.pid = Some(getpid());
+        }
+        let configuration = Configuration::new(self.generation).to_file()?;
+        if let Some(child) = self.child.as_mut().filter(|child| !child.ends_within(Duration::ZERO)) {
+            match child.configure(self.pid, configuration.as_fd(), log) {
+                // It is ending this very moment.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                Err(error) => return Err(failed_to(&format!("tell process {}", child.pid()), error)),
+                Ok(()) => return Ok(None),
+            }
+        }
+        let role = match self.server {
+            ServerKind::Apache => Role::Manager,
+            ServerKind::Nginx => Role::Guardian,
+        };
+        let mut child = Child::start(&self.binary, role, self.server, &self.instance, log, false)
+            .map_err(|error| failed_to(&format!("start {}", self.binary.display()), error))?;
+        child.configure(self.pid, configuration.as_fd(), log)?;
+        let pid = child.pid();
+        self.child = Some(child);
+        Ok(Some(pid))
+    }
+
+    /// The process that `configure` started has ended, if it has: the next one starts another.
+    pub fn child_died(&mut self) {
+        self.child.take_if(|child| child.ends_within(Duration::ZERO));
+    }
+
+    /// Ends the manager, and kills it when that takes too long.
+    pub fn stop(&mut self, timeout: Duration) {
+        if !self.is_copy() {
+            if let Some(child) = self.child.take() {
+                child.stop("the server stops".to_owned(), timeout);
+            }
+        }
+    }
+
+    /// In a worker: lets go of the link.
+    pub fn detach(&mut self) {
+        let Some(pid) = self.pid else {
+            if let Some(child) = self.child.take() {
+                child.name_master();
+            }
+            return;
+        };
+        // A server that runs as one process for debugging is its own worker.
+        if pid != getpid() {
+            self.child = None;
+        }
+    }
+
+    /// Whether this is a forked copy in another process, such as one that another module started and
+    /// that runs the clean-up of the whole server at its exit.
+    fn is_copy(&self) -> bool {
+        self.pid.is_some_and(|pid| pid != getpid())
+    }
+}
+
+/// The standard library's hashers have keys from the kernel's random numbers.
+fn token() -> String {
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+fn failed_to(action: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {action} (burrow's manager): {error}"))
+}

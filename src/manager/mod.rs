@@ -1,0 +1,71 @@
+//! The manager: one process per server instance that outlives the server's reloads.
+//!
+//! ```text
+//!  httpd's master ── link ──► manager
+//!  nginx's master ── link ──► guardian ── link ──► manager
+//! ```
+//!
+//! A link is a socket pair: whoever is started by one end has the other as its standard input. It
+//! carries the configuration and the log's descriptor downwards, and its end says that the other
+//! side is gone. nginx runs no module code between reloads, so there the guardian restarts a manager
+//! that dies; httpd does it itself.
+
+use crate::settings::ServerKind;
+use std::process::ExitCode;
+
+mod child;
+mod ffi;
+mod guardian;
+mod inbox;
+mod log;
+mod master;
+mod pidfd;
+mod process;
+mod protocol;
+
+pub use master::Master;
+
+/// What is started below a server's master; the name is the subcommand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Guardian,
+    Manager,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Guardian => "guardian",
+            Role::Manager => "manager",
+        }
+    }
+}
+
+/// `burrow manager SERVER INSTANCE` and `burrow guardian SERVER INSTANCE`: hidden subcommands that
+/// the server modules run, with a link as standard input.
+pub fn run(role: Role, server: &str, instance: &str) -> ExitCode {
+    let Some(server) = [ServerKind::Apache, ServerKind::Nginx].into_iter().find(|kind| server == name(*kind))
+    else {
+        eprintln!("burrow {}: unknown server \"{server}\"", role.name());
+        return ExitCode::from(2);
+    };
+    let ended = match role {
+        Role::Guardian => guardian::run(server, instance),
+        Role::Manager => process::run(server, instance),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("burrow {}: {error}", role.name());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// As the subcommands call it.
+fn name(server: ServerKind) -> &'static str {
+    match server {
+        ServerKind::Apache => "apache",
+        ServerKind::Nginx => "nginx",
+    }
+}
