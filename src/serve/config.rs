@@ -11,11 +11,14 @@ use super::account::Account;
 use super::options::ServerKind;
 use super::python::Python;
 use super::server::Server;
-use super::target::Target;
+use super::target::{Source, Target};
 use super::{refuse, Options, Refusal};
 
 const NGINX: &str = include_str!("../../conf/serve-nginx.conf.j2");
 const APACHE: &str = include_str!("../../conf/serve-apache.conf.j2");
+
+/// In the server's private directory.
+pub const IMPORT_SCRIPT: &str = "application.wsgi";
 
 /// Everything that was found out about what to serve, and how.
 pub struct Site<'a> {
@@ -43,7 +46,8 @@ struct Values<'a> {
     python_home: String,
     python_path: String,
     target: String,
-    callable: &'a str,
+    /// For a script; a module's is part of the target.
+    callable: Option<&'a str>,
     mount: &'a str,
     static_files: Vec<Static<'a>>,
     mime_types: Option<&'static str>,
@@ -81,8 +85,8 @@ impl Site<'_> {
             access_log: options.access_log.as_deref().map(log_file).transpose()?,
             python_home: plain(&self.python.prefix)?,
             python_path: plain(&self.target.dir)?,
-            target: plain(Path::new(&self.target.for_server(&self.callable)))?,
-            callable: &self.callable,
+            target: self.application(dir)?,
+            callable: matches!(self.target.source, Source::Script(_)).then_some(&self.callable),
             mount: &options.mount.0,
             static_files: options
                 .static_files
@@ -111,6 +115,26 @@ impl Site<'_> {
         environment
             .render_str(template, values)
             .map_err(|error| Refusal::new(format!("the configuration cannot be written: {error:#}")))
+    }
+
+    /// What the server module is to load.
+    fn application(&self, dir: &Path) -> Result<String, Refusal> {
+        match (&self.target.source, self.import_script()) {
+            (_, Some(_)) => plain(&dir.join(IMPORT_SCRIPT)),
+            (Source::Script(path), _) => plain(path),
+            (Source::Module(name), _) => Ok(format!("{name}:{}", self.callable)),
+        }
+    }
+
+    /// httpd runs scripts only: the text of one that imports the module.
+    pub fn import_script(&self) -> Option<String> {
+        match (&self.target.source, self.server.kind) {
+            (Source::Module(name), ServerKind::Apache) => Some(format!(
+                "import importlib\n\napplication = importlib.import_module(\"{name}\").{}\n",
+                self.callable
+            )),
+            _ => None,
+        }
     }
 
     fn nginx_upstreams(&self) -> Vec<&'static str> {

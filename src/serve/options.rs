@@ -50,8 +50,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE|-", num_args = 0..=1, default_missing_value = "-")]
     pub access_log: Option<PathBuf>,
 
-    /// The least severe messages to show on standard error
-    #[arg(long, value_enum, default_value_t = LogLevel::Notice)]
+    /// The least severe messages to show on standard error; what the application prints is an error
+    #[arg(long, value_enum, default_value_t = LogLevel::Warn)]
     pub log_level: LogLevel,
 
     /// Print the server's configuration and start nothing

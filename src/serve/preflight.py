@@ -2,7 +2,9 @@
 import importlib
 import inspect
 import json
+import operator
 import os
+import site
 import sys
 import traceback
 import types
@@ -25,11 +27,13 @@ def is_asgi(found):
 
 def choose(module, names):
     for name in names:
-        if hasattr(module, name):
-            found = getattr(module, name)
-            if not callable(found):
-                return {"outcome": "not callable", "name": name, "type": type(found).__name__}
-            return {"outcome": "asgi" if is_asgi(found) else "found", "name": name}
+        try:
+            found = operator.attrgetter(name)(module)
+        except AttributeError:
+            continue
+        if not callable(found):
+            return {"outcome": "not callable", "name": name, "type": type(found).__name__}
+        return {"outcome": "asgi" if is_asgi(found) else "found", "name": name}
     return {"outcome": "absent"}
 
 
@@ -63,7 +67,9 @@ def main():
     sys.argv = ["mod_wsgi"]
     if sys.path and sys.path[0] == "":
         del sys.path[0]
-    sys.path.insert(0, job["dir"])
+    before = sys.path[:]
+    site.addsitedir(job["dir"])
+    sys.path[:] = [path for path in sys.path if path not in before] + before
     try:
         result = choose(load(job["script"], job["module"]), job["names"])
     except BaseException as error:

@@ -38,7 +38,7 @@ impl Target {
         let Some((source, callable)) = given.rsplit_once(':') else {
             refuse!("there is no {given}; give a script, module:callable or a project's directory")
         };
-        if !is_identifier(callable) {
+        if !is_dotted_name(callable) {
             refuse!("{callable:?} in {given} is not the name of a callable, like module:application")
         }
         if source.contains('/') || source.ends_with(".py") || source.ends_with(".wsgi") {
@@ -48,19 +48,11 @@ impl Target {
             }
             return script(given, path, Some(callable.to_owned()));
         }
-        if !source.split('.').all(is_identifier) {
+        if !is_dotted_name(source) {
             refuse!("{source:?} in {given} is not a module's name, like package.module:callable")
         }
         let dir = absolute(".").map_err(|error| Refusal::new(format!("the current directory: {error}")))?;
         Ok(module(given, source, callable, dir))
-    }
-
-    /// What the server modules are given.
-    pub fn for_server(&self, callable: &str) -> String {
-        match &self.source {
-            Source::Script(path) => path.display().to_string(),
-            Source::Module(name) => format!("{name}:{callable}"),
-        }
     }
 
     /// The file that the target stands for, as far as that is known without Python.
@@ -133,7 +125,7 @@ fn project(given: &str, dir: &Path) -> Result<Target, Refusal> {
 fn settings_module(manage: &str) -> Option<String> {
     let after = manage.split_once("DJANGO_SETTINGS_MODULE")?.1;
     let mut quoted = after.split(['"', '\'']).skip(1);
-    quoted.find(|text| !text.is_empty() && text.split('.').all(is_identifier)).map(str::to_owned)
+    quoted.find(|text| !text.is_empty() && is_dotted_name(text)).map(str::to_owned)
 }
 
 /// The `wsgi` module nearest to the settings: in their package or in one that holds it.
@@ -165,6 +157,10 @@ fn defines(line: &str, name: &str) -> bool {
         [first, ..] if first == name => line[name.len()..].trim_start().starts_with(['=', ':']),
         _ => false,
     }
+}
+
+fn is_dotted_name(text: &str) -> bool {
+    text.split('.').all(is_identifier)
 }
 
 fn is_identifier(text: &str) -> bool {
@@ -199,7 +195,7 @@ mod tests {
         assert_eq!(target.source, Source::Script(dir.path().join("app.py")));
         assert_eq!((target.callable.as_deref(), &*target.dir), (None, dir.path()));
         assert_eq!(target.likely_callable(), "app");
-        assert_eq!(resolve(&dir, "app.py:create").unwrap().callables(), ["create"]);
+        assert_eq!(resolve(&dir, "app.py:site.app").unwrap().callables(), ["site.app"]);
         assert!(resolve(&dir, "app.py:not/a name").is_err());
         assert!(resolve(&dir, "other.py").is_err());
         assert!(resolve(&dir, "other.py:app").is_err());
@@ -209,7 +205,7 @@ mod tests {
     fn modules() {
         let target = Target::resolve("shop.web:app").unwrap();
         assert_eq!(target.source, Source::Module("shop.web".into()));
-        assert_eq!(target.for_server("app"), "shop.web:app");
+        assert_eq!(target.callables(), ["app"]);
         assert_eq!(target.dir, std::env::current_dir().unwrap());
         for bad in ["shop-web:app", "shop:", ":app", "shop:a b", "no_such_thing"] {
             assert!(Target::resolve(bad).is_err(), "{bad}");
