@@ -139,32 +139,3 @@ fn obstacle(path: &Path) -> Option<(PathBuf, &'static str)> {
         obstacle(&real)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::private_dir::PrivateDir;
-    use super::*;
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn names_what_is_in_the_way() {
-        let dir = PrivateDir::create(&std::env::temp_dir(), 0o755).unwrap();
-        let file = dir.path().join("inner/app.py");
-        fs::create_dir(file.parent().unwrap()).unwrap();
-        fs::write(&file, "").unwrap();
-        let obstacle_for_nobody = || match User::from_name("nobody") {
-            Ok(Some(user)) if Uid::effective().is_root() => {
-                Account::from_user(user).unwrap().acting(|| obstacle(&file)).unwrap()
-            }
-            _ => obstacle(&file),
-        };
-        assert_eq!(obstacle_for_nobody(), None);
-        fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
-        assert_eq!(obstacle_for_nobody(), Some((file.clone(), "r")));
-        let inner = file.parent().unwrap();
-        fs::set_permissions(inner, Permissions::from_mode(0o000)).unwrap();
-        assert_eq!(obstacle_for_nobody(), Some((inner.to_owned(), "x")));
-        fs::set_permissions(inner, Permissions::from_mode(0o700)).unwrap();
-    }
-}
