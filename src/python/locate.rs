@@ -9,25 +9,10 @@ use std::path::{Path, PathBuf};
 /// The oldest Python that is supported.
 const OLDEST: (u32, u32) = (3, 10);
 
-/// The architecture as Debian's library folders and Python's SOABI name it.
-const TRIPLET: &str = {
-    #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
-    {
-        "x86_64-linux-musl"
-    }
-    #[cfg(all(target_arch = "aarch64", target_env = "musl"))]
-    {
-        "aarch64-linux-musl"
-    }
-    #[cfg(all(target_arch = "x86_64", not(target_env = "musl")))]
-    {
-        "x86_64-linux-gnu"
-    }
-    #[cfg(all(target_arch = "aarch64", not(target_env = "musl")))]
-    {
-        "aarch64-linux-gnu"
-    }
-};
+/// The platform as Debian's library folders and Python's SOABI name it.
+fn triplet() -> String {
+    format!("{}-linux-{}", std::env::consts::ARCH, if cfg!(target_env = "musl") { "musl" } else { "gnu" })
+}
 
 /// X.Y of a CPython, with `t` for a free-threaded build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +55,7 @@ impl Version {
     /// The tag of extension modules, by which runtimes are named.
     pub fn soabi(self) -> String {
         let t = if self.free_threaded { "t" } else { "" };
-        format!("cpython-{}{}{t}-{TRIPLET}", self.major, self.minor)
+        format!("cpython-{}{}{t}-{}", self.major, self.minor, triplet())
     }
 }
 
@@ -117,21 +102,7 @@ impl Installation {
                     base.display()
                 )
             })?;
-        if let Some(made_with) = made_with.filter(|made_with| !made_with.is(version)) {
-            return Err(format!(
-                "the virtual environment '{home}' was made with Python {made_with} but its python is now \
-                 {version}: make it again (python3 -m venv --clear {home}) and install its packages",
-                home = home.display()
-            ));
-        }
-        if (version.major, version.minor) < OLDEST {
-            return Err(format!(
-                "'{}' is Python {version}, which is too old: Python {}.{} or newer is needed",
-                home.display(),
-                OLDEST.0,
-                OLDEST.1
-            ));
-        }
+        check_version(home, version, made_with)?;
         // The python of a free-threaded build goes by both names; its standard library by one.
         let has_library = |name: String| base.join("lib").join(name).join("os.py").is_file();
         version.free_threaded |=
@@ -143,7 +114,7 @@ impl Installation {
     pub fn library(&self) -> Result<PathBuf, String> {
         let name = format!("libpython{}.so.1.0", self.version);
         let lib = self.base.join("lib");
-        [lib.clone(), lib.join(TRIPLET), self.base.join("lib64")]
+        [lib.clone(), lib.join(triplet()), self.base.join("lib64")]
             .into_iter()
             .map(|dir| dir.join(&name))
             .find(|path| path.is_file())
@@ -186,6 +157,26 @@ impl Installation {
     }
 }
 
+/// Is it new enough, and still the one that the virtual environment was made with?
+fn check_version(home: &Path, version: Version, made_with: Option<Version>) -> Result<(), String> {
+    if let Some(made_with) = made_with.filter(|made_with| !made_with.is(version)) {
+        return Err(format!(
+            "the virtual environment '{home}' was made with Python {made_with} but its python is now \
+             {version}: make it again (python3 -m venv --clear {home}) and install its packages",
+            home = home.display()
+        ));
+    }
+    if (version.major, version.minor) < OLDEST {
+        return Err(format!(
+            "'{}' is Python {version}, which is too old: Python {}.{} or newer is needed",
+            home.display(),
+            OLDEST.0,
+            OLDEST.1
+        ));
+    }
+    Ok(())
+}
+
 /// `home`/bin/python3, or why there is none.
 fn executable(home: &Path) -> Result<PathBuf, String> {
     let metadata = fs::metadata(home).map_err(|error| match error.kind() {
@@ -209,20 +200,31 @@ fn executable(home: &Path) -> Result<PathBuf, String> {
             Err(_) => {}
         }
     }
-    Err(match fs::read_link(&candidates[0]) {
-        Ok(target) => format!(
-            "'{}' points to '{}', which does not exist: make the virtual environment again (python3 -m venv \
-             --clear {})",
-            candidates[0].display(),
-            target.display(),
-            home.display()
-        ),
-        Err(_) => format!(
+    let [python, _] = &candidates;
+    let end = end_of_links(python);
+    Err(if end == *python {
+        format!(
             "'{}' is neither a virtual environment nor a Python installation (it has no bin/python3): make one \
              with python3 -m venv",
             home.display()
-        ),
+        )
+    } else {
+        format!(
+            "'{}' leads to '{}', which does not exist: make the virtual environment again (python3 -m venv \
+             --clear {})",
+            python.display(),
+            end.display(),
+            home.display()
+        )
     })
+}
+
+/// Where a chain of links that leads nowhere breaks off.
+fn end_of_links(path: &Path) -> PathBuf {
+    match fs::read_link(path) {
+        Ok(target) => end_of_links(&path.with_file_name("").join(target)),
+        Err(_) => path.to_owned(),
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {

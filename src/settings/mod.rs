@@ -46,6 +46,7 @@ pub struct AppKey<'a> {
     pub group: &'a [u8],
 }
 
+/// The model of one configuration: made in the master process, used in the workers as well.
 pub struct Settings {
     server: ServerKind,
     python_home: Option<PathBuf>,
