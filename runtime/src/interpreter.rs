@@ -26,6 +26,7 @@ unsafe impl Send for Interpreter {}
 // SAFETY: as above.
 unsafe impl Sync for Interpreter {}
 
+static MAIN: OnceLock<&'static Interpreter> = OnceLock::new();
 static INTERPRETERS: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 
 struct Slot {
@@ -113,16 +114,17 @@ pub fn adopt_main() -> Result<&'static Interpreter> {
     // SAFETY: Python was initialised on this thread.
     let main = Interpreter::attached(b"", unsafe { ffi::PyThreadState_Get() });
     main.set_up()?;
+    assert!(MAIN.set(main).is_ok(), "Python is started once");
     let slot = Slot { group: Box::default(), made: Mutex::new(Some(main)) };
     INTERPRETERS.lock().unwrap().push(Box::leak(Box::new(slot)));
     Ok(main)
 }
 
 pub fn main() -> &'static Interpreter {
-    all().into_iter().next().expect("Python was started")
+    MAIN.get().expect("Python was started")
 }
 
-/// All that exist; the main one first.
+/// All that exist, the main one first; waits for one that is being made. Called detached.
 pub fn all() -> Vec<&'static Interpreter> {
     let slots = INTERPRETERS.lock().unwrap().clone();
     slots.iter().filter_map(|slot| *slot.made.lock().unwrap()).collect()

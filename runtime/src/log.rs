@@ -1,6 +1,6 @@
 //! From Python to the server's error log: `mod_wsgi.Log`, the file under sys.stdout and sys.stderr.
 //!
-//! The log takes lines; what is written in pieces is kept, for each thread and level, until its line is
+//! The log takes lines; what is written in pieces is kept, for each thread and stream, until its line is
 //! complete or the stream is flushed, so lines of different threads never mix.
 
 use std::cell::{Cell, RefCell};
@@ -8,10 +8,11 @@ use std::ffi::{c_int, c_void};
 
 use burrow_abi::{burrow_level, BURROW_LOG_CRIT, BURROW_LOG_DEBUG, BURROW_LOG_ERR};
 use pyo3_ffi as ffi;
-use pyo3_ffi::{PyGetSetDef, PyMethodDef, PyObject, PyTypeObject, Py_ssize_t};
+use pyo3_ffi::{PyGetSetDef, PyMethodDef, PyObject, PyTypeObject};
 
 use crate::host;
 use crate::module::{free, method, slot, table, Type};
+use crate::object::{bytes_of, Object};
 
 /// The longest piece kept without its newline, in bytes.
 const LONGEST: usize = 8192;
@@ -19,7 +20,7 @@ const LONGEST: usize = 8192;
 thread_local! {
     /// The request that this thread serves, for the log line's context.
     static EXCHANGE: Cell<*mut c_void> = const { Cell::new(std::ptr::null_mut()) };
-    static PENDING: RefCell<Vec<(burrow_level, Vec<u8>)>> = const { RefCell::new(Vec::new()) };
+    static PENDING: RefCell<Vec<Pending>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Binds this thread's log lines to a request until the result is dropped.
@@ -32,7 +33,7 @@ pub struct Bound(());
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        flush_all();
+        flush(|_| true);
         EXCHANGE.set(std::ptr::null_mut());
     }
 }
@@ -42,77 +43,63 @@ pub fn line(level: burrow_level, line: &[u8]) {
     host::log(EXCHANGE.get(), level, line);
 }
 
-fn write(level: burrow_level, data: &[u8]) {
+/// The beginning of a line.
+struct Pending {
+    /// The address of the Log object: which stream it is.
+    stream: usize,
+    level: burrow_level,
+    text: Vec<u8>,
+}
+
+impl Pending {
+    fn emit(&mut self) {
+        line(self.level, self.text.strip_suffix(b"\r").unwrap_or(&self.text));
+        self.text.clear();
+    }
+}
+
+fn write(stream: usize, level: burrow_level, data: &[u8]) {
     PENDING.with_borrow_mut(|pending| {
-        let index = pending.iter().position(|(of, _)| *of == level).unwrap_or_else(|| {
-            pending.push((level, Vec::new()));
+        let index = pending.iter().position(|each| each.stream == stream).unwrap_or_else(|| {
+            pending.push(Pending { stream, level, text: Vec::new() });
             pending.len() - 1
         });
-        let kept = &mut pending[index].1;
+        let kept = &mut pending[index];
         let mut pieces = data.split(|byte| *byte == b'\n').peekable();
         while let Some(piece) = pieces.next() {
-            kept.extend_from_slice(piece);
-            if pieces.peek().is_some() || kept.len() > LONGEST {
-                line(level, kept.strip_suffix(b"\r").unwrap_or(kept));
-                kept.clear();
+            kept.text.extend_from_slice(piece);
+            if pieces.peek().is_some() || kept.text.len() > LONGEST {
+                kept.emit();
             }
         }
     });
 }
 
-fn flush(level: burrow_level) {
+/// Emits the beginnings of lines that match.
+fn flush(matches: impl Fn(&Pending) -> bool) {
     PENDING.with_borrow_mut(|pending| {
-        for (_, kept) in pending.iter_mut().filter(|(of, kept)| *of == level && !kept.is_empty()) {
-            line(level, kept);
-            kept.clear();
-        }
-    });
-}
-
-fn flush_all() {
-    PENDING.with_borrow_mut(|pending| {
-        for (level, kept) in pending.iter_mut().filter(|(_, kept)| !kept.is_empty()) {
-            line(*level, kept);
-            kept.clear();
-        }
+        pending.iter_mut().filter(|each| !each.text.is_empty() && matches(each)).for_each(Pending::emit);
     });
 }
 
 /// mod_wsgi.log(level, line): one line, level in syslog's numbers.
 pub unsafe extern "C" fn log_function(_module: *mut PyObject, args: *mut PyObject) -> *mut PyObject {
-    let (mut level, mut text, mut length): (c_int, *const i8, Py_ssize_t) = (0, std::ptr::null(), 0);
-    // SAFETY: the format asks for exactly these three; the text lives as long as `args`.
-    unsafe {
-        if ffi::PyArg_ParseTuple(args, c"is#:log".as_ptr(), &mut level, &mut text, &mut length) == 0 {
-            return surrogates(args);
-        }
-        let level = (level as burrow_level).clamp(BURROW_LOG_CRIT, BURROW_LOG_DEBUG);
-        line(level, std::slice::from_raw_parts(text.cast(), length as usize));
-        none()
-    }
-}
-
-/// The line has characters that are not UTF-8 (surrogates): logs it with those escaped.
-unsafe fn surrogates(args: *mut PyObject) -> *mut PyObject {
-    // SAFETY: a tuple, as METH_VARARGS says; borrowed items are used at once.
-    unsafe {
-        if ffi::PyErr_ExceptionMatches(ffi::PyExc_UnicodeEncodeError) == 0 || ffi::PyTuple_Size(args) != 2 {
+    let (mut level, mut text): (c_int, *mut PyObject) = (0, std::ptr::null_mut());
+    // SAFETY: the format asks for exactly these two; the text is borrowed from `args`.
+    let encoded = unsafe {
+        if ffi::PyArg_ParseTuple(args, c"iU:log".as_ptr(), &mut level, &mut text) == 0 {
             return std::ptr::null_mut();
         }
-        ffi::PyErr_Clear();
-        let level = ffi::PyLong_AsLong(ffi::PyTuple_GetItem(args, 0)) as burrow_level;
-        let encoded = ffi::PyUnicode_AsEncodedString(
-            ffi::PyTuple_GetItem(args, 1),
-            c"utf-8".as_ptr(),
-            c"backslashreplace".as_ptr(),
-        );
-        if encoded.is_null() {
-            return encoded;
-        }
-        line(level.clamp(BURROW_LOG_CRIT, BURROW_LOG_DEBUG), crate::object::bytes_of(encoded));
-        ffi::Py_DECREF(encoded);
-        none()
-    }
+        Object::owned(ffi::PyUnicode_AsEncodedString(text, c"utf-8".as_ptr(), c"backslashreplace".as_ptr()))
+    };
+    let Ok(encoded) = encoded else { return std::ptr::null_mut() };
+    // SAFETY: encoding gives bytes.
+    line(clamped(level), unsafe { bytes_of(encoded.as_ptr()) });
+    none()
+}
+
+fn clamped(level: c_int) -> burrow_level {
+    level.clamp(BURROW_LOG_CRIT as c_int, BURROW_LOG_DEBUG as c_int) as burrow_level
 }
 
 #[repr(C)]
@@ -172,7 +159,7 @@ unsafe extern "C" fn log_new(
         }
         let object = ffi::PyType_GenericAlloc(kind, 0).cast::<Log>();
         if !object.is_null() {
-            (*object).level = (level as burrow_level).clamp(BURROW_LOG_CRIT, BURROW_LOG_DEBUG);
+            (*object).level = clamped(level);
             ffi::Py_INCREF(name);
             (*object).name = name;
         }
@@ -197,7 +184,11 @@ unsafe extern "C" fn log_write(object: *mut PyObject, args: *mut PyObject) -> *m
         }
         let length = buffer.len as usize;
         if length > 0 {
-            write((*object.cast::<Log>()).level, std::slice::from_raw_parts(buffer.buf.cast(), length));
+            write(
+                object as usize,
+                (*object.cast::<Log>()).level,
+                std::slice::from_raw_parts(buffer.buf.cast(), length),
+            );
         }
         ffi::PyBuffer_Release(&mut buffer);
         ffi::PyLong_FromSize_t(length)
@@ -205,11 +196,8 @@ unsafe extern "C" fn log_write(object: *mut PyObject, args: *mut PyObject) -> *m
 }
 
 unsafe extern "C" fn log_flush(object: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
-    // SAFETY: an instance of Log.
-    unsafe {
-        flush((*object.cast::<Log>()).level);
-        none()
-    }
+    flush(|each| each.stream == object as usize);
+    none()
 }
 
 unsafe extern "C" fn yes(_object: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
