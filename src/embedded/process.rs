@@ -1,6 +1,5 @@
 //! Python's life in a worker process: started on a thread of its own, used by many, stopped in order.
 
-use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
 use std::ptr;
@@ -27,7 +26,7 @@ pub struct Server {
     pub setup: Setup,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(PartialEq)]
 enum Phase {
     /// At the first request Python is started.
     Idle,
@@ -49,10 +48,6 @@ static REQUESTS: AtomicUsize = AtomicUsize::new(0);
 const CLOSED: usize = 1 << (usize::BITS - 1);
 /// Python is about to be left behind: nobody goes back into it.
 static LEFT: AtomicBool = AtomicBool::new(false);
-
-thread_local! {
-    static IN_REQUEST: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Starts Python on a thread of its own and returns at once; at the first request where the configuration
 /// has no application. Refuses where the process is root.
@@ -92,7 +87,6 @@ pub struct Entry(());
 
 /// None once the process is stopping.
 pub fn enter() -> Option<Entry> {
-    IN_REQUEST.set(true);
     let before = REQUESTS.fetch_add(1, Acquire);
     let entry = Entry(());
     (before & CLOSED == 0).then_some(entry)
@@ -104,7 +98,6 @@ impl Drop for Entry {
             let _phase = phase(); // `stop` is either before its look at the count or waiting.
             CHANGED.notify_all();
         }
-        IN_REQUEST.set(false);
     }
 }
 
@@ -156,9 +149,6 @@ pub fn multithread(app: &App) -> bool {
 /// functions of every interpreter in what is left of it. Whoever carries out what requests ask for must still
 /// do so, or have told them that their clients are gone.
 pub fn stop(timeout: Duration) {
-    if IN_REQUEST.get() {
-        return; // httpd's prefork ends from a signal handler, maybe with this thread inside Python.
-    }
     let deadline = Instant::now() + timeout;
     REQUESTS.fetch_or(CLOSED, AcqRel);
     let mut now = wait(phase(), deadline, |phase| !matches!(phase, Phase::Starting(_)));
