@@ -1,0 +1,85 @@
+"""Fixtures: `server` is a fresh one for the test to start, `site` one that many tests share."""
+
+import pytest
+import servers
+from servers import KINDS, Mount
+
+#: What `site` serves. Every application has a group of its own, and /main/… is the main interpreter.
+SITE = [
+    "hello", "environ", "body", "responses", "faults", "logs", "process", "state", "edited", "flask_app",
+    "validated", "spin",
+]  # fmt: skip
+
+
+def pytest_configure(config):
+    servers.adopt_orphans()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        for server in getattr(item, "servers", []):
+            server.keep = True
+            report.sections.extend(server.logs())
+    return report
+
+
+def fresh(request, kind):
+    made = KINDS[kind]()
+    request.node.servers = [*getattr(request.node, "servers", []), made]
+    return made
+
+
+@pytest.fixture(params=list(KINDS))
+def server(request):
+    """Either server, not started yet."""
+    made = fresh(request, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def nginx(request):
+    made = fresh(request, "nginx")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def apache(request):
+    made = fresh(request, "apache")
+    yield made
+    made.close()
+
+
+def start_site(kind):
+    mounts = []
+    for name in SITE:
+        unbuffered = "wsgi_request_buffering off;"
+        mounts.append(Mount(f"/{name}", f"{name}.py", group=name))
+        mounts.append(Mount(f"/main/{name}", f"{name}.py", group="%{GLOBAL}"))
+        if name == "body":
+            mounts.append(Mount("/stream", "body.py", group="body", nginx=unbuffered))
+    return KINDS[kind]().start(mounts=mounts, threads=8)
+
+
+@pytest.fixture(scope="session")
+def sites():
+    """The shared servers by kind, started when they are first asked for."""
+    running = {}
+    yield running
+    for made in running.values():
+        made.close()
+
+
+@pytest.fixture(params=list(KINDS))
+def site(request, sites):
+    """Either server, running, with the applications of SITE; its log begins with the test."""
+    made = sites.get(request.param)
+    if made is None or made.process.poll() is not None:
+        made = sites[request.param] = start_site(request.param)
+    request.node.servers = [made]
+    made.mark()
+    yield made
+    made.check()
