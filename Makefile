@@ -71,8 +71,8 @@ lint: setup-test $(VENV)/.test  ## formatting and linters
 	PYO3_PYTHON=/usr/bin/python3 cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(VENV)/bin/ruff check tests examples benches
 
-soak: setup-test build $(VENV)/.test  ## hours of life in minutes: requests, reloads, memory
-	$(VENV)/bin/python benches/soak.py
+soak: setup-test build  ## 500,000 requests, 400 reloads, big bodies: memory, descriptors, processes
+	python3 benches/soak.py
 
 bench: build  ## Burrow beside its peers; writes benches/results.md
 	@scripts/setup.sh test bench

@@ -1,0 +1,71 @@
+"""The application that is measured, and soaked."""
+
+import os
+import time
+
+HELLO = b"Hello, World!\n"
+BODY10K = b"0123456789abcdef" * 640
+CHUNK = b"\0" * 65536
+_flask = None
+
+
+def answer(start_response, body):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def hello(environ, start_response):
+    return answer(start_response, HELLO)
+
+
+def body10k(environ, start_response):
+    return answer(start_response, BODY10K)
+
+
+def echo(environ, start_response):
+    return answer(start_response, environ["wsgi.input"].read())
+
+
+def flask(environ, start_response):
+    """Flask's hello, imported when first asked for."""
+    global _flask
+    if _flask is None:
+        from flask import Flask, Response
+
+        app = Flask(__name__)
+        app.add_url_rule("/flask", view_func=lambda: Response(HELLO, mimetype="text/plain"), endpoint="hello")
+        _flask = app.wsgi_app
+    return _flask(environ, start_response)
+
+
+def pid(environ, start_response):
+    return answer(start_response, str(os.getpid()).encode())
+
+
+def slow(environ, start_response):
+    """Lasts long enough to be in progress when the server reloads."""
+    time.sleep(0.03)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(2 * len(HELLO)))])
+    yield HELLO
+    time.sleep(0.03)
+    yield HELLO
+
+
+def upload(environ, start_response):
+    size = 0
+    while chunk := environ["wsgi.input"].read(16384):
+        size += len(chunk)
+    return answer(start_response, str(size).encode())
+
+
+def download(environ, start_response):
+    """100 MiB in 1600 chunks."""
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    return (CHUNK for _ in range(1600))
+
+
+ROUTES = {f"/{view.__name__}": view for view in (hello, body10k, echo, flask, pid, slow, upload, download)}
+
+
+def application(environ, start_response):
+    return ROUTES[environ["PATH_INFO"]](environ, start_response)

@@ -1,0 +1,252 @@
+"""Starting nginx, httpd and what stands behind them, each with a configuration made for the run."""
+
+import grp
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+HERE = pathlib.Path(__file__).resolve().parent
+DIST = HERE.parent / "target/dist"
+MODULES = DIST / "lib/burrow"
+APP = HERE / "app.py"
+HTTPD_MODULES = pathlib.Path("/usr/lib/apache2/modules")
+# The event MPM closes kept-alive connections when all its threads are busy: more threads than clients.
+HTTPD_THREADS = 64
+WORKER = "www-data"
+
+
+class Server:
+    """Commands that together answer on one port; the last one is the web server."""
+
+    def __init__(self, name, port, cpu=None):
+        self.name, self.port, self.cpu = name, port, cpu
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="burrow-bench-"))
+        self.commands = []
+        self.processes = []
+        if os.getuid() == 0:
+            self.folder.chmod(0o755)
+            check_access(APP)
+            check_access(MODULES)
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    @property
+    def log(self):
+        return self.folder / "error.log"
+
+    def httpd(self, body, children=1, most_children=1, threads=HTTPD_THREADS):
+        user = f"User {WORKER}\nGroup {grp.getgrgid(pwd.getpwnam(WORKER).pw_gid).gr_name}"
+        loads = "\n".join(
+            f"LoadModule {name}_module {HTTPD_MODULES}/mod_{name}.so" for name in ("mpm_event", "authz_core")
+        )
+        config = self.folder / "httpd.conf"
+        config.write_text(f"""\
+ServerRoot {self.folder}
+ServerName localhost
+DocumentRoot {self.folder}
+{loads}
+{user if os.getuid() == 0 else ""}
+PidFile {self.folder}/httpd.pid
+Mutex file:{self.folder}
+Listen 127.0.0.1:{self.port}
+ListenBacklog 1024
+ErrorLog {self.log}
+LogLevel warn
+ServerLimit {most_children}
+StartServers {children}
+ThreadLimit {threads}
+ThreadsPerChild {threads}
+MaxRequestWorkers {most_children * threads}
+MinSpareThreads 1
+MaxSpareThreads {most_children * threads}
+AsyncRequestWorkerFactor 16
+KeepAlive On
+MaxKeepAliveRequests 0
+KeepAliveTimeout 30
+<Directory />
+    Options FollowSymLinks
+    AllowOverride None
+    Require all granted
+</Directory>
+{body}
+""")
+        self.commands.append(["apache2", "-DFOREGROUND", "-f", str(config)])
+        return self
+
+    def nginx(self, location, http="", main="", workers=1):
+        temporary = "\n".join(
+            f"    {kind}_temp_path {self.folder}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config = self.folder / "nginx.conf"
+        config.write_text(f"""\
+{main}
+{f"user {WORKER};" if os.getuid() == 0 else ""}
+worker_processes {workers};
+daemon off;
+pid {self.folder}/nginx.pid;
+error_log {self.log} warn;
+worker_rlimit_nofile 8192;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000000;
+    default_type text/plain;
+    client_body_buffer_size 64k;
+{temporary}
+    {http}
+    server {{
+        listen 127.0.0.1:{self.port} backlog=1024;
+        {location}
+    }}
+}}
+""")
+        self.commands.append(["nginx", "-e", str(self.log), "-c", str(config)])
+        return self
+
+    def uwsgi(self, venv, threads=16):
+        """uWSGI behind an nginx that the caller adds."""
+        self.commands.append([
+            "uwsgi", "--plugin", "python3", "--virtualenv", str(venv), "--wsgi-file", str(APP), "--need-app",
+            "--single-interpreter", "--master", "--die-on-term", "--disable-logging", "--listen", "1024",
+            "--enable-threads", "--processes", "1", "--threads", str(threads),
+            "--uwsgi-socket", str(self.folder / "app.sock"), "--chmod-socket=666",
+        ])  # fmt: skip
+        return self
+
+    def burrow_httpd(self, python_home=None, **size):
+        return self.wsgi_httpd(MODULES / "mod_burrow.so", python_home, **size)
+
+    def wsgi_httpd(self, module, python_home=None, **size):
+        """The same lines for mod_wsgi and for Burrow."""
+        home = f"WSGIPythonHome {python_home}" if python_home else ""
+        return self.httpd(
+            f"LoadModule wsgi_module {module}\n{home}\n"
+            f"WSGIScriptAlias / {APP}\nWSGIApplicationGroup %{{GLOBAL}}",
+            **size,
+        )
+
+    def burrow_nginx(self, python_home=None, **size):
+        return self.nginx(
+            f"location / {{ wsgi_pass {APP}; wsgi_application_group %{{GLOBAL}}; }}",
+            f"wsgi_python_home {python_home};" if python_home else "",
+            f"load_module {MODULES}/ngx_http_burrow_module.so;",
+            **size,
+        )
+
+    def __enter__(self):
+        environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
+        pin = ["taskset", "-c", str(self.cpu)] if self.cpu is not None else []
+        try:
+            for command in self.commands:
+                self.processes.append(
+                    subprocess.Popen(
+                        pin + command,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=open(self.folder / "stderr", "ab"),
+                        start_new_session=True,
+                    )
+                )
+            self.wait_until_it_answers()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def wait_until_it_answers(self):
+        while True:
+            if any(process.poll() is not None for process in self.processes):
+                raise RuntimeError(f"{self.name} ended:\n{self.messages()}")
+            try:
+                with urllib.request.urlopen(self.url("/hello"), timeout=10):
+                    return
+            except urllib.error.HTTPError as error:
+                if error.code < 502:  # 502: uWSGI is not there yet
+                    raise RuntimeError(f"{self.name}: {error}\n{self.messages()}") from error
+            except OSError:
+                pass
+            time.sleep(0.05)
+
+    def messages(self):
+        files = [self.folder / "stderr", self.log]
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in reversed(self.processes):
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                print(f"{self.name} does not stop", file=sys.stderr)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        shutil.rmtree(self.folder)
+
+    @property
+    def master(self):
+        return self.processes[-1].pid
+
+    def family(self):
+        return [pid for process in self.processes for pid in [process.pid, *descendants(process.pid)]]
+
+    def workers(self):
+        """The processes that run the application, when Burrow is in the web server."""
+        return [pid for pid in children(self.master) if executable(pid) == executable(self.master)]
+
+
+def check_access(path):
+    """Workers started by root are not root: they must be able to get here."""
+    if subprocess.run(["runuser", "-u", WORKER, "--", "test", "-r", path]).returncode:
+        sys.exit(f"{WORKER}, which the servers' workers run as, cannot read {path}: "
+                 "use a checkout outside of closed folders, or another user than root")  # fmt: skip
+
+
+def children(pid):
+    try:
+        return [int(child) for child in open(f"/proc/{pid}/task/{pid}/children").read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def descendants(pid):
+    found = []
+    for child in children(pid):
+        found += [child, *descendants(child)]
+    return found
+
+
+def executable(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+
+
+def status_kib(pid, field):
+    """VmRSS or VmHWM of /proc/PID/status."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field + ":"))
+
+
+def cpu_seconds(pids):
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return ticks / os.sysconf("SC_CLK_TCK")
