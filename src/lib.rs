@@ -2,5 +2,6 @@
 
 pub mod embedded;
 pub mod manager;
+pub mod nginx;
 pub mod python;
 pub mod settings;

@@ -1,0 +1,245 @@
+/* The directives. */
+#include "ngx_http_burrow.h"
+
+#define DEFAULT_THREADS 8
+#define MOST_THREADS 512
+
+#define EVERYWHERE \
+    (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_HTTP_LIF_CONF)
+
+static char *refuse(ngx_conf_t *cf, const char *message)
+{
+    ngx_str_t *args = cf->args->elts;
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "%V: %s", &args[0], message);
+    return NGX_CONF_ERROR;
+}
+
+static char *set_python(ngx_conf_t *cf, ngx_burrow_main_conf_t *conf,
+                        const char *(*set)(burrow_settings *, burrow_str))
+{
+    ngx_str_t *args = cf->args->elts;
+    const char *error = set(conf->settings, ngx_burrow_str(args[1]));
+
+    return error == NULL ? NGX_CONF_OK : refuse(cf, error);
+}
+
+static char *python_home(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    ngx_burrow_main_conf_t *conf = data;
+
+    conf->python_home.file = cf->conf_file->file.name;
+    conf->python_home.line = cf->conf_file->line;
+    return set_python(cf, conf, burrow_settings_python_home);
+}
+
+static char *python_path(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    return set_python(cf, conf, burrow_settings_python_path);
+}
+
+static char *pass(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    ngx_burrow_loc_conf_t *conf = data;
+    ngx_str_t *args = cf->args->elts;
+    ngx_http_core_loc_conf_t *clcf;
+
+    if (conf->target.data != NULL) {
+        return "is duplicate";
+    }
+    conf->target = args[1];
+    conf->place.file = cf->conf_file->file.name;
+    conf->place.line = cf->conf_file->line;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    clcf->handler = ngx_burrow_handler;
+    if (clcf->name.len > 0 && clcf->name.data[clcf->name.len - 1] == '/') {
+        clcf->auto_redirect = 1;
+    }
+    return NGX_CONF_OK;
+}
+
+static char *param(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    ngx_burrow_loc_conf_t *conf = data;
+    ngx_str_t *args = cf->args->elts;
+    ngx_http_compile_complex_value_t compile;
+    ngx_burrow_param_t *new;
+
+    if (cf->args->nelts == 4 && ngx_strcmp(args[3].data, "if_not_empty") != 0) {
+        return refuse(cf, "the third parameter can be \"if_not_empty\" only");
+    }
+    if (args[1].len == 0) {
+        return refuse(cf, "a variable needs a name");
+    }
+    if (conf->params == NULL) {
+        conf->params = ngx_array_create(cf->pool, 4, sizeof(ngx_burrow_param_t));
+        if (conf->params == NULL) {
+            return NGX_CONF_ERROR;
+        }
+    }
+    new = ngx_array_push(conf->params);
+    if (new == NULL) {
+        return NGX_CONF_ERROR;
+    }
+    ngx_memzero(new, sizeof(ngx_burrow_param_t));
+    new->name = args[1];
+    new->if_not_empty = cf->args->nelts == 4;
+
+    ngx_memzero(&compile, sizeof(compile));
+    compile.cf = cf;
+    compile.value = &args[2];
+    compile.complex_value = &new->value;
+    return ngx_http_compile_complex_value(&compile) == NGX_OK ? NGX_CONF_OK : NGX_CONF_ERROR;
+}
+
+static char *application_group(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    ngx_burrow_loc_conf_t *conf = data;
+    ngx_str_t *args = cf->args->elts;
+
+    if (conf->application_group.data != NULL) {
+        return "is duplicate";
+    }
+    if (ngx_strncmp(args[1].data, "%{", 2) == 0 && ngx_strcmp(args[1].data, "%{GLOBAL}") != 0
+        && ngx_strcmp(args[1].data, "%{RESOURCE}") != 0
+        && ngx_strcmp(args[1].data, "%{SERVER}") != 0)
+    {
+        return refuse(cf, "say a name, %{GLOBAL}, %{RESOURCE} or %{SERVER}");
+    }
+    conf->application_group = args[1];
+    return NGX_CONF_OK;
+}
+
+static ngx_conf_num_bounds_t threads_bounds = { ngx_conf_check_num_bounds, 1, MOST_THREADS };
+
+ngx_command_t ngx_burrow_commands[] = {
+    { ngx_string("wsgi_pass"),
+      NGX_HTTP_LOC_CONF | NGX_HTTP_LIF_CONF | NGX_HTTP_LMT_CONF | NGX_CONF_TAKE1,
+      pass, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_callable_object"), EVERYWHERE | NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, callable), NULL },
+
+    { ngx_string("wsgi_application_group"), EVERYWHERE | NGX_CONF_TAKE1,
+      application_group, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_param"), EVERYWHERE | NGX_CONF_TAKE23,
+      param, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_threads"), EVERYWHERE | NGX_CONF_TAKE1,
+      ngx_conf_set_num_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, threads), &threads_bounds },
+
+    { ngx_string("wsgi_script_reloading"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, script_reloading), NULL },
+
+    { ngx_string("wsgi_request_buffering"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, request_buffering), NULL },
+
+    { ngx_string("wsgi_intercept_errors"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, intercept_errors), NULL },
+
+    { ngx_string("wsgi_python_home"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
+      python_home, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_python_path"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
+      python_path, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_import_script"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12,
+      ngx_burrow_import_script, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
+
+    ngx_null_command
+};
+
+static void destroy_settings(void *settings)
+{
+    burrow_settings_destroy(settings);
+}
+
+void *ngx_burrow_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_burrow_main_conf_t *conf = ngx_pcalloc(cf->pool, sizeof(ngx_burrow_main_conf_t));
+    ngx_pool_cleanup_t *cleanup = ngx_pool_cleanup_add(cf->pool, 0);
+
+    if (conf == NULL || cleanup == NULL
+        || ngx_array_init(&conf->applications, cf->pool, 4, sizeof(ngx_burrow_application_t))
+               != NGX_OK
+        || ngx_array_init(&conf->imports, cf->pool, 1, sizeof(ngx_burrow_import_t)) != NGX_OK)
+    {
+        return NULL;
+    }
+    conf->settings = burrow_settings_create(BURROW_NGINX);
+    cleanup->handler = destroy_settings;
+    cleanup->data = conf->settings;
+    return conf;
+}
+
+void *ngx_burrow_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_burrow_loc_conf_t *conf = ngx_pcalloc(cf->pool, sizeof(ngx_burrow_loc_conf_t));
+
+    if (conf == NULL) {
+        return NULL;
+    }
+    conf->threads = NGX_CONF_UNSET;
+    conf->script_reloading = NGX_CONF_UNSET;
+    conf->request_buffering = NGX_CONF_UNSET;
+    conf->intercept_errors = NGX_CONF_UNSET;
+    return conf;
+}
+
+/* SCRIPT_NAME of a location: its prefix without the trailing slash. */
+static ngx_str_t location_prefix(const ngx_http_core_loc_conf_t *clcf)
+{
+    ngx_str_t prefix = clcf->name;
+
+#if (NGX_PCRE)
+    if (clcf->regex != NULL) {
+        prefix.len = 0;
+    }
+#endif
+    if (clcf->named) {
+        prefix.len = 0;
+    }
+    if (prefix.len > 0 && prefix.data[prefix.len - 1] == '/') {
+        prefix.len--;
+    }
+    return prefix;
+}
+
+char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_burrow_loc_conf_t *prev = parent;
+    ngx_burrow_loc_conf_t *conf = child;
+    ngx_http_core_loc_conf_t *clcf;
+
+    ngx_conf_merge_str_value(conf->callable, prev->callable, "");
+    ngx_conf_merge_str_value(conf->application_group, prev->application_group, "%{RESOURCE}");
+    ngx_conf_merge_value(conf->threads, prev->threads, DEFAULT_THREADS);
+    ngx_conf_merge_value(conf->script_reloading, prev->script_reloading, 1);
+    ngx_conf_merge_value(conf->request_buffering, prev->request_buffering, 1);
+    ngx_conf_merge_value(conf->intercept_errors, prev->intercept_errors, 0);
+    if (conf->params == NULL) {
+        conf->params = prev->params;
+    }
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    /* "if" and "limit_except" are parts of the location around them. */
+    conf->script_name = clcf->noname ? prev->script_name : location_prefix(clcf);
+    if (clcf->noname && conf->target.data == NULL) {
+        conf->target = prev->target;
+        conf->place = prev->place;
+    }
+    if (conf->target.data == NULL) {
+        return NGX_CONF_OK;
+    }
+    if (clcf->lmt_excpt && clcf->handler == NULL) {
+        clcf->handler = ngx_burrow_handler;
+    }
+    return ngx_burrow_find_application(cf, conf);
+}

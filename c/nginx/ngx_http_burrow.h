@@ -1,0 +1,121 @@
+/* What the parts of the nginx module share. */
+#ifndef NGX_HTTP_BURROW_H
+#define NGX_HTTP_BURROW_H
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "../shim.h"
+
+/* A directive's place in the configuration, for what can be judged only after its block is read. */
+typedef struct {
+    ngx_str_t file;
+    ngx_uint_t line;
+} ngx_burrow_place_t;
+
+/* An application that some location passes requests to. */
+typedef struct {
+    ngx_str_t group;
+    ngx_str_t target;
+    ngx_str_t callable;
+    burrow_app *app;
+    unsigned resource:1; /* its group is that of %{RESOURCE} */
+} ngx_burrow_application_t;
+
+/* A wsgi_import_script. */
+typedef struct {
+    ngx_str_t target;
+    ngx_str_t group; /* data is NULL where none is said */
+    ngx_burrow_place_t place;
+} ngx_burrow_import_t;
+
+typedef struct {
+    burrow_settings *settings;
+    ngx_burrow_place_t python_home; /* file.data is NULL where there is none */
+    ngx_array_t applications; /* of ngx_burrow_application_t */
+    ngx_array_t imports;      /* of ngx_burrow_import_t */
+} ngx_burrow_main_conf_t;
+
+typedef struct {
+    ngx_str_t name;
+    ngx_http_complex_value_t value;
+    unsigned if_not_empty:1;
+} ngx_burrow_param_t;
+
+typedef struct {
+    ngx_str_t target;
+    ngx_burrow_place_t place; /* of wsgi_pass */
+    burrow_app *app;
+    ngx_str_t script_name; /* the location's prefix */
+    ngx_str_t callable;
+    ngx_str_t application_group;
+    ngx_array_t *params; /* of ngx_burrow_param_t */
+    ngx_int_t threads;
+    ngx_flag_t script_reloading;
+    ngx_flag_t request_buffering;
+    ngx_flag_t intercept_errors;
+} ngx_burrow_loc_conf_t;
+
+/* A request that an application answers; in the request's pool. The host knows it by its address. */
+typedef struct {
+    ngx_http_request_t *request;
+    burrow_exchange *exchange; /* NULL: nothing more is exchanged */
+    ngx_chain_t *busy;         /* pieces of the answer that have not left */
+    ngx_chain_t *free;
+    unsigned in_flight:1;
+    unsigned answered:1;
+} ngx_burrow_ctx_t;
+
+#pragma GCC visibility push(hidden)
+
+extern ngx_command_t ngx_burrow_commands[];
+
+/* directives.c */
+void *ngx_burrow_create_main_conf(ngx_conf_t *cf);
+void *ngx_burrow_create_loc_conf(ngx_conf_t *cf);
+char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child);
+
+/* application.c */
+char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf);
+char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+ngx_int_t ngx_burrow_check_configuration(ngx_conf_t *cf);
+
+/* handler.c */
+ngx_int_t ngx_burrow_handler(ngx_http_request_t *r);
+void ngx_burrow_finish(void *request, burrow_outcome outcome);
+void ngx_burrow_release(void *ctx);
+void ngx_burrow_finalize(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
+void ngx_burrow_complete(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
+
+/* request.c */
+ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *request);
+
+/* body.c */
+ngx_int_t ngx_burrow_describe_body(ngx_http_request_t *r, burrow_request *request);
+ngx_int_t ngx_burrow_pass_body(ngx_burrow_ctx_t *ctx, const burrow_request *request);
+void ngx_burrow_read_more(void *request);
+
+/* head.c */
+ngx_int_t ngx_burrow_send_head(ngx_burrow_ctx_t *ctx, const burrow_head *head);
+
+/* response.c */
+void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *chunk,
+                        const burrow_body *body, unsigned flags);
+void ngx_burrow_write_handler(ngx_http_request_t *r);
+void ngx_burrow_free_chunks(void *ctx);
+
+/* manager.c */
+ngx_int_t ngx_burrow_init_module(ngx_cycle_t *cycle);
+void ngx_burrow_exit_master(ngx_cycle_t *cycle);
+
+#pragma GCC visibility pop
+
+extern ngx_module_t ngx_http_burrow_module;
+
+static inline burrow_str ngx_burrow_str(ngx_str_t s)
+{
+    return (burrow_str) { (const char *) s.data, s.len };
+}
+
+#endif

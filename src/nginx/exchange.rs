@@ -1,0 +1,345 @@
+//! A request in flight: made and fed on the event loop, served on an application thread.
+
+use super::block::{size_of_pairs, Block};
+use super::event_loop::{self, Message};
+use crate::embedded::{self, App};
+use burrow_abi::{
+    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
+    BURROW_BODY_HIGH, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE,
+};
+use std::collections::VecDeque;
+use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// An application that is this far ahead of its client waits.
+const ANSWER_HIGH: usize = 1 << 20;
+/// The largest piece that is copied at once; longer ones go out as several.
+const PIECE: usize = 1 << 20;
+
+pub struct Exchange {
+    app: &'static App,
+    /// Points into `block`.
+    request: burrow_request,
+    _block: Block,
+    /// What the event loop calls the request; NULL once released. Only the loop looks at it.
+    server_request: AtomicPtr<c_void>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+// SAFETY: the pointers of `request` lead into the block, which nobody changes, and `server_request`
+// is only handed back to the event loop.
+unsafe impl Send for Exchange {}
+// SAFETY: as above; all else is behind the mutex.
+unsafe impl Sync for Exchange {}
+
+#[derive(Default)]
+struct State {
+    body: VecDeque<Part>,
+    /// Body bytes in memory, unread.
+    buffered: usize,
+    /// The event loop was told to stop reading.
+    paused: bool,
+    /// No more body: `true` when it is whole.
+    end: Option<bool>,
+    /// Answer bytes that have not left.
+    unsent: usize,
+    /// The answer is whole.
+    last: bool,
+    /// The server's request is gone.
+    gone: bool,
+}
+
+enum Part {
+    Bytes { data: Vec<u8>, at: usize },
+    File { file: OwnedFd, offset: i64, len: usize },
+}
+
+/// A piece of an answer on its way to the event loop.
+pub struct Answer {
+    pub block: Block,
+    pub head: Option<burrow_head>,
+    pub body: burrow_body,
+    pub flags: u32,
+}
+
+// SAFETY: its pointers lead into its own block, which nobody changes.
+unsafe impl Send for Answer {}
+
+impl Answer {
+    /// # Safety
+    /// `head` and `data` point at what they say.
+    unsafe fn new(
+        head: Option<&burrow_head>,
+        mut body: burrow_body,
+        file: Option<OwnedFd>,
+        flags: u32,
+    ) -> Self {
+        let data = if file.is_some() { 0 } else { body.len };
+        // SAFETY: the caller vouches for the head.
+        let headers = head.map(|head| unsafe { pairs(head.headers, head.n_headers) });
+        let size = head.map_or(0, |head| size_of_pairs(headers.unwrap_or(&[])) + head.reason.len);
+        let mut block = Block::new(size + data);
+        // SAFETY: the caller vouches for all of them.
+        unsafe {
+            let head = head.map(|head| burrow_head {
+                headers: block.copy_pairs(headers.unwrap_or(&[])),
+                reason: block.copy(head.reason),
+                ..*head
+            });
+            match file {
+                Some(file) => body.fd = block.hold(file),
+                None => body.data = block.copy(burrow_str { data: body.data, len: data }).data,
+            }
+            Answer { block, head, body, flags }
+        }
+    }
+}
+
+/// # Safety
+/// `start` points at `len` pairs, or `len` is 0.
+unsafe fn pairs<'a>(start: *const burrow_pair, len: usize) -> &'a [burrow_pair] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller vouches for it.
+    unsafe { std::slice::from_raw_parts(start, len) }
+}
+
+/// What the runtime calls for this server. The `exchange` is the reference that `serve` holds.
+static IO: burrow_io = burrow_io { read: Some(read), send: Some(send) };
+
+unsafe extern "C" fn read(exchange: *mut c_void, buf: *mut c_char, len: usize) -> isize {
+    // SAFETY: `serve` passed the pointer and holds the exchange; the runtime gives `len` bytes.
+    unsafe { borrow(exchange).read(buf.cast(), len) }
+}
+
+unsafe extern "C" fn send(
+    exchange: *mut c_void,
+    head: *const burrow_head,
+    body: *const burrow_body,
+    flags: u32,
+) -> c_int {
+    // SAFETY: `serve` passed the pointer, which is that of an Arc; the runtime vouches for the rest.
+    let sent = unsafe { borrow(exchange).send(head.as_ref(), &*body, flags) };
+    if sent {
+        0
+    } else {
+        -1
+    }
+}
+
+/// A reference of one's own to the exchange that the runtime names.
+///
+/// # Safety
+/// `exchange` is what `serve` passed to the runtime, and `serve` has not returned.
+pub unsafe fn borrow(exchange: *mut c_void) -> Arc<Exchange> {
+    // SAFETY: the pointer is that of the Arc that `serve` holds.
+    unsafe {
+        Arc::increment_strong_count(exchange.cast::<Exchange>());
+        Arc::from_raw(exchange.cast())
+    }
+}
+
+impl Exchange {
+    /// # Safety
+    /// `request` points at what it says.
+    pub unsafe fn new(app: &'static App, request: &burrow_request, server_request: *mut c_void) -> Arc<Self> {
+        // SAFETY: the caller vouches for the request.
+        unsafe {
+            let headers = pairs(request.headers, request.n_headers);
+            let params = pairs(request.params, request.n_params);
+            let vars: usize = request.vars.iter().map(|var| var.len).sum();
+            let mut block =
+                Block::new(size_of_pairs(headers) + size_of_pairs(params) + vars + request.body.len);
+            let copy = burrow_request {
+                headers: block.copy_pairs(headers),
+                params: block.copy_pairs(params),
+                vars: request.vars.map(|var| block.copy(var)),
+                body: block.copy(request.body),
+                ..*request
+            };
+            Arc::new(Exchange {
+                app,
+                request: copy,
+                _block: block,
+                server_request: AtomicPtr::new(server_request),
+                state: Mutex::default(),
+                changed: Condvar::new(),
+            })
+        }
+    }
+
+    pub fn app(&self) -> &'static App {
+        self.app
+    }
+
+    /// The server's request, NULL once it is gone. On the event loop.
+    pub fn server_request(&self) -> *mut c_void {
+        self.server_request.load(Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).expect("no panic under this lock")
+    }
+
+    // ---- the event loop's side
+
+    /// Body bytes have arrived. Returns how many wait to be read.
+    pub fn add_body(&self, data: &[u8]) -> usize {
+        let mut state = self.lock();
+        state.body.push_back(Part::Bytes { data: data.to_vec(), at: 0 });
+        state.buffered += data.len();
+        state.paused = state.buffered >= BURROW_BODY_HIGH as usize;
+        self.changed.notify_all();
+        state.buffered
+    }
+
+    pub fn add_body_file(&self, file: OwnedFd, offset: i64, len: usize) {
+        self.lock().body.push_back(Part::File { file, offset, len });
+        self.changed.notify_all();
+    }
+
+    pub fn end_body(&self, whole: bool) {
+        self.lock().end = Some(whole);
+        self.changed.notify_all();
+    }
+
+    pub fn sent(&self, bytes: usize) {
+        let mut state = self.lock();
+        let waiting = state.unsent > ANSWER_HIGH;
+        state.unsent -= bytes;
+        if waiting && state.unsent <= ANSWER_HIGH {
+            self.changed.notify_all();
+        }
+    }
+
+    pub fn release(&self) {
+        self.server_request.store(ptr::null_mut(), Relaxed);
+        let mut state = self.lock();
+        state.gone = true;
+        state.body.clear();
+        self.changed.notify_all();
+    }
+
+    // ---- the application's side
+
+    /// Runs the application.
+    pub fn serve(self: &Arc<Self>) {
+        let outcome = if self.lock().gone {
+            BURROW_GONE
+        } else {
+            // SAFETY: the request's pointers lead into the block; the pointer to the exchange is good
+            // for this call, as `IO`'s functions and the log need.
+            unsafe { embedded::serve(self.app, &self.request, &IO, Arc::as_ptr(self).cast_mut().cast()) }
+        };
+        self.finish(outcome);
+    }
+
+    /// Tells the event loop how it ended, unless the last piece of the answer says so.
+    pub fn finish(self: &Arc<Self>, outcome: burrow_outcome) {
+        let state = self.lock();
+        if !state.last && !state.gone {
+            drop(state);
+            event_loop::post(Message::Finish(self.clone(), outcome));
+        }
+    }
+
+    /// It will not be served: answers 503.
+    pub fn unavailable(self: &Arc<Self>, why: &str) {
+        event_loop::log(Some(self.clone()), BURROW_LOG_ERR, why.as_bytes());
+        self.finish(BURROW_UNAVAILABLE);
+    }
+
+    /// Up to `len` bytes of the body; 0 at its end, -1 when the client is gone.
+    ///
+    /// # Safety
+    /// `buf` has room for `len` bytes.
+    unsafe fn read(self: &Arc<Self>, buf: *mut u8, len: usize) -> isize {
+        let mut state = self.lock();
+        loop {
+            if state.gone || len == 0 {
+                return if state.gone { -1 } else { 0 };
+            }
+            match (state.body.pop_front(), state.end) {
+                (Some(Part::Bytes { data, at }), _) => {
+                    let n = len.min(data.len() - at);
+                    // SAFETY: `n` bytes fit in `buf` and lie in `data` from `at`.
+                    unsafe { buf.copy_from_nonoverlapping(data[at..].as_ptr(), n) };
+                    if at + n < data.len() {
+                        state.body.push_front(Part::Bytes { data, at: at + n });
+                    }
+                    state.buffered -= n;
+                    if state.paused && state.buffered < BURROW_BODY_HIGH as usize / 2 {
+                        state.paused = false;
+                        event_loop::post(Message::ReadMore(self.clone()));
+                    }
+                    return n as isize;
+                }
+                (Some(Part::File { file, offset, len: left }), _) => {
+                    drop(state);
+                    // SAFETY: `buf` has room for `len` bytes.
+                    let n = unsafe { libc::pread(file.as_raw_fd(), buf.cast(), len.min(left), offset) };
+                    if n <= 0 {
+                        return -1;
+                    }
+                    let read = n as usize;
+                    if read < left {
+                        let rest = Part::File { file, offset: offset + n as i64, len: left - read };
+                        self.lock().body.push_front(rest);
+                    }
+                    return n;
+                }
+                (None, Some(whole)) => return if whole { 0 } else { -1 },
+                (None, None) => state = self.wait(state),
+            }
+        }
+    }
+
+    /// Sends a piece of the answer; `false` when the client is gone.
+    ///
+    /// # Safety
+    /// `head` and `body` point at what they say, and a descriptor in `body` is the caller's to give.
+    unsafe fn send(self: &Arc<Self>, mut head: Option<&burrow_head>, body: &burrow_body, flags: u32) -> bool {
+        // SAFETY: the caller gives the descriptor away.
+        let mut file = (body.fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(body.fd) });
+        let piece = if file.is_some() { usize::MAX } else { PIECE };
+        let mut at = 0;
+        loop {
+            let len = piece.min(body.len - at);
+            let flags = if at + len == body.len { flags } else { 0 };
+            if !self.reserve(len, flags & BURROW_LAST != 0) {
+                return false;
+            }
+            let part = burrow_body { data: body.data.wrapping_add(at), len, ..*body };
+            // SAFETY: the part lies in the body.
+            let answer = unsafe { Answer::new(head.take(), part, file.take(), flags) };
+            event_loop::post(Message::Answer(self.clone(), answer));
+            at += len;
+            if at == body.len {
+                return true;
+            }
+        }
+    }
+
+    /// Waits until there is room for bytes of the answer.
+    fn reserve(&self, bytes: usize, last: bool) -> bool {
+        let mut state = self.lock();
+        while bytes > 0 && state.unsent > ANSWER_HIGH && !state.gone {
+            state = self.wait(state);
+        }
+        if state.gone || state.last {
+            return false;
+        }
+        state.unsent += bytes;
+        state.last = last;
+        true
+    }
+}
