@@ -116,7 +116,8 @@ typedef enum {
 
 typedef enum {
     BURROW_RELOADING = 1, /* look at the script's mtime first */
-    BURROW_NO_BODY = 2    /* the request has no body: never ask for one */
+    BURROW_NO_BODY = 2,   /* the request has no body: never ask for one */
+    BURROW_HEADER_ONLY = 4 /* the client gets the head alone, even where the method says GET */
 } burrow_request_flag;
 
 typedef struct {

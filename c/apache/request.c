@@ -170,6 +170,8 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
     request->content_length = r->read_chunked ? -1 : r->remaining;
     if (!ap_should_client_block(r) || r->main)
         request->flags |= BURROW_NO_BODY;
+    if (r->header_only)
+        request->flags |= BURROW_HEADER_ONLY;
 }
 
 ssize_t wsgi_request_read(void *arg, char *buf, size_t len)

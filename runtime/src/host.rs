@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use burrow_abi::{burrow_level, burrow_str, HostApi, PythonConfig};
 
+use crate::fork;
+
 pub struct Host {
     log: unsafe extern "C" fn(*mut c_void, i32, burrow_str),
     /// Folders for every interpreter's `sys.path`, in order.
@@ -44,6 +46,9 @@ pub fn host() -> &'static Host {
 
 /// One line, without its newline, for the server's error log.
 pub fn log(exchange: *mut c_void, level: burrow_level, line: &[u8]) {
+    if fork::is_child() {
+        return fork::log(line);
+    }
     // SAFETY: the function is good for the life of the process, the line for the call; `exchange` is
     // that of the request this thread is serving, or null.
     unsafe { (host().log)(exchange, level as i32, burrow_str::new(line)) }

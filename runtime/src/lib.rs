@@ -7,6 +7,7 @@
 mod app;
 mod attach;
 mod bootstrap;
+mod fork;
 mod host;
 mod interpreter;
 mod log;

@@ -8,8 +8,8 @@ use pyo3_ffi as ffi;
 use pyo3_ffi::{PyConfig, PyStatus};
 
 use crate::attach::Attached;
-use crate::host;
 use crate::interpreter::{self, message};
+use crate::{fork, host};
 
 /// Starts Python. See [`burrow_abi::RuntimeApi::start`].
 pub unsafe extern "C" fn start(api: *const HostApi, config: *const PythonConfig) -> *const c_char {
@@ -47,6 +47,7 @@ unsafe fn initialise(executable: *const c_char) -> Result<(), String> {
         if failed(&status) {
             return Err(message(status.err_msg));
         }
+        fork::watch();
         #[cfg(not(Py_3_12))]
         crate::attach::gilstate::find_key();
         let main = interpreter::adopt_main();

@@ -41,7 +41,7 @@ impl burrow_str {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// An application in the runtime's eyes.
 #[repr(C)]

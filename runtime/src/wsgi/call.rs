@@ -6,10 +6,11 @@ use std::sync::Mutex;
 
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
-    BURROW_ABORTED, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR,
-    BURROW_REQUEST_METHOD,
+    BURROW_ABORTED, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_HEADER_ONLY, BURROW_LAST,
+    BURROW_LOG_ERR, BURROW_REQUEST_METHOD,
 };
 
+use crate::app::App;
 use crate::attach::Attached;
 use crate::log;
 use crate::object::{raise_runtime_error, Result};
@@ -48,6 +49,7 @@ enum Progress {
 }
 
 pub struct Call<'r> {
+    app: &'r App,
     pub request: &'r burrow_request,
     pub io: &'r burrow_io,
     pub exchange: *mut c_void,
@@ -65,8 +67,9 @@ pub struct Call<'r> {
 }
 
 impl<'r> Call<'r> {
-    pub fn new(request: &'r burrow_request, io: &'r burrow_io, exchange: *mut c_void) -> Self {
+    pub fn new(app: &'r App, request: &'r burrow_request, io: &'r burrow_io, exchange: *mut c_void) -> Self {
         Call {
+            app,
             request,
             io,
             exchange,
@@ -245,10 +248,7 @@ impl<'r> Call<'r> {
             self.complete();
         }
         if self.excess.get() {
-            log::line(
-                BURROW_LOG_ERR,
-                b"mod_wsgi: the application sent more than its Content-Length; the rest was dropped.",
-            );
+            self.complain("sent more than its Content-Length; the rest was dropped");
         }
         match self.progress.get() {
             _ if self.gone.get() => BURROW_GONE,
@@ -260,16 +260,22 @@ impl<'r> Call<'r> {
 
     fn complete(&self) {
         let body = self.body.take().unwrap_or_default();
-        let unlimited = self.room() == u64::MAX;
-        if !self.transmit(&body, if unlimited { BURROW_LAST } else { 0 }) {
+        let lengthless = self.room() == u64::MAX || self.request.flags & BURROW_HEADER_ONLY != 0;
+        if !self.transmit(&body, if lengthless { BURROW_LAST } else { 0 }) {
             self.gone.set(true);
         } else if self.progress.get() != Progress::Complete {
-            let line = format!(
-                "mod_wsgi: the application sent {} bytes of its Content-Length of {}; the connection is cut.",
-                self.sent.get(),
-                self.sent.get() + self.room()
-            );
-            log::line(BURROW_LOG_ERR, line.as_bytes());
+            let sent = self.sent.get();
+            let length = sent + self.room();
+            self.complain(&format!(
+                "sent {sent} bytes of its Content-Length of {length}; the connection is cut"
+            ));
         }
+    }
+
+    /// Logs what the application did wrong without raising.
+    fn complain(&self, what: &str) {
+        let line =
+            format!("mod_wsgi (pid={}): WSGI script '{}' {what}.", std::process::id(), self.app.name());
+        log::line(BURROW_LOG_ERR, line.as_bytes());
     }
 }

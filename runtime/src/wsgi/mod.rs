@@ -16,8 +16,8 @@ use pyo3_ffi as ffi;
 
 use crate::app::{App, Loaded};
 use crate::attach::Attached;
-use crate::log;
 use crate::object::{take_exception, Object, Raised, Result};
+use crate::{fork, log};
 use call::Call;
 
 /// Serves one request on the calling thread. See [`burrow_abi::RuntimeApi::serve`].
@@ -35,10 +35,13 @@ pub unsafe extern "C" fn serve(
     let Some(loaded) = app.loaded(interpreter, request.flags & BURROW_RELOADING != 0) else {
         return BURROW_FAILED;
     };
-    let call = Call::new(request, io, exchange);
+    let call = Call::new(app, request, io, exchange);
     let attached = Attached::to(interpreter);
     if run(&attached, &loaded, &call).is_err() {
         failed(&attached, app, &call);
+    }
+    if fork::is_child() {
+        fork::leave_child();
     }
     // The last reference to a replaced import goes while attached.
     drop(loaded);
