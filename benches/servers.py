@@ -138,7 +138,7 @@ http {{
 
     def burrow_nginx(self, python_home=None, **size):
         return self.nginx(
-            f"location / {{ wsgi_pass {APP}; wsgi_application_group %{{GLOBAL}}; }}",
+            f'location / {{ wsgi_pass {APP}; wsgi_application_group "%{{GLOBAL}}"; }}',
             f"wsgi_python_home {python_home};" if python_home else "",
             f"load_module {MODULES}/ngx_http_burrow_module.so;",
             **size,

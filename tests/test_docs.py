@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 import pytest
 
@@ -72,13 +73,13 @@ class Reader:
         self.stop()
         command = ["bash", "-euc", "exec " + self.adapt(command)]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
-        host, port = self.address.split(":")
         while True:
             assert self.process.poll() is None, f"{command} ended"
-            with socket.socket() as client:
-                if client.connect_ex((host, int(port))) == 0:
-                    return
-            time.sleep(0.05)
+            try:
+                urllib.request.urlopen(f"http://{self.address}/", timeout=30).close()
+                return
+            except OSError:
+                time.sleep(0.05)
 
     def stop(self):
         if self.process:
