@@ -25,12 +25,12 @@ pub struct Options {
     pub python: Option<PathBuf>,
 
     /// Worker processes of the server
-    #[arg(long, value_name = "N", default_value_t = default_workers(),
+    #[arg(long, value_name = "N", default_value_t = default_workers(), allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,
 
     /// Application threads in each worker
-    #[arg(long, value_name = "N", default_value_t = 8,
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
 

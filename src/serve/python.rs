@@ -181,12 +181,15 @@ impl Python {
                     (Some(file), Some(line)) => format!(" ({file}:{line})"),
                     _ => String::new(),
                 };
-                let cure = match missing {
-                    Some(_) => format!(
+                let cure = match (missing, account) {
+                    (Some(_), _) => format!(
                         "install it for {}, or choose another Python with --python",
                         self.executable.display()
                     ),
-                    None => "correct it, or start with --reload meanwhile".into(),
+                    (None, Some(account)) if error.starts_with("PermissionError") => {
+                        format!("allow it to the user {}, or give another --user", account.name)
+                    }
+                    _ => "correct it, or start with --reload meanwhile".into(),
                 };
                 refuse!("{given} does not import: {error}{place}; {cure}")
             }

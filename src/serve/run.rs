@@ -23,9 +23,9 @@ use super::private_dir::PrivateDir;
 use super::target::Source;
 use super::{keeper, reload};
 
-/// How long a stop may take, step by step.
-const GRACEFUL: Duration = Duration::from_secs(6);
-const QUICK: Duration = Duration::from_secs(3);
+/// How long each step of a stop may take; less than the ten seconds that Docker gives in all.
+const GRACEFUL: Duration = Duration::from_secs(5);
+const QUICK: Duration = Duration::from_secs(2);
 const KILLED: Duration = Duration::from_secs(1);
 
 enum Event {
@@ -137,20 +137,30 @@ impl Running {
 
     /// Politely first; another Ctrl-C brings the next step at once.
     fn stop(&mut self) {
-        for (signal, patience) in
-            [(self.kind.graceful_stop(), GRACEFUL), (Signal::SIGTERM, QUICK), (Signal::SIGKILL, KILLED)]
-        {
-            let _ = kill(self.pid, signal);
-            let deadline = Instant::now() + patience;
-            loop {
-                self.reap();
-                if self.ended.is_some() {
-                    return;
-                }
-                match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                    Ok(Event::Child | Event::Changed(_)) => {}
-                    Ok(Event::Stop) | Err(_) => break,
-                }
+        let _ = kill(self.pid, self.kind.graceful_stop());
+        if self.ends_within(GRACEFUL) {
+            return;
+        }
+        let _ = kill(self.pid, Signal::SIGTERM);
+        if self.ends_within(QUICK) {
+            return;
+        }
+        // With its workers, which do not end when their master is killed.
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        self.ends_within(KILLED);
+    }
+
+    /// Whether the server ends before the time is over and nobody wants it quicker.
+    fn ends_within(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.reap();
+            if self.ended.is_some() {
+                return true;
+            }
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Child | Event::Changed(_)) => {}
+                Ok(Event::Stop) | Err(_) => return false,
             }
         }
     }
@@ -180,7 +190,7 @@ impl Running {
     /// Workers without their master, and processes that the application has begun: all of them are
     /// our children now.
     fn end_what_is_left(mut self) {
-        for (signal, patience) in [(Signal::SIGTERM, QUICK), (Signal::SIGKILL, KILLED)] {
+        for (signal, patience) in [(Signal::SIGTERM, KILLED), (Signal::SIGKILL, KILLED)] {
             let deadline = Instant::now() + patience;
             loop {
                 self.reap();
