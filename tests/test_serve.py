@@ -118,8 +118,8 @@ class Serve:
             identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [burrow, "serve", str(target), *options], stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err,
-            cwd=cwd, env={**os.environ, **(env or {})}, **identity,
+            [burrow, "serve", str(target), *options],
+            stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err, cwd=cwd, env={**os.environ, **(env or {})}, **identity,
         )  # fmt: skip
         wait_for(lambda: "Serving" in self.stdout() or self.process.poll() is not None, "the start")
         assert self.process.poll() is None, self.stderr()
@@ -205,7 +205,8 @@ def test_script(serve, folder, server, user, how):
     script = write(folder / "hello.wsgi", HELLO)
     running = serve(script, "--server", server, user=user)
     assert running.get("/some/path") == (200, "hello")
-    line = rf"Serving {script} on http://127.0.0.1:{running.port}/ with .*\d, Python 3\.\d+\.\S+ \(Ctrl-C stops\)\n"
+    address = f"http://127.0.0.1:{running.port}/"
+    line = rf"Serving {script} on {address} with .*\d, Python 3\.\d+\.\S+ \(Ctrl-C stops\)\n"
     assert re.fullmatch(line, running.stdout())
     running.stop(how)
     assert "Traceback" not in running.stderr()
