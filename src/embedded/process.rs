@@ -56,9 +56,6 @@ pub fn start(server: Server) {
         return; // A server of one process that has read its configuration again.
     }
     let server = SERVER.get_or_init(|| server);
-    if server.kind == ServerKind::Nginx {
-        leave_children_unreaped();
-    }
     // SAFETY: always succeeds.
     if unsafe { libc::geteuid() } == 0 {
         let cure = match server.kind {
@@ -73,13 +70,6 @@ pub fn start(server: Server) {
     } else if !server.apps.is_empty() {
         spawn(&mut phase(), server);
     }
-}
-
-/// nginx's handler of SIGCHLD waits for whatever child there is, also in its workers, which have none. It
-/// would take the status of an application's subprocess, which then looks like 0.
-fn leave_children_unreaped() {
-    // SAFETY: the default disposition calls nothing.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// A request in progress.
@@ -176,7 +166,10 @@ pub fn stop(timeout: Duration) {
 fn give_up(step: &str, timeout: Duration) {
     log::report_process(
         BURROW_LOG_WARN,
-        &format!("this process ends without waiting any longer than {} ms for {step}", timeout.as_millis()),
+        &format!(
+            "this process ends without waiting any longer than {:.1} s for {step}",
+            timeout.as_secs_f32()
+        ),
     );
 }
 
