@@ -42,7 +42,8 @@ ngx_int_t ngx_burrow_describe_body(ngx_http_request_t *r, burrow_request *reques
     off_t size;
 
     if (r->reading_body) {
-        request->content_length = r->headers_in.content_length_n;
+        /* of chunks nginx counts what has arrived */
+        request->content_length = r->headers_in.chunked ? -1 : r->headers_in.content_length_n;
         return NGX_OK;
     }
     size = size_in_memory(bufs);

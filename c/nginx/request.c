@@ -109,13 +109,20 @@ static ngx_int_t set_files(ngx_http_request_t *r, ngx_str_t target, burrow_str *
     return NGX_OK;
 }
 
+/* Where nginx's idea of the body differs from the client's header: a subrequest has none, and the
+ * length of chunks is known once they are there. */
+static ngx_uint_t has_body(ngx_http_request_t *r)
+{
+    return r->reading_body || (r->request_body != NULL && r->request_body->bufs != NULL);
+}
+
 static ngx_int_t set_headers(ngx_http_request_t *r, burrow_request *request)
 {
+    ngx_uint_t body = has_body(r), i;
     ngx_list_part_t *part;
     ngx_table_elt_t *header;
     burrow_pair *pair;
-    size_t n = 0;
-    ngx_uint_t i;
+    size_t n = 1;
 
     for (part = &r->headers_in.headers.part; part != NULL; part = part->next) {
         n += part->nelts;
@@ -125,14 +132,23 @@ static ngx_int_t set_headers(ngx_http_request_t *r, burrow_request *request)
         return NGX_ERROR;
     }
     request->headers = pair;
-    request->n_headers = n;
     for (part = &r->headers_in.headers.part; part != NULL; part = part->next) {
         header = part->elts;
-        for (i = 0; i < part->nelts; i++, pair++) {
+        for (i = 0; i < part->nelts; i++) {
+            if (&header[i] == r->headers_in.content_length && !body && r != r->main) {
+                continue;
+            }
             pair->name = ngx_burrow_str(header[i].key);
             pair->value = ngx_burrow_str(header[i].value);
+            pair++;
         }
     }
+    if (r->headers_in.content_length == NULL && body && !r->reading_body) {
+        pair->name = LITERAL("Content-Length");
+        pair->value = number(r->pool, (ngx_uint_t) r->headers_in.content_length_n);
+        pair++;
+    }
+    request->n_headers = (size_t) (pair - request->headers);
     return NGX_OK;
 }
 
