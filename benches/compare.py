@@ -2,9 +2,11 @@
 
 import argparse
 import collections
+import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -19,7 +21,8 @@ ENDPOINTS = {"hello": "hello", "body10k": "10 KiB", "echo": "echo 16 KiB", "flas
 BENCH = HERE.parent / "target/bench"
 VENV = BENCH / "venv"
 
-Result = collections.namedtuple("Result", "rate p99 cpu errors")
+# foreign: cores that neither the server nor the load used
+Result = collections.namedtuple("Result", "rate p99 cpu errors foreign")
 
 
 def floor_module():
@@ -71,7 +74,7 @@ def load(url, seconds, script):
     wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
     return (
         float(number(r"Requests/sec:\s+([\d.]+)")),
-        milliseconds(number(r"99%\s+(\S+)")),
+        milliseconds(number(r"\n\s+99%\s+(\S+)")),
         int(number(r"(\d+) requests in")),
         sum(map(int, errors.groups() if errors else ())) + int(wrong.group(1) if wrong else 0),
     )
@@ -81,16 +84,26 @@ def measure(server, endpoint, seconds):
     script = ["-s", str(HERE / "echo.lua")] if endpoint == "echo" else []
     load(server.url("/" + endpoint), 1, script)
     family = server.family()
-    before = cpu_seconds(family)
+    server_before, load_before, all_before = cpu_seconds(family), load_seconds(), machine_seconds()
     rate, p99, requests, errors = load(server.url("/" + endpoint), seconds, script)
-    return Result(rate, p99, (cpu_seconds(family) - before) * 1e6 / requests, errors)
+    used = cpu_seconds(family) - server_before
+    foreign = machine_seconds() - all_before - used - (load_seconds() - load_before)
+    return Result(rate, p99, used * 1e6 / requests, errors, foreign / seconds)
+
+
+def load_seconds():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def machine_seconds():
+    """What all cores worked since the machine's start."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, open("/proc/stat").readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def median(results):
-    rates = [result.rate for result in results]
-    return Result(*(statistics.median(column) for column in zip(*results, strict=True))), (
-        (max(rates) - min(rates)) / statistics.median(rates)
-    )
+    return Result(*(statistics.median(column) for column in zip(*results, strict=True)))
 
 
 def version(*command):
@@ -120,38 +133,40 @@ def setting(rounds, seconds):
 def report(results, rounds, seconds):
     """The tables, as Markdown."""
     heads = " | ".join(ENDPOINTS.values())
+    rule = f"|---|{'---:|' * (len(ENDPOINTS) + 1)}"
+    foreign = max(result.foreign for by in results.values() for rounds_ in by.values() for result in rounds_)
     lines = [
         "# Results",
         "",
         setting(rounds, seconds),
+        f"Other processes used at most {foreign:.2f} cores meanwhile.",
         "",
         "Requests per second (p99 in ms) ± half the rounds' spread; the server's CPU per request, for hello:",
         "",
         f"| server | {heads} | CPU µs |",
-        f"|---|{'---:|' * (len(ENDPOINTS) + 1)}",
+        rule,
     ]
-    rates = {}
-    for name, by_endpoint in results.items():
-        cells = []
-        for endpoint in ENDPOINTS:
-            if endpoint not in by_endpoint:
-                cells.append("")
-                continue
-            result, spread = median(by_endpoint[endpoint])
-            rates[name, endpoint] = result.rate
-            failed = f", {result.errors:.0f} errors" if result.errors else ""
-            cells.append(f"{result.rate:,.0f} ({result.p99:.1f}{failed}) ±{spread / 2:.0%}")
-        cells.append(f"{median(by_endpoint['hello'])[0].cpu:.1f}" if "hello" in by_endpoint else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "Ratios:", "", f"| | {heads} |", f"|---|{'---:|' * len(ENDPOINTS)}"]
+    medians = {(name, e): median(all_rounds) for name, by in results.items() for e, all_rounds in by.items()}
+    for name in results:
+        cells = [cell(results[name][e]) if (name, e) in medians else "" for e in ENDPOINTS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {medians[name, 'hello'].cpu:.1f} |")
+    lines += ["", "Ratios of the rates, and of the CPU per request for hello:", ""]
+    lines += [f"| | {heads} | CPU |", rule]
     for ours, theirs in RATIOS:
-        cells = [
-            f"{rates[ours, e] / rates[theirs, e]:.2f}" if {(ours, e), (theirs, e)} <= rates.keys() else ""
-            for e in ENDPOINTS
-        ]
-        if any(cells):
+        pairs = [(medians.get((ours, e)), medians.get((theirs, e))) for e in ENDPOINTS]
+        if all(pairs[0]):
+            cells = [f"{our.rate / their.rate:.2f}" if our and their else "" for our, their in pairs]
+            cells.append(f"{pairs[0][1].cpu / pairs[0][0].cpu:.2f}")
             lines.append(f"| {ours} / {theirs} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def cell(results):
+    rates = [result.rate for result in results]
+    middle = median(results)
+    spread = (max(rates) - min(rates)) / middle.rate / 2
+    failed = f", {middle.errors:.0f} errors" if middle.errors else ""
+    return f"{middle.rate:,.0f} ({middle.p99:.1f}{failed}) ±{spread:.0%}"
 
 
 def main():
