@@ -73,5 +73,7 @@ STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 MEDIA_ROOT = DATA_DIR / "uploads"
 USE_TZ = True
+# Django gives the whole process this zone, the server's own log included.
+TIME_ZONE = "UTC"
 # Both of `make run`'s servers are 127.0.0.1 to a browser, which does not tell ports apart in cookies.
 SESSION_COOKIE_NAME = "guestbook"
