@@ -103,6 +103,16 @@ def private_dirs():
     return {path for folder in folders for path in folder.glob("burrow-serve-*")}
 
 
+def alive(processes):
+    def is_alive(process):
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return [process for process in processes if is_alive(process)]
+
+
 class Serve:
     """A running `burrow serve`."""
 
@@ -119,7 +129,8 @@ class Serve:
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [burrow, "serve", str(target), *options],
-            stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err, cwd=cwd, env={**os.environ, **(env or {})}, **identity,
+            stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err,
+            cwd=cwd, env={**os.environ, **(env or {})}, **identity,
         )  # fmt: skip
         wait_for(lambda: "Serving" in self.stdout() or self.process.poll() is not None, "the start")
         assert self.process.poll() is None, self.stderr()
@@ -165,12 +176,9 @@ class Serve:
 
     @staticmethod
     def nothing_is_left(tree, directory, timeout=0):
-        def alive():
-            return [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
         if timeout:
-            wait_for(lambda: not alive() and not directory.exists(), f"the end of {tree}", timeout)
-        assert not alive()
+            wait_for(lambda: not alive(tree) and not directory.exists(), f"the end of {tree}", timeout)
+        assert not alive(tree)
         assert not directory.exists()
 
 
@@ -188,7 +196,7 @@ def serve(burrow):
             tree = each.tree()
             each.process.send_signal(signal.SIGTERM)
             each.process.wait(20)
-            assert not [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+            assert not alive(tree)
 
 
 @pytest.fixture(params=SERVERS)
@@ -466,10 +474,10 @@ def test_reload(serve, folder, server, start):
     wait_for(lambda: running.get(path) == (200, "second one"), "the second version", 5)
     write(module, "value = 'third' +\n")
     wait_for(lambda: running.get(path)[0] == 500, "the broken version", 5)
-    assert "SyntaxError" in running.stderr()
+    wait_for(lambda: "SyntaxError" in running.stderr(), "a word about it")
     write(module, "value = 'the fourth one'\n")
     wait_for(lambda: running.get(path) == (200, "the fourth one"), "the fourth version", 5)
-    assert f"burrow: {module} changed, reloading" in running.stderr()
+    wait_for(lambda: f"burrow: {module} changed, reloading" in running.stderr(), "a word about it")
     running.stop()
 
 
@@ -599,7 +607,7 @@ def test_children_of_the_application_end(serve, folder, server):
     start = "subprocess.Popen(['sleep', '1000'], start_new_session={}).pid"
     children = [psutil.Process(int(running.evaluate(start.format(apart)))) for apart in (False, True)]
     running.stop()
-    assert not any(child.is_running() for child in children)
+    assert not alive(children)
 
 
 @pytest.mark.parametrize("user", [None, pytest.param("nobody", marks=needs_root)])
@@ -611,12 +619,29 @@ def test_kill_9(serve, folder, server, user):
     running.nothing_is_left(tree, directory, timeout=5)
 
 
+def test_stop_while_it_starts(burrow, folder, server):
+    script = write(folder / "app.py", HELLO)
+    for pause in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25):
+        before = private_dirs()
+        options = ["--server", server, "--bind", f"127.0.0.1:{free_port()}", "--python", sys.prefix]
+        process = subprocess.Popen([burrow, "serve", script, *options], stderr=subprocess.DEVNULL)
+        time.sleep(pause)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        began = time.monotonic()
+        assert process.wait(12) in ([0, -signal.SIGTERM] if pause == 0 else [0])
+        assert time.monotonic() - began < 3
+        # What a check has started may take a moment longer.
+        wait_for(lambda: not alive(tree), "the end of all", 1)  # noqa: B023
+        assert private_dirs() <= before
+
+
 def test_kill_9_of_both_its_processes(serve, folder, server):
     running = serve(write(folder / "app.py", HELLO), "--server", server)
     tree, directory = running.tree(), running.directory()
     for process in (running.process, next(p for p in tree if p.name() == "burrow")):
         process.kill()
-    wait_for(lambda: not any(p.is_running() for p in tree), "the end of the server", 5)
+    wait_for(lambda: not alive(tree), "the end of the server", 5)
     shutil.rmtree(directory)
 
 
@@ -690,6 +715,7 @@ def test_port_in_use(burrow, folder, server):
     ("--log-level", "loud", "debug, info, notice, warn, error"),
     ("--access-log", "/no/such/access.log", "cannot write /no/such/access.log.*--access-log"),
     ("--python", "/no/such/python", "no Python at /no/such/python.*--python"),
+    ("--python", "/usr/bin/yes", "/usr/bin/yes is not a working Python 3.*--python"),
     ("--python", "/usr/bin/true", "/usr/bin/true is not a working Python 3.*--python"),
     ("--user", "no-such-user", "--user"),
     ("--frobnicate", "1", "--frobnicate"),

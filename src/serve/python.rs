@@ -1,15 +1,17 @@
 //! Which Python runs the application, and whether the application imports in it.
 
 use std::env;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{absolute, Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use burrow_host::python::{runtime_dir, Installation};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use super::account::Account;
@@ -43,6 +45,7 @@ print(json.dumps({
 
 const PREFLIGHT: &str = include_str!("preflight.py");
 
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An import that takes longer than this is taken for one that never ends.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -92,18 +95,14 @@ impl Python {
 
     fn probe(executable: &Path, account: Option<&Account>) -> Result<Python, Refusal> {
         let mut command = Command::new(executable);
-        command.args(["-I", "-c", PROBE]).stdin(Stdio::null()).stderr(Stdio::null());
-        if let Some(account) = account {
-            account.apply(&mut command);
-        }
+        command.args(["-I", "-c", PROBE]);
         let shown = executable.display();
-        let output = match command.output() {
-            Ok(output) => output,
+        match answer(command, account, PROBE_TIMEOUT) {
             Err(error) => refuse!("cannot run {shown}: {error}; give a Python with --python"),
-        };
-        match serde_json::from_slice(&output.stdout) {
-            Ok(python) if output.status.success() => Ok(python),
-            _ => refuse!("{shown} is not a working Python 3 ({}); give another with --python", output.status),
+            Ok((line, status)) => match line.and_then(|line| serde_json::from_str(&line).ok()) {
+                Some(python) => Ok(python),
+                None => refuse!("{shown} is not a working Python 3 ({status}); give another with --python"),
+            },
         }
     }
 
@@ -143,25 +142,11 @@ impl Python {
         });
         let mut command = Command::new(&self.executable);
         command.args(["-c", PREFLIGHT, &job.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        if let Some(account) = account {
-            account.apply(&mut command);
-        }
-        // SAFETY: one system call. After the change of user, which would undo it.
-        unsafe {
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?));
-        }
         let given = &target.given;
-        let mut child = match command.spawn() {
-            Ok(child) => child,
+        let (line, status) = match answer(command, account, IMPORT_TIMEOUT) {
+            Ok(answer) => answer,
             Err(error) => refuse!("cannot run {}: {error}", self.executable.display()),
         };
-        let line = first_line(&mut child, IMPORT_TIMEOUT);
-        if line.is_none() {
-            // It has ended already, or it never will.
-            let _ = child.kill();
-        }
-        let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         let import = line.and_then(|line| serde_json::from_str(&line).ok());
         let Some(import) = import else {
             refuse!("{given} does not import: Python ended with {status}; see what it does at import")
@@ -218,24 +203,49 @@ fn executable(path: &Path) -> Result<PathBuf, Refusal> {
     }
 }
 
-/// What a child prints up to the end of its first line; None when it ends or takes too long.
-fn first_line(child: &mut Child, patience: Duration) -> Option<String> {
-    let mut pipe = child.stdout.take()?;
+/// Runs a command as the workers' user, and returns the first line that it prints and how it ended.
+fn answer(
+    mut command: Command,
+    account: Option<&Account>,
+    patience: Duration,
+) -> io::Result<(Option<String>, ExitStatus)> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    if let Some(account) = account {
+        account.apply(&mut command);
+    }
+    // SAFETY: one system call. After the change of user, which would undo it.
+    unsafe {
+        command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    let mut child = command.spawn()?;
+    let line = match first_line(&mut child, patience) {
+        Ok(line) => line,
+        Err(_) => {
+            child.kill()?;
+            None
+        }
+    };
+    Ok((line, child.wait()?))
+}
+
+/// None when the child ends without a whole line; an error when it takes too long.
+fn first_line(child: &mut Child, patience: Duration) -> io::Result<Option<String>> {
+    let mut pipe = child.stdout.take().expect("piped");
     let deadline = Instant::now() + patience;
     let mut said = Vec::new();
-    while !said.ends_with(b"\n") {
-        let left = deadline.checked_duration_since(Instant::now())?;
+    while !said.contains(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout).ok()? == 0 {
-            return None;
+        if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         let mut chunk = [0; 4096];
-        match pipe.read(&mut chunk).ok()? {
-            0 => return None,
+        match pipe.read(&mut chunk)? {
+            0 => return Ok(None),
             n => said.extend_from_slice(&chunk[..n]),
         }
     }
-    String::from_utf8(said).ok()
+    Ok(String::from_utf8(said).ok())
 }
 
 fn with_article(noun: &str) -> String {

@@ -103,12 +103,16 @@ impl Running {
 
     fn until_the_end(&mut self, site: &Site) -> u8 {
         let mut announced = false;
+        let mut changed_early: Option<PathBuf> = None;
         loop {
             let event = if announced {
                 self.events.recv().ok()
-            } else if answers(self.address) {
+            } else if self.is_up() {
                 announced = true;
                 announce(site, self.address);
+                if let Some(file) = changed_early.take() {
+                    self.reload(&file);
+                }
                 continue;
             } else {
                 match self.events.recv_timeout(Duration::from_millis(20)) {
@@ -117,10 +121,8 @@ impl Running {
                 }
             };
             match event {
-                Some(Event::Changed(file)) => {
-                    eprintln!("burrow: {} changed, reloading", file.display());
-                    let _ = kill(self.pid, self.kind.graceful_reload());
-                }
+                Some(Event::Changed(file)) if announced => self.reload(&file),
+                Some(Event::Changed(file)) => changed_early = Some(file),
                 Some(Event::Child) => {
                     self.reap();
                     if let Some(status) = self.ended {
@@ -135,11 +137,24 @@ impl Running {
         }
     }
 
+    /// Whether it takes connections and signals; httpd begins with the former.
+    fn is_up(&self) -> bool {
+        answers(self.address) && catches(self.pid, self.kind.graceful_stop())
+    }
+
+    fn reload(&self, changed: &Path) {
+        eprintln!("burrow: {} changed, reloading", changed.display());
+        let _ = kill(self.pid, self.kind.graceful_reload());
+    }
+
     /// Politely first; another Ctrl-C brings the next step at once.
     fn stop(&mut self) {
-        let _ = kill(self.pid, self.kind.graceful_stop());
-        if self.ends_within(GRACEFUL) {
-            return;
+        let graceful = self.kind.graceful_stop();
+        if catches(self.pid, graceful) {
+            let _ = kill(self.pid, graceful);
+            if self.ends_within(GRACEFUL) {
+                return;
+            }
         }
         let _ = kill(self.pid, Signal::SIGTERM);
         if self.ends_within(QUICK) {
@@ -296,6 +311,14 @@ fn answers(address: SocketAddr) -> bool {
         _ => Ipv6Addr::LOCALHOST.into(),
     };
     TcpStream::connect_timeout(&(ip, address.port()).into(), Duration::from_millis(100)).is_ok()
+}
+
+/// Whether a process has a handler for a signal.
+fn catches(pid: Pid, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & 1 << (signal as u32 - 1) != 0
 }
 
 fn announce(site: &Site, address: SocketAddr) {
