@@ -48,6 +48,9 @@ impl Child {
         log: BorrowedFd<'_>,
         dies_with_parent: bool,
     ) -> io::Result<Child> {
+        // A spawn that fails waits for its process, and panics where the server's own handling of SIGCHLD
+        // has taken notice of that end before.
+        binary.metadata()?;
         let (link, theirs) = Link::pair()?;
         let parent = getpid();
         let mut command = Command::new(binary);
@@ -55,6 +58,8 @@ impl Child {
             .arg0("burrow")
             .args([role.name(), super::name(server), instance])
             .current_dir("/")
+            // The listening sockets, during a binary upgrade.
+            .env_remove("NGINX")
             .stdin(theirs)
             .stdout(Stdio::null())
             .stderr(log.try_clone_to_owned()?);

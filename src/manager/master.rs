@@ -20,27 +20,25 @@ pub struct Master {
     instance: String,
     /// How often the server has been configured.
     generation: u64,
-    /// The pid of this process, once it is final.
-    pid: Option<Pid>,
+    /// The process that configured last.
+    pid: Pid,
     child: Option<Child>,
 }
 
 impl Master {
     pub fn new(server: ServerKind, binary: PathBuf) -> Master {
-        Master { server, binary, instance: token(), generation: 0, pid: None, child: None }
+        Master { server, binary, instance: token(), generation: 0, pid: getpid(), child: None }
     }
 
     /// Starts the manager, or tells the running one of a new configuration. Returns the pid of a
     /// process that had to be started. Waits for nothing.
     pub fn configure(&mut self, log: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
         self.generation += 1;
-        // nginx goes into the background after its first configuration, httpd before.
-        if self.server == ServerKind::Apache || self.generation > 1 {
-            self.pid = Some(getpid());
-        }
+        self.pid = getpid();
+        let master = self.final_pid();
         let configuration = Configuration::new(self.generation).to_file()?;
         if let Some(child) = self.child.as_mut().filter(|child| !child.ends_within(Duration::ZERO)) {
-            match child.configure(self.pid, configuration.as_fd(), log) {
+            match child.configure(master, configuration.as_fd(), log) {
                 // It is ending this very moment.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                 Err(error) => return Err(failed_to(&format!("tell process {}", child.pid()), error)),
@@ -53,7 +51,7 @@ impl Master {
         };
         let mut child = Child::start(&self.binary, role, self.server, &self.instance, log, false)
             .map_err(|error| failed_to(&format!("start {}", self.binary.display()), error))?;
-        child.configure(self.pid, configuration.as_fd(), log)?;
+        child.configure(master, configuration.as_fd(), log)?;
         let pid = child.pid();
         self.child = Some(child);
         Ok(Some(pid))
@@ -66,31 +64,31 @@ impl Master {
 
     /// Ends the manager, and kills it when that takes too long.
     pub fn stop(&mut self, timeout: Duration) {
-        if !self.is_copy() {
-            if let Some(child) = self.child.take() {
-                child.stop("the server stops".to_owned(), timeout);
-            }
+        // Not in a forked copy: a process of another module may run the whole server's clean-up.
+        if self.final_pid().is_some_and(|pid| pid != getpid()) {
+            return;
+        }
+        if let Some(child) = self.child.take() {
+            child.stop("the server stops".to_owned(), timeout);
         }
     }
 
-    /// In a worker: lets go of the link.
+    /// In a worker: lets go of the link. A server that is one process, for debugging, is no worker.
     pub fn detach(&mut self) {
-        let Some(pid) = self.pid else {
-            if let Some(child) = self.child.take() {
+        if self.pid == getpid() {
+            return;
+        }
+        if let Some(child) = self.child.take() {
+            if self.final_pid().is_none() {
                 child.name_master();
             }
-            return;
-        };
-        // A server that runs as one process for debugging is its own worker.
-        if pid != getpid() {
-            self.child = None;
         }
     }
 
-    /// Whether this is a forked copy in another process, such as one that another module started and
-    /// that runs the clean-up of the whole server at its exit.
-    fn is_copy(&self) -> bool {
-        self.pid.is_some_and(|pid| pid != getpid())
+    /// The master's pid, where it is known: nginx goes into the background after its first
+    /// configuration, httpd before.
+    fn final_pid(&self) -> Option<Pid> {
+        (self.server == ServerKind::Apache || self.generation > 1).then_some(self.pid)
     }
 }
 

@@ -1,0 +1,306 @@
+"""The manager: one process beside each server, whatever becomes of it, of the server or of the log."""
+
+import ctypes
+import operator
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+
+import psutil
+import pytest
+import servers
+from servers import Nginx, wait_for
+
+SYS_PIDFD_GETFD = 438
+
+
+def ours(server, *roles):
+    """The server's own processes of these roles, by the log that they write to."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command = process.cmdline()
+            log = os.readlink(f"/proc/{process.pid}/fd/2")
+        except (psutil.NoSuchProcess, FileNotFoundError):
+            continue
+        if command[:1] == ["burrow"] and command[1] in roles and log.startswith(f"{server.root}/"):
+            found.append(process)
+    return found
+
+
+def manager(server):
+    """Its one manager, once it has started."""
+    server.wait_log("burrow manager: started")
+    (process,) = ours(server, "manager")
+    return process
+
+
+def successor(server, old, timeout):
+    """The manager that takes the place of another."""
+    def look():
+        return [process for process in ours(server, "manager") if process.pid != old.pid]
+
+    return wait_for(look, "another manager", timeout)[0]
+
+
+def descriptors(pid):
+    """What a process has open, by number."""
+    folder = pathlib.Path(f"/proc/{pid}/fd")
+    return {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
+
+
+def links(pid):
+    """The descriptors of a process that are links: sockets of the type SOCK_SEQPACKET."""
+    rows = [line.split() for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{row[6]}]" for row in rows if row[4] == "0005"}
+    return [fd for fd, name in descriptors(pid).items() if name in inodes]
+
+
+def hold_link(pid):
+    """A copy of the master's end of its link, as a child has that another module forked."""
+    (fd,) = links(pid)
+    pidfd = os.pidfd_open(pid)
+    copy = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
+    os.close(pidfd)
+    assert copy >= 0, os.strerror(ctypes.get_errno())
+    return copy
+
+
+def await_end(process, timeout=1):
+    wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE,
+             f"the end of {process}", timeout)  # fmt: skip
+
+
+def test_starts_with_the_server_and_ends_with_it(server):
+    server.start()
+    process = manager(server)
+    server.stop()
+    assert not process.is_running()
+    assert "burrow manager: ends at configuration 1: the server stops" in server.log()
+
+
+def test_a_check_of_the_configuration_starts_nothing(server):
+    assert server.configtest()[0] == 0
+    assert not ours(server, "manager", "guardian")
+    assert "burrow" not in server.log()
+
+
+def test_keeps_no_descriptor_of_the_server(server):
+    server.start()
+    held = list(descriptors(manager(server).pid).values())
+    assert held.count("/dev/null") == 2
+    assert held.count(str(server.error_log)) == 1
+    others = [name for name in held if name not in ("/dev/null", str(server.error_log))]
+    assert len([name for name in others if name.startswith("socket:")]) == 1
+    assert all(name.startswith(("socket:", "anon_inode:")) for name in others), held
+
+
+def test_workers_do_not_hold_the_link(server):
+    server.start(processes=2)
+    assert server.get("/static.txt").status_code == 200
+    assert len(links(server.master_pid)) == 1
+    wait_for(lambda: not any(links(pid) for pid in server.workers()), "the workers letting go")
+
+
+def test_fifty_reloads_leave_one_manager_and_no_descriptor(server):
+    server.start()
+    process = manager(server)
+    server.reload()
+
+    def held():
+        return [len(descriptors(pid)) for pid in (process.pid, server.master_pid)]
+
+    before = held()
+    for _ in range(50):
+        server.reload()
+    assert ours(server, "manager") == [process]
+    assert len(ours(server, "guardian")) <= 1
+    # nginx keeps a channel to a worker until it has noticed its end.
+    wait_for(lambda: all(map(operator.le, held(), before)), "no more descriptors than before")
+    server.stop()
+    assert "ends at configuration 52" in server.log()
+
+
+def test_a_reload_with_a_broken_configuration_changes_nothing(server):
+    server.start()
+    process = manager(server)
+    file = server.root / ("nginx.conf" if server.kind == "nginx" else "httpd.conf")
+    good = file.read_text()
+    file.write_text(good + "\nnonsense;\n")
+    if server.kind == "nginx":
+        server.kill(signal.SIGHUP)
+        server.wait_log(r"\[emerg\].*nonsense")
+        os.truncate(server.error_log, 0)  # or it would count as a crash
+    else:
+        # As apachectl does: a signal alone would end the server.
+        assert subprocess.run(server.command("-k", "graceful"), capture_output=True).returncode != 0
+    assert ours(server, "manager") == [process]
+    assert server.get("/static.txt").status_code == 200
+    file.write_text(good)
+    server.reload()
+    assert ours(server, "manager") == [process]
+
+
+def test_outlives_a_restart_of_httpd(apache):
+    apache.start()
+    process = manager(apache)
+    apache.reload_signal = signal.SIGHUP
+    apache.reload()
+    apache.reload()
+    assert ours(apache, "manager") == [process]
+    apache.stop()
+    assert "ends at configuration 3: the server stops" in apache.log()
+
+
+@pytest.mark.parametrize("reloads", [0, 1])
+@pytest.mark.parametrize("held", [False, True], ids=["", "held"])
+def test_ends_when_the_master_is_killed(server, held, reloads):
+    server.start()
+    process = manager(server)
+    for _ in range(reloads):
+        server.reload()
+    assert server.get("/static.txt").status_code == 200
+    link = hold_link(server.master_pid) if held else None
+    kill_master(server, process)
+    if link is not None:
+        os.close(link)
+    assert "the server is gone" in server.log()
+
+
+def test_ends_when_the_master_of_mod_cgid_is_killed(apache):
+    """Its daemon is forked without an exec, and keeps whatever the master had open."""
+    apache.start(main="LoadModule cgid_module /usr/lib/apache2/modules/mod_cgid.so")
+    kill_master(apache, manager(apache))
+
+
+def kill_master(server, process):
+    """Kills it, awaits the end of the manager, and ends the workers, which go on serving."""
+    workers = psutil.Process(server.master_pid).children()
+    server.process.kill()
+    server.process.wait()
+    await_end(process)
+    for worker in workers:
+        if worker.is_running():
+            worker.kill()
+
+
+def test_a_second_server_beside_it_is_left_alone(server):
+    server.start()
+    process = manager(server)
+    other = type(server)()
+    other.start()
+    assert manager(other).pid != process.pid
+    other.close()
+    assert ours(server, "manager") == [process]
+    assert server.get("/static.txt").status_code == 200
+
+
+# ---- the log
+
+
+def test_follows_a_rotated_log(server):
+    server.start()
+    process = manager(server)
+    writers = [process, *ours(server, "guardian")]
+    server.error_log.rename(server.root / "error.log.1")
+    server.kill(signal.SIGUSR1)
+
+    def logs():
+        return {os.readlink(f"/proc/{writer.pid}/fd/2") for writer in writers}
+
+    wait_for(lambda: logs() == {str(server.error_log)}, "all writing to the new log")
+    server.stop()
+    assert "burrow manager: ends" in server.error_log.read_text()
+
+
+def test_writes_to_the_logger_of_the_last_graceful_restart(apache):
+    """Each one starts another logger, and the old one ends."""
+    piped = apache.root / "piped.log"
+    piped.touch()
+    start = apache.command
+    apache.command = lambda *options: [*start(*options), "-c", f'ErrorLog "|$/bin/cat >>{piped}"']
+    apache.start()
+    wait_for(lambda: "burrow manager: started" in piped.read_text(), "the first line")
+    (process,) = [child for child in psutil.Process(apache.master_pid).children()
+                  if child.cmdline()[:2] == ["burrow", "manager"]]  # fmt: skip
+    before = os.readlink(f"/proc/{process.pid}/fd/2")
+    apache.reload()
+    now = os.readlink(f"/proc/{apache.master_pid}/fd/2")
+    assert now != before
+    wait_for(lambda: os.readlink(f"/proc/{process.pid}/fd/2") == now, "the manager's new log")
+    apache.stop()
+    assert "burrow manager: ends at configuration 2" in piped.read_text()
+
+
+# ---- nginx in the background: its master gets its final pid after it has started the manager
+
+
+class Daemon(Nginx):
+    """nginx as distributions run it."""
+
+    def configure(self, mounts, **settings):
+        super().configure(mounts, **settings)
+        file = self.root / "nginx.conf"
+        file.write_text(file.read_text().replace("daemon off;", ""))
+
+    def command(self, *options):
+        # A binary upgrade runs the name that nginx was started by.
+        return [shutil.which("nginx"), *super().command(*options)[1:]]
+
+    def start(self):
+        self.configure([servers.Mount("/", "hello.py")])
+        # Comes back when nobody holds the pipes any more.
+        subprocess.run(self.command(), capture_output=True, timeout=10, check=True)
+        self.process = self.master()
+        return self
+
+    def master(self):
+        return Master(int(wait_for((self.root / "server.pid").read_text, "the pid file")))
+
+
+class Master(psutil.Process):
+    """With what a Popen has, too."""
+
+    def poll(self):
+        return None if self.is_running() else 0
+
+
+@pytest.fixture
+def daemon(request):
+    made = Daemon()
+    request.node.servers = [made]
+    yield made
+    made.close()
+
+
+def test_lives_with_nginx_in_the_background(daemon):
+    daemon.start()
+    first = manager(daemon)
+    first.kill()
+    second = successor(daemon, first, timeout=1)
+    daemon.stop()
+    assert not second.is_running()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["", "held"])
+@pytest.mark.parametrize("reloads", [0, 1])
+def test_ends_when_the_master_in_the_background_is_killed(daemon, held, reloads):
+    test_ends_when_the_master_is_killed(daemon, held, reloads)
+
+
+def test_a_binary_upgrade_runs_two_for_its_time(daemon):
+    daemon.start()
+    old, old_master = manager(daemon), daemon.process
+    daemon.kill(signal.SIGUSR2)
+    new = successor(daemon, old, timeout=5)
+    assert {process.pid for process in ours(daemon, "manager")} == {old.pid, new.pid}
+
+    daemon.process = wait_for(lambda: (now := daemon.master()) != old_master and now, "the new master")
+    old_master.send_signal(signal.SIGQUIT)
+    await_end(old, timeout=5)
+    await_end(old_master, timeout=5)
+    assert ours(daemon, "manager") == [new]
+    assert len(ours(daemon, "guardian")) == 1
+    assert daemon.get("/static.txt").status_code == 200
