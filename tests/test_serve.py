@@ -98,9 +98,13 @@ def write(path, text):
     return path
 
 
-def private_dirs():
+def private_dirs(application):
+    """The private directories of whatever serves an application in this folder."""
     folders = [pathlib.Path("/tmp"), pathlib.Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp"))]
-    return {path for folder in folders for path in folder.glob("burrow-serve-*")}
+    for configuration in (path for folder in folders for path in folder.glob("burrow-serve-*/server.conf")):
+        with contextlib.suppress(OSError):
+            if str(application) in configuration.read_text():
+                yield configuration.parent
 
 
 def alive(processes):
@@ -462,6 +466,15 @@ def test_print_config(burrow, folder, server):
     assert checked.returncode == 0, checked.stderr
 
 
+def test_import_is_not_left_to_the_first_request(serve, folder, server):
+    script = write(folder / "app.py", HELLO + "print('imported in', __name__)\n")
+    running = serve(script, "--server", server, "--workers", "2")
+    wait_for(lambda: running.stderr().count("imported in _mod_wsgi_") == 2, "an import in each worker")
+    running.get()
+    running.stop()
+    assert running.stderr().count("imported in") == 2
+
+
 @pytest.mark.parametrize("start", ["good", "SyntaxError"])
 def test_reload(serve, folder, server, start):
     write(folder / "package" / "__init__.py", "")
@@ -622,7 +635,6 @@ def test_kill_9(serve, folder, server, user):
 def test_stop_while_it_starts(burrow, folder, server):
     script = write(folder / "app.py", HELLO)
     for pause in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25):
-        before = private_dirs()
         options = ["--server", server, "--bind", f"127.0.0.1:{free_port()}", "--python", sys.prefix]
         process = subprocess.Popen([burrow, "serve", script, *options], stderr=subprocess.DEVNULL)
         time.sleep(pause)
@@ -633,7 +645,7 @@ def test_stop_while_it_starts(burrow, folder, server):
         assert time.monotonic() - began < 3
         # What a check has started may take a moment longer.
         wait_for(lambda: not alive(tree), "the end of all", 1)  # noqa: B023
-        assert private_dirs() <= before
+        assert not list(private_dirs(folder))
 
 
 def test_kill_9_of_both_its_processes(serve, folder, server):
@@ -676,7 +688,7 @@ def test_nobody_reads_what_it_says(burrow, folder, server):
 
 def refused(burrow, arguments, expected, env=None, cwd=None):
     """Exit code 2 within two seconds, one line, nothing left."""
-    before, began = private_dirs(), time.monotonic()
+    began = time.monotonic()
     command = [burrow, "serve", *map(str, arguments)]
     if "--python" not in arguments:
         command += ["--python", sys.prefix]
@@ -688,7 +700,8 @@ def refused(burrow, arguments, expected, env=None, cwd=None):
     assert done.stderr.count("\n") == 1, done.stderr
     assert re.match(f"burrow: .*{expected}", done.stderr), done.stderr
     assert took < 2
-    assert private_dirs() <= before
+    folder = cwd or pathlib.Path(arguments[0]).parent
+    assert not list(private_dirs(folder))
 
 
 def test_port_in_use(burrow, folder, server):

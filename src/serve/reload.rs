@@ -11,12 +11,12 @@ const INTERVAL: Duration = Duration::from_millis(500);
 type Snapshot = HashMap<PathBuf, (SystemTime, u64)>;
 
 /// Calls `changed` with a file that was changed, added or removed, for as long as it returns true.
-pub fn watch(dir: PathBuf, script: Option<PathBuf>, changed: impl Fn(&Path) -> bool + Send + 'static) {
+pub fn watch(dirs: Vec<PathBuf>, script: Option<PathBuf>, changed: impl Fn(&Path) -> bool + Send + 'static) {
     thread::spawn(move || {
-        let mut before = snapshot(&dir, script.as_deref());
+        let mut before = snapshot(&dirs, script.as_deref());
         loop {
             thread::sleep(INTERVAL);
-            let now = snapshot(&dir, script.as_deref());
+            let now = snapshot(&dirs, script.as_deref());
             if let Some(file) = difference(&before, &now) {
                 if !changed(file) {
                     return;
@@ -33,9 +33,11 @@ fn difference<'a>(before: &'a Snapshot, now: &'a Snapshot) -> Option<&'a Path> {
     differs.or_else(removed).map(|(file, _)| file.as_path())
 }
 
-fn snapshot(dir: &Path, script: Option<&Path>) -> Snapshot {
+fn snapshot(dirs: &[PathBuf], script: Option<&Path>) -> Snapshot {
     let mut files = Snapshot::new();
-    collect(dir, &mut files);
+    for dir in dirs {
+        collect(dir, &mut files);
+    }
     if let Some((script, state)) = script.and_then(|script| Some((script, state(script)?))) {
         files.insert(script.to_owned(), state);
     }
@@ -85,7 +87,7 @@ mod tests {
         let script = write("app.wsgi", "");
         let module = write("package/module.py", "1");
         write("venv/pyvenv.cfg", "");
-        let look = || snapshot(dir.path(), Some(&script));
+        let look = || snapshot(&[dir.path().to_owned()], Some(&script));
         let first = look();
         write("venv/lib/module.py", "");
         write(".hidden/module.py", "");

@@ -94,9 +94,10 @@ impl Running {
                 Source::Script(path) => Some(path.clone()),
                 Source::Module(_) => None,
             };
-            reload::watch(site.target.dir.clone(), script, move |file| {
-                sender.send(Event::Changed(file.to_owned())).is_ok()
-            });
+            let further = env::var_os("PYTHONPATH").unwrap_or_default();
+            let mut dirs = vec![site.target.dir.clone()];
+            dirs.extend(env::split_paths(&further).filter(|dir| dir.is_absolute()));
+            reload::watch(dirs, script, move |file| sender.send(Event::Changed(file.to_owned())).is_ok());
         }
         Ok(Running { kind: site.server.kind, pid, ended: None, address, events, relays, _dir: dir })
     }
