@@ -68,7 +68,9 @@ static ngx_int_t init_process(ngx_cycle_t *cycle)
     if (conf == NULL || (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)) {
         return NGX_OK;
     }
-    burrow_manager_detach();
+    if (ngx_process == NGX_PROCESS_WORKER) {
+        burrow_manager_detach();
+    }
     if (conf->applications.nelts == 0 && conf->imports.nelts == 0) {
         return NGX_OK;
     }
