@@ -24,6 +24,7 @@ build: $(HOST_A) $(OUT)/mod_burrow.so $(OUT)/ngx_http_burrow_module.so runtimes 
 	@$(call place,755,$(OUT)/burrow,$(DIST)/bin/burrow)
 	@$(call place,644,$(OUT)/mod_burrow.so,$(LIB)/mod_burrow.so)
 	@$(call place,644,$(OUT)/ngx_http_burrow_module.so,$(LIB)/ngx_http_burrow_module.so)
+	@echo "built $(DIST)"
 
 # Cargo decides whether the host is up to date; make compares what it left with what depends on it.
 $(HOST_A): FORCE
