@@ -71,8 +71,17 @@ void burrow_app_preload(burrow_app *app);
 
 /* ---- the worker process ------------------------------------------------------------------- */
 
+/* What the Python module `apache` says; lives as long as the process. */
+typedef struct {
+    unsigned version[3];
+    burrow_str description;
+    burrow_str mpm_name;
+    burrow_str build_date;
+} burrow_apache;
+
 typedef struct {
     burrow_server_kind kind;
+    const burrow_apache *apache; /* NULL where the server is not httpd */
     burrow_str software;        /* SERVER_SOFTWARE */
     int multiprocess;           /* wsgi.multiprocess */
     int multithread;            /* wsgi.multithread; nginx: decided by each application's threads */
@@ -92,7 +101,7 @@ void burrow_process_stop(unsigned timeout_ms);
 
 /* ---- requests ----------------------------------------------------------------------------- */
 
-/* The CGI variables that every server knows, in the order of the runtime's table of keys. */
+/* The variables that a server knows, in the order of the runtime's table of keys. */
 typedef enum {
     BURROW_REQUEST_METHOD,
     BURROW_REQUEST_URI,      /* as the client sent it */
@@ -111,6 +120,12 @@ typedef enum {
     BURROW_DOCUMENT_ROOT,
     BURROW_SCRIPT_FILENAME,
     BURROW_SERVER_SOFTWARE,
+    /* From here on for mod_wsgi.*: whatever the server does not know is absent. */
+    BURROW_REQUEST_HANDLER, /* "wsgi-script" */
+    BURROW_LISTENER_HOST,   /* of the listening address; "" when it is any */
+    BURROW_LISTENER_PORT,
+    BURROW_REQUEST_ID,    /* what the server's logs call the request */
+    BURROW_CONNECTION_ID, /* … and its connection */
     BURROW_VAR_COUNT
 } burrow_var;
 
@@ -128,6 +143,7 @@ typedef struct {
     size_t n_params;
     burrow_str body;        /* the whole body, where the server has it in memory; else absent */
     int64_t content_length; /* bytes; -1 when unknown (chunked) */
+    int64_t request_start;  /* microseconds since the epoch */
     unsigned flags;
 } burrow_request;
 

@@ -103,18 +103,32 @@ static int mpm_query(int what)
     return ap_mpm_query(what, &value) == APR_SUCCESS && value > 0 ? value : 1;
 }
 
+static burrow_str text(const char *s)
+{
+    return (burrow_str){s, strlen(s)};
+}
+
 static void child_init(apr_pool_t *pchild, server_rec *s)
 {
-    const char *banner = ap_get_server_banner();
     int threads = mpm_query(AP_MPMQ_MAX_THREADS), processes = mpm_query(AP_MPMQ_MAX_DAEMONS);
+    ap_version_t version;
+    static burrow_apache apache;
     burrow_server server = {
         .kind = BURROW_APACHE,
-        .software = {banner, strlen(banner)},
+        .apache = &apache,
+        .software = text(ap_get_server_banner()),
         .multiprocess = processes > 1,
         .multithread = threads > 1,
         .processes = (unsigned)processes,
         .threads = (unsigned)threads,
         .log = log_line,
+    };
+    ap_get_server_revision(&version);
+    apache = (burrow_apache){
+        .version = {(unsigned)version.major, (unsigned)version.minor, (unsigned)version.patch},
+        .description = text(ap_get_server_description()),
+        .mpm_name = text(ap_show_mpm()),
+        .build_date = text(ap_get_server_built()),
     };
     wsgi_multithread = server.multithread;
     wsgi_manager_detach();

@@ -106,6 +106,16 @@ static void set_vars(burrow_str *vars, request_rec *r)
     vars[BURROW_DOCUMENT_ROOT] = str(ap_document_root(r));
     vars[BURROW_SCRIPT_FILENAME] = str(r->filename);
     vars[BURROW_SERVER_SOFTWARE] = str(ap_get_server_banner());
+    vars[BURROW_REQUEST_HANDLER] = str(r->handler);
+    vars[BURROW_LISTENER_HOST] = str(c->local_addr->hostname ? c->local_addr->hostname : "");
+    vars[BURROW_LISTENER_PORT] = str(apr_itoa(r->pool, c->local_addr->port));
+    /* httpd makes them when they are asked for; the access log's %L is the same. */
+    if (!r->log_id)
+        ap_run_generate_log_id(c, r, &r->log_id);
+    if (!c->log_id)
+        ap_run_generate_log_id(c, NULL, &c->log_id);
+    vars[BURROW_REQUEST_ID] = str(r->log_id);
+    vars[BURROW_CONNECTION_ID] = str(c->log_id);
 }
 
 static void set_headers(burrow_request *request, request_rec *r, int pass_authorization)
@@ -168,6 +178,7 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
     set_headers(request, r, pass_authorization);
     set_params(request, r);
     request->content_length = r->read_chunked ? -1 : r->remaining;
+    request->request_start = r->request_time;
     if (!ap_should_client_block(r) || r->main)
         request->flags |= BURROW_NO_BODY;
     if (r->header_only)

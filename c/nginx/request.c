@@ -89,6 +89,46 @@ static void set_connection(ngx_http_request_t *r, burrow_str *vars)
     }
 }
 
+/* The numbers that nginx's error log and $connection give, with that of the request on it: formatted
+ * at once, as every environ holds both. */
+static ngx_int_t set_ids(ngx_http_request_t *r, burrow_str *vars)
+{
+    ngx_connection_t *c = r->connection;
+    u_char *start = ngx_pnalloc(r->pool, 2 * NGX_INT64_LEN + 1), *p;
+
+    if (start == NULL) {
+        return NGX_ERROR;
+    }
+    p = ngx_sprintf(start, "%uA", c->number);
+    vars[BURROW_CONNECTION_ID] = (burrow_str) { (char *) start, (size_t) (p - start) };
+    p = ngx_sprintf(p, "-%ui", c->requests);
+    vars[BURROW_REQUEST_ID] = (burrow_str) { (char *) start, (size_t) (p - start) };
+    return NGX_OK;
+}
+
+/* "127.0.0.1:80", "[::1]:80", "*:80" or "unix:/…", in its two parts. */
+static void set_listener(ngx_connection_t *c, burrow_str *vars)
+{
+    ngx_str_t text = c->listening->addr_text;
+    u_char *colon = text.data + text.len;
+
+    vars[BURROW_LISTENER_HOST] = vars[BURROW_LISTENER_PORT] = LITERAL("");
+    if (ngx_inet_get_port(c->listening->sockaddr) == 0) {
+        return;
+    }
+    while (colon > text.data && colon[-1] != ':') {
+        colon--;
+    }
+    vars[BURROW_LISTENER_PORT] = (burrow_str) {
+        (char *) colon, (size_t) (text.data + text.len - colon)
+    };
+    if (!c->listening->wildcard) {
+        vars[BURROW_LISTENER_HOST] = (burrow_str) {
+            (char *) text.data, (size_t) (colon - text.data) - 1
+        };
+    }
+}
+
 static ngx_int_t set_files(ngx_http_request_t *r, ngx_str_t target, burrow_str *vars)
 {
     ngx_http_core_loc_conf_t *clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
@@ -203,14 +243,18 @@ ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *req
     vars[BURROW_SERVER_PROTOCOL] =
         r->http_protocol.len > 0 ? ngx_burrow_str(r->http_protocol) : LITERAL("HTTP/0.9");
     vars[BURROW_SERVER_SOFTWARE] = LITERAL(NGINX_VER);
+    vars[BURROW_REQUEST_HANDLER] = LITERAL("wsgi-script");
+    request->request_start = (int64_t) r->start_sec * 1000000 + (int64_t) r->start_msec * 1000;
     set_path(r, conf->script_name, vars);
     set_connection(r, vars);
+    set_listener(r->connection, vars);
     /* Set by auth_basic once it has checked the password. */
     if (r->headers_in.user.len > 0) {
         vars[BURROW_REMOTE_USER] = ngx_burrow_str(r->headers_in.user);
         vars[BURROW_AUTH_TYPE] = LITERAL("Basic");
     }
-    if (set_files(r, conf->target, vars) != NGX_OK || set_headers(r, request) != NGX_OK) {
+    if (set_ids(r, vars) != NGX_OK || set_files(r, conf->target, vars) != NGX_OK
+        || set_headers(r, request) != NGX_OK) {
         return NGX_ERROR;
     }
     return set_params(r, conf->params, request);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use burrow_abi::{burrow_app, burrow_io, burrow_outcome, burrow_request, burrow_server, burrow_settings};
 
 use super::{log, App, Server};
-use crate::python::load::Setup;
+use crate::python::load::{Apache, Options, Setup};
 use crate::settings;
 
 /// # Safety
@@ -28,6 +28,9 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
             multithread: server.multithread != 0,
             processes: server.processes,
             threads: server.threads,
+            // SAFETY: c/shim.h: lives as long as the process.
+            apache: unsafe { server.apache.as_ref() }.map(Apache),
+            options: Options::default(),
         },
     });
 }

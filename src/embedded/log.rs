@@ -16,7 +16,7 @@ static SINK: RwLock<Sink> = RwLock::new(to_server);
 static SERVER_LOG: OnceLock<ServerLog> = OnceLock::new();
 
 /// What the runtime is given.
-pub static HOST: HostApi = HostApi { log: from_runtime };
+pub static HOST: HostApi = HostApi { log: from_runtime, options: super::process::options };
 
 /// Sends the lines elsewhere, where the server's own function cannot be called from any thread.
 pub fn set_sink(sink: Sink) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burrow_abi::{RuntimeApi, BURROW_LOG_ERR, BURROW_LOG_WARN};
+use burrow_abi::{burrow_str, InterpreterOptions, RuntimeApi, BURROW_LOG_ERR, BURROW_LOG_WARN};
 
 use super::{log, App};
 use crate::python::load::{self, Setup};
@@ -96,6 +96,17 @@ pub fn runtime() -> Option<&'static RuntimeApi> {
     let runtime = RUNTIME.load(Acquire);
     // SAFETY: set to a static of the runtime only, which is never unloaded.
     unsafe { runtime.as_ref() }.or_else(wait_for_runtime)
+}
+
+/// The options of an application group's interpreter.
+pub unsafe extern "C" fn options(_group: burrow_str) -> InterpreterOptions {
+    InterpreterOptions {
+        paths: ptr::null(),
+        n_paths: 0,
+        restrict_stdin: 0,
+        restrict_stdout: 0,
+        restrict_signal: 1,
+    }
 }
 
 #[cold]

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::ptr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use burrow_abi::{burrow_str, HostApi, PythonConfig, RuntimeApi, ABI_VERSION};
+use burrow_abi::{burrow_apache, burrow_str, HostApi, PythonConfig, RuntimeApi, ABI_VERSION};
 
 use super::{runtime_dir, Installation};
 
@@ -22,6 +23,29 @@ pub struct Setup {
     pub multithread: bool,
     pub processes: u32,
     pub threads: u32,
+    pub apache: Option<Apache>,
+    pub options: Options,
+}
+
+/// What the server's shim says about httpd.
+pub struct Apache(pub &'static burrow_apache);
+
+// SAFETY: its strings live as long as the process and never change.
+unsafe impl Send for Apache {}
+// SAFETY: as above.
+unsafe impl Sync for Apache {}
+
+/// What can be said to every python on its command line.
+#[derive(Default)]
+pub struct Options {
+    /// 0 to 2.
+    pub optimize: u8,
+    /// None: random.
+    pub hash_seed: Option<u32>,
+    pub warnings: Vec<Vec<u8>>,
+    pub dont_write_bytecode: bool,
+    /// In seconds; 0 leaves CPython's own.
+    pub switch_interval: f64,
 }
 
 /// Starts the Python of `home` on the calling thread, which becomes Python's main thread and must live as
@@ -40,15 +64,25 @@ pub fn start(
     check_library(&library, &installation, &expected)?;
     let api = open_runtime(&runtime)?;
     let executable = c_path(&installation.executable)?;
-    let paths: Vec<_> = paths.iter().map(|path| burrow_str::new(path)).collect();
+    let strings = |list: &[Vec<u8>]| list.iter().map(|each| burrow_str::new(each)).collect::<Vec<_>>();
+    let (paths, warnings) = (strings(paths), strings(&setup.options.warnings));
     let config = PythonConfig {
         executable: executable.as_ptr(),
         paths: paths.as_ptr(),
         n_paths: paths.len(),
         multiprocess: setup.multiprocess.into(),
         multithread: setup.multithread.into(),
+        run_once: 0,
         processes: setup.processes,
         threads: setup.threads,
+        process_group: burrow_str::new(b""),
+        apache: setup.apache.as_ref().map_or(ptr::null(), |apache| ptr::from_ref(apache.0)),
+        optimize: setup.options.optimize.into(),
+        hash_seed: setup.options.hash_seed.map_or(-1, i64::from),
+        warnings: warnings.as_ptr(),
+        n_warnings: warnings.len(),
+        dont_write_bytecode: setup.options.dont_write_bytecode.into(),
+        switch_interval: setup.options.switch_interval,
     };
     // SAFETY: the table is of our version, `host` is static and `config` outlives the call.
     let refusal = unsafe { (api.start)(host, &config) };

@@ -41,7 +41,7 @@ impl burrow_str {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// An application in the runtime's eyes.
 #[repr(C)]
@@ -59,8 +59,35 @@ pub struct PythonConfig {
     pub n_paths: usize,
     pub multiprocess: c_int,
     pub multithread: c_int,
+    /// `wsgi.run_once`: a process that serves one request and ends.
+    pub run_once: c_int,
     pub processes: u32,
     pub threads: u32,
+    /// The daemon process group; "" in a server's own worker.
+    pub process_group: burrow_str,
+    /// NULL where the server is not httpd.
+    pub apache: *const burrow_apache,
+    /// 0 to 2, as python's -O and -OO; what the environment says wins where it asks for more.
+    pub optimize: c_int,
+    /// -1: random.
+    pub hash_seed: i64,
+    /// As python's -W, in order.
+    pub warnings: *const burrow_str,
+    pub n_warnings: usize,
+    pub dont_write_bytecode: c_int,
+    /// In seconds; 0 leaves CPython's own.
+    pub switch_interval: f64,
+}
+
+/// What can differ from interpreter to interpreter.
+#[repr(C)]
+pub struct InterpreterOptions {
+    /// Folders for its `sys.path` besides those of all; they live as long as the process.
+    pub paths: *const burrow_str,
+    pub n_paths: usize,
+    pub restrict_stdin: c_int,
+    pub restrict_stdout: c_int,
+    pub restrict_signal: c_int,
 }
 
 /// What the host offers the runtime. Lives as long as the process.
@@ -68,6 +95,8 @@ pub struct PythonConfig {
 pub struct HostApi {
     /// One line for the server's error log; from any thread. `exchange` as given to `serve`, or NULL.
     pub log: unsafe extern "C" fn(exchange: *mut c_void, level: c_int, line: burrow_str),
+    /// The options of an application group's interpreter ("" is the main one); asked for once for each.
+    pub options: unsafe extern "C" fn(group: burrow_str) -> InterpreterOptions,
 }
 
 /// What the runtime offers the host, as the exported static `burrow_runtime`.

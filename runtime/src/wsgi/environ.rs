@@ -37,11 +37,16 @@ const VAR_NAMES: [&CStr; VARS] = [
     c"DOCUMENT_ROOT",
     c"SCRIPT_FILENAME",
     c"SERVER_SOFTWARE",
+    c"mod_wsgi.request_handler",
+    c"mod_wsgi.listener_host",
+    c"mod_wsgi.listener_port",
+    c"mod_wsgi.request_id",
+    c"mod_wsgi.connection_id",
 ];
 
 /// Variables whose values rarely change from request to request of an application: the template has
 /// those of the first request, and a request sets only what differs.
-const STEADY: [burrow_var; 12] = [
+const STEADY: [burrow_var; 15] = [
     BURROW_REQUEST_METHOD,
     BURROW_SCRIPT_NAME,
     BURROW_QUERY_STRING,
@@ -54,6 +59,9 @@ const STEADY: [burrow_var; 12] = [
     BURROW_DOCUMENT_ROOT,
     BURROW_SCRIPT_FILENAME,
     BURROW_SERVER_SOFTWARE,
+    BURROW_REQUEST_HANDLER,
+    BURROW_LISTENER_HOST,
+    BURROW_LISTENER_PORT,
 ];
 
 const fn is_steady(var: usize) -> bool {
