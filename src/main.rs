@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 /// Nothing was started: one line that says why and what to do.
 fn refuse(reason: &str) -> ExitCode {
-    eprintln!("burrow: {}", reason.trim_start_matches("error: "));
+    serve::say(reason.trim_start_matches("error: "));
     ExitCode::from(2)
 }
 

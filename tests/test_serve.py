@@ -666,21 +666,58 @@ def test_the_server_dies(serve, folder, server):
     assert re.search(r"^burrow: .* ended by itself, by signal SIGKILL$", running.stderr(), re.M)
 
 
-def test_nobody_reads_what_it_says(burrow, folder, server):
+@pytest.mark.parametrize("reader", ["has left", "has stopped reading"])
+def test_nobody_reads_what_it_says(burrow, folder, server, reader):
     script = write(folder / "app.py", EVALUATE)
     port = free_port()
     read, out = os.pipe()
     command = [burrow, "serve", script, "--server", server, "--python", sys.prefix, "--access-log",
-               "--bind", f"127.0.0.1:{port}"]  # fmt: skip
+               "--reload", "--bind", f"127.0.0.1:{port}"]  # fmt: skip
     process = subprocess.Popen(command, stdout=out, stderr=out)
     os.close(out)
-    assert os.read(read, 4096)
-    os.close(read)
-    for _ in range(20):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/?print(1)") as answer:
-            assert answer.read() == b"None"
+    wait_for(lambda: b"Serving" in os.read(read, 4096), "the start")
+    if reader == "has left":
+        os.close(read)
+        write(script, EVALUATE + "# changed\n")
+        time.sleep(0.7)
+        for _ in range(20):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/?print(1)") as answer:
+                assert answer.read() == b"None"
+    else:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/?print('x'*10**6)", timeout=1)
+    tree = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     assert process.wait(12) == 0
+    assert not alive(tree)
+    assert not list(private_dirs(folder))
+
+
+def test_nohup(burrow, folder, server):
+    script = write(folder / "app.py", HELLO)
+    port = free_port()
+    # nohup's disposition of SIGHUP, and that of SIGCHLD under some parents
+    command = ["sh", "-c", 'trap "" HUP CHLD; exec "$0" "$@"', burrow, "serve", script, "--server", server,
+               "--python", sys.prefix, "--bind", f"127.0.0.1:{port}"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert "Serving" in process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+        assert answer.read() == b"hello"
+    tree = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(12) == 0
+    assert not alive(tree)
+    process.stdout.close()
+
+
+def test_hangup(serve, folder, server):
+    running = serve(write(folder / "app.py", HELLO), "--server", server)
+    tree, directory = running.tree(), running.directory()
+    running.process.send_signal(signal.SIGHUP)
+    running.process.wait(5)
+    running.nothing_is_left(tree, directory, timeout=5)
 
 
 # ---- refusals
@@ -773,7 +810,7 @@ def test_targets_that_are_not(burrow, folder, target, expected):
     ("import os; os._exit(3)\n", "does not import: Python ended with exit status: 3"),
     ("import os; os.kill(os.getpid(), 11)\n", "does not import: Python ended with signal: 11"),
     ("x = 1\n", "has no application nor app; name the callable like .*/app.py:NAME"),
-    ("application = 1\n", "application of .* is not callable but an int"),
+    ("application = 1\n", "application of .* is not callable but of type int"),
 ])  # fmt: skip
 def test_targets_that_do_not_import(burrow, folder, text, expected):
     write(folder / "broken.py", "1/0\n")

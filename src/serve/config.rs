@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior};
+use nix::unistd::{access, AccessFlags};
 use serde::Serialize;
 
 use super::account::Account;
@@ -122,7 +123,7 @@ impl Site<'_> {
         match (&self.target.source, self.import_script()) {
             (_, Some(_)) => plain(&dir.join(IMPORT_SCRIPT)),
             (Source::Script(path), _) => plain(path),
-            (Source::Module(name), _) => Ok(format!("{name}:{}", self.callable)),
+            (Source::Module(_), _) => Ok(self.target.with_callable(&self.callable)),
         }
     }
 
@@ -180,18 +181,18 @@ fn log_file(file: &Path) -> Result<String, Refusal> {
         return Ok("/dev/stdout".into());
     }
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-    match std::fs::OpenOptions::new().append(true).create(true).open(&file) {
-        Ok(_) => plain(&file),
-        Err(error) => refuse!("cannot write {}: {error}; give another --access-log", file.display()),
+    let written = if file.exists() { Some(file.as_path()) } else { file.parent() };
+    match written.map(|path| access(path, AccessFlags::W_OK)) {
+        Some(Err(error)) => refuse!("cannot write {}: {error}; give another --access-log", file.display()),
+        _ if file.is_dir() => refuse!("{} is a directory; give a file to --access-log", file.display()),
+        _ => plain(&file),
     }
 }
 
 /// Both servers give meaning to some characters, even between quotes.
 fn plain(path: &Path) -> Result<String, Refusal> {
     match path.to_str() {
-        Some(text) if !text.contains(['"', '\\', '$', '%', '#']) && !text.contains(char::is_control) => {
-            Ok(text.into())
-        }
+        Some(text) if !text.contains(['"', '\\', '$']) && !text.contains(char::is_control) => Ok(text.into()),
         _ => refuse!(
             "{path:?} cannot be written in a server's configuration; rename it without special characters"
         ),

@@ -9,8 +9,11 @@ use nix::sys::signal::{kill, raise, signal, SigHandler, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, getpid, getppid, setpgid, ForkResult, Pid};
 
-/// The signals that mean "stop".
-pub const STOP_SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+use super::say;
+
+/// The signals that mean "stop". A terminal's SIGHUP ends the keeper, and by that the rest; under nohup
+/// it does not.
+const STOP_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT];
 
 /// While there is nothing to clean up, a stop is an end.
 pub fn exit_on_stop_signals() {
@@ -22,6 +25,8 @@ pub fn exit_on_stop_signals() {
         // SAFETY: the handler makes one system call and never returns.
         unsafe { signal(stop, SigHandler::Handler(end)) }.expect("a signal that can be handled");
     }
+    // SAFETY: no handler. Where SIGCHLD is ignored, as some parents leave it, nobody can be waited for.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.expect("a signal that can be handled");
 }
 
 /// The signals that this process and its child wait for; blocks them in the calling thread.
@@ -67,7 +72,7 @@ fn wait(child: Pid, signals: &SigSet) -> u8 {
             },
             Ok(stop) => match kill(child, stop) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => eprintln!("burrow: cannot stop the server: {error}"),
+                Err(error) => say(&format!("cannot stop the server: {error}")),
             },
             Err(_) => {}
         }

@@ -13,6 +13,7 @@ mod server;
 mod target;
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub use options::Options;
@@ -45,6 +46,11 @@ macro_rules! refuse {
 }
 use refuse;
 
+/// A line on standard error. Nobody need be reading it.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "burrow: {line}");
+}
+
 /// Checks everything that can be checked, then runs the server until it is told to stop.
 pub fn serve(options: &Options) -> Result<ExitCode, Refusal> {
     keeper::exit_on_stop_signals();
@@ -62,7 +68,7 @@ pub fn serve(options: &Options) -> Result<ExitCode, Refusal> {
     let preview = site.configuration("/tmp/burrow-serve".as_ref(), options.bind)?;
     match port {
         None => {
-            print!("{preview}");
+            let _ = io::stdout().write_all(preview.as_bytes());
             Ok(ExitCode::SUCCESS)
         }
         Some(port) => keeper::keep(|| run::run(&site, port)),
@@ -79,7 +85,7 @@ fn choose_callable(
 ) -> Result<String, Refusal> {
     match python.import(target, account) {
         Err(refusal) if reload => {
-            eprintln!("burrow: {refusal}");
+            say(&refusal.to_string());
             Ok(target.likely_callable())
         }
         chosen => chosen,

@@ -32,7 +32,7 @@ def choose(module, names):
         except AttributeError:
             continue
         if not callable(found):
-            return {"outcome": "not callable", "name": name, "type": type(found).__name__}
+            return {"outcome": "not_callable", "name": name, "type": type(found).__name__}
         return {"outcome": "asgi" if is_asgi(found) else "found", "name": name}
     return {"outcome": "absent"}
 

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::say;
+
 /// A new directory that is removed, with all that is in it, when this is dropped.
 pub struct PrivateDir(PathBuf);
 
@@ -23,7 +25,7 @@ impl PrivateDir {
 impl Drop for PrivateDir {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("burrow: cannot remove {}: {error}", self.0.display());
+            say(&format!("cannot remove {}: {error}", self.0.display()));
         }
     }
 }

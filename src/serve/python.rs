@@ -25,7 +25,7 @@ pub struct Python {
     pub version: String,
     /// Of the virtual environment or the installation.
     pub prefix: PathBuf,
-    /// The folders of the standard library and of site-packages.
+    /// The folders of the standard library.
     library: Vec<PathBuf>,
     /// Burrow's side of it, found by `embeddable`.
     #[serde(skip)]
@@ -52,24 +52,11 @@ const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 enum Import {
-    Found {
-        name: String,
-    },
-    Asgi {
-        name: String,
-    },
+    Found { name: String },
+    Asgi { name: String },
     Absent,
-    #[serde(rename = "not callable")]
-    NotCallable {
-        name: String,
-        r#type: String,
-    },
-    Raised {
-        error: String,
-        file: Option<String>,
-        line: Option<u32>,
-        missing: Option<String>,
-    },
+    NotCallable { name: String, r#type: String },
+    Raised { error: String, file: Option<String>, line: Option<u32>, missing: Option<String> },
 }
 
 impl Python {
@@ -143,23 +130,40 @@ impl Python {
         let mut command = Command::new(&self.executable);
         command.args(["-c", PREFLIGHT, &job.to_string()]);
         let given = &target.given;
-        let (line, status) = match answer(command, account, IMPORT_TIMEOUT) {
-            Ok(answer) => answer,
+        match answer(command, account, IMPORT_TIMEOUT) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                refuse!("the import of {given} does not end; see what it waits for, or start with --reload")
+            }
             Err(error) => refuse!("cannot run {}: {error}", self.executable.display()),
-        };
-        let import = line.and_then(|line| serde_json::from_str(&line).ok());
-        let Some(import) = import else {
-            refuse!("{given} does not import: Python ended with {status}; see what it does at import")
-        };
-        let names = target.callables().join(" nor ");
-        match import {
+            Ok((line, status)) => match line.and_then(|line| serde_json::from_str::<Import>(&line).ok()) {
+                Some(import) => import.callable(target, self, account),
+                None => {
+                    refuse!("{given} does not import: Python ended with {status}; see what it does at import")
+                }
+            },
+        }
+    }
+}
+
+impl Import {
+    fn callable(
+        self,
+        target: &Target,
+        python: &Python,
+        account: Option<&Account>,
+    ) -> Result<String, Refusal> {
+        let given = &target.given;
+        match self {
             Import::Found { name } => Ok(name),
             Import::Asgi { name } => refuse!(
                 "{name} of {given} is an ASGI application and this version serves WSGI; wrap it, e.g. with a2wsgi"
             ),
-            Import::Absent => refuse!("{given} has no {names}; name the callable like {}", self.example(target)),
+            Import::Absent => {
+                let names = target.callables().join(" nor ");
+                refuse!("{given} has no {names}; name the callable like {}", target.with_callable("NAME"))
+            }
             Import::NotCallable { name, r#type } => {
-                refuse!("{name} of {given} is not callable but {}; name another", with_article(&r#type))
+                refuse!("{name} of {given} is not callable but of type {}; name another", r#type)
             }
             Import::Raised { error, file, line, missing } => {
                 let place = match (file, line) {
@@ -167,10 +171,10 @@ impl Python {
                     _ => String::new(),
                 };
                 let cure = match (missing, account) {
-                    (Some(_), _) => format!(
-                        "install it for {}, or choose another Python with --python",
-                        self.executable.display()
-                    ),
+                    (Some(_), _) => {
+                        let executable = python.executable.display();
+                        format!("install it for {executable}, or choose another Python with --python")
+                    }
                     (None, Some(account)) if error.starts_with("PermissionError") => {
                         format!("allow it to the user {}, or give another --user", account.name)
                     }
@@ -178,13 +182,6 @@ impl Python {
                 };
                 refuse!("{given} does not import: {error}{place}; {cure}")
             }
-        }
-    }
-
-    fn example(&self, target: &Target) -> String {
-        match &target.source {
-            Source::Script(path) => format!("{}:NAME", path.display()),
-            Source::Module(name) => format!("{name}:NAME"),
         }
     }
 }
@@ -218,14 +215,12 @@ fn answer(
         command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
     }
     let mut child = command.spawn()?;
-    let line = match first_line(&mut child, patience) {
-        Ok(line) => line,
-        Err(_) => {
-            child.kill()?;
-            None
-        }
-    };
-    Ok((line, child.wait()?))
+    let line = first_line(&mut child, patience);
+    if line.is_err() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    Ok((line?, status))
 }
 
 /// None when the child ends without a whole line; an error when it takes too long.
@@ -246,8 +241,4 @@ fn first_line(child: &mut Child, patience: Duration) -> io::Result<Option<String
         }
     }
     Ok(String::from_utf8(said).ok())
-}
-
-fn with_article(noun: &str) -> String {
-    format!("{} {noun}", if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
 }

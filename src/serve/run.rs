@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
@@ -21,12 +21,16 @@ use super::config::{Site, IMPORT_SCRIPT};
 use super::options::ServerKind;
 use super::private_dir::PrivateDir;
 use super::target::Source;
-use super::{keeper, reload};
+use super::{keeper, reload, say};
 
 /// How long each step of a stop may take; less than the ten seconds that Docker gives in all.
 const GRACEFUL: Duration = Duration::from_secs(5);
 const QUICK: Duration = Duration::from_secs(2);
 const KILLED: Duration = Duration::from_secs(1);
+
+/// How often it is asked whether the server is up, until it is.
+const SHORTLY: Duration = Duration::from_millis(20);
+const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 enum Event {
     /// The user wants an end.
@@ -46,7 +50,7 @@ pub fn run(site: &Site, port: TcpListener) -> u8 {
             code
         }
         Err(error) => {
-            eprintln!("burrow: cannot start {}: {error}", site.server.title());
+            say(&format!("cannot start {}: {error}", site.server.title()));
             1
         }
     }
@@ -59,7 +63,8 @@ struct Running {
     ended: Option<WaitStatus>,
     address: SocketAddr,
     events: Receiver<Event>,
-    relays: Vec<JoinHandle<()>>,
+    /// Disconnected once everything that the server wrote is passed on.
+    relayed: Receiver<()>,
     _dir: PrivateDir,
 }
 
@@ -83,10 +88,9 @@ impl Running {
         drop(port);
         let mut child = command.spawn()?;
         let pid = Pid::from_raw(child.id() as i32);
-        let relays = vec![
-            relay(child.stdout.take().expect("piped"), io::stdout()),
-            relay(child.stderr.take().expect("piped"), io::stderr()),
-        ];
+        let (relaying, relayed) = channel();
+        relay(child.stdout.take().expect("piped"), io::stdout(), relaying.clone());
+        relay(child.stderr.take().expect("piped"), io::stderr(), relaying);
         let (sender, events) = channel();
         listen_for_signals(sender.clone());
         if site.options.reload {
@@ -99,41 +103,33 @@ impl Running {
             dirs.extend(env::split_paths(&further).filter(|dir| dir.is_absolute()));
             reload::watch(dirs, script, move |file| sender.send(Event::Changed(file.to_owned())).is_ok());
         }
-        Ok(Running { kind: site.server.kind, pid, ended: None, address, events, relays, _dir: dir })
+        Ok(Running { kind: site.server.kind, pid, ended: None, address, events, relayed, _dir: dir })
     }
 
     fn until_the_end(&mut self, site: &Site) -> u8 {
-        let mut announced = false;
-        let mut changed_early: Option<PathBuf> = None;
+        let mut up = false;
+        let mut changed: Option<PathBuf> = None;
         loop {
-            let event = if announced {
-                self.events.recv().ok()
-            } else if self.is_up() {
-                announced = true;
+            if !up && self.is_up() {
+                up = true;
                 announce(site, self.address);
-                if let Some(file) = changed_early.take() {
-                    self.reload(&file);
-                }
-                continue;
-            } else {
-                match self.events.recv_timeout(Duration::from_millis(20)) {
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    event => event.ok(),
-                }
-            };
-            match event {
-                Some(Event::Changed(file)) if announced => self.reload(&file),
-                Some(Event::Changed(file)) => changed_early = Some(file),
-                Some(Event::Child) => {
+            }
+            if let Some(file) = changed.take_if(|_| up) {
+                self.reload(&file);
+            }
+            match self.events.recv_timeout(if up { FOREVER } else { SHORTLY }) {
+                Ok(Event::Changed(file)) => changed = Some(file),
+                Ok(Event::Child) => {
                     self.reap();
                     if let Some(status) = self.ended {
-                        return self.report_end(site, status);
+                        return report_end(site, status);
                     }
                 }
-                Some(Event::Stop) | None => {
+                Ok(Event::Stop) => {
                     self.stop();
                     return 0;
                 }
+                Err(_) => {}
             }
         }
     }
@@ -144,7 +140,7 @@ impl Running {
     }
 
     fn reload(&self, changed: &Path) {
-        eprintln!("burrow: {} changed, reloading", changed.display());
+        say(&format!("{} changed, reloading", changed.display()));
         let _ = kill(self.pid, self.kind.graceful_reload());
     }
 
@@ -192,19 +188,8 @@ impl Running {
         }
     }
 
-    /// The server has ended, unasked.
-    fn report_end(&self, site: &Site, status: WaitStatus) -> u8 {
-        let (how, code) = match status {
-            WaitStatus::Exited(_, code) => (format!("with exit code {code}"), code as u8),
-            WaitStatus::Signaled(_, signal, _) => (format!("by signal {signal}"), 128 + signal as u8),
-            _ => (String::new(), 1),
-        };
-        eprintln!("burrow: {} ended by itself, {how}", site.server.title());
-        code
-    }
-
-    /// Workers without their master, and processes that the application has begun: all of them are
-    /// our children now.
+    /// Workers without their master, and processes that the application has begun: they are our children
+    /// now, and theirs will be when they end.
     fn end_what_is_left(mut self) {
         for (signal, patience) in [(Signal::SIGTERM, KILLED), (Signal::SIGKILL, KILLED)] {
             let deadline = Instant::now() + patience;
@@ -214,8 +199,6 @@ impl Running {
                 if left.is_empty() {
                     break;
                 }
-                // In the group of the server, or gone from it.
-                let _ = killpg(self.pid, signal);
                 for pid in left {
                     let _ = kill(pid, signal);
                 }
@@ -225,9 +208,8 @@ impl Running {
                 }
             }
         }
-        for relay in self.relays.drain(..) {
-            let _ = relay.join();
-        }
+        // Nobody need be reading what is left to say.
+        let _ = self.relayed.recv_timeout(KILLED);
     }
 }
 
@@ -279,15 +261,16 @@ fn command(site: &Site, dir: &Path, configuration: &Path) -> Command {
 
 /// Copies what the server writes. When nobody reads ours any more the pipe is closed, and the server
 /// goes on without.
-fn relay(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
+fn relay(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static, relaying: Sender<()>) {
     thread::spawn(move || {
+        let _until_the_end = relaying;
         let mut lines = vec![0; 65536];
         while let Ok(n @ 1..) = from.read(&mut lines) {
             if to.write_all(&lines[..n]).and_then(|()| to.flush()).is_err() {
                 return;
             }
         }
-    })
+    });
 }
 
 fn listen_for_signals(events: Sender<Event>) {
@@ -331,6 +314,17 @@ fn announce(site: &Site, address: SocketAddr) {
     // Nobody need be reading it.
     let mut out = io::stdout();
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The server has ended, unasked.
+fn report_end(site: &Site, status: WaitStatus) -> u8 {
+    let (how, code) = match status {
+        WaitStatus::Exited(_, code) => (format!("with exit code {code}"), code as u8),
+        WaitStatus::Signaled(_, signal, _) => (format!("by signal {signal}"), 128 + signal as u8),
+        _ => (String::new(), 1),
+    };
+    say(&format!("{} ended by itself, {how}", site.server.title()));
+    code
 }
 
 fn children() -> Vec<Pid> {

@@ -76,6 +76,14 @@ impl Target {
         }
     }
 
+    /// The target as it is written with its callable.
+    pub fn with_callable(&self, name: &str) -> String {
+        match &self.source {
+            Source::Script(path) => format!("{}:{name}", path.display()),
+            Source::Module(module) => format!("{module}:{name}"),
+        }
+    }
+
     /// The callable of a script that cannot be imported today.
     pub fn likely_callable(&self) -> String {
         let defined = match &self.source {
