@@ -5,6 +5,7 @@ end are what the runtime calls.
 """
 
 import atexit
+import functools
 import importlib
 import importlib.util
 import io
@@ -91,15 +92,17 @@ def extend_path(paths):
     sys.path[:] = added + before
 
 
+def no_fork(*args, **kwargs):
+    raise RuntimeError(
+        "os.fork() and preexec_fn are not possible in a process with Python sub-interpreters: use subprocess "
+        "(with start_new_session, process_group, user or umask instead of preexec_fn) or multiprocessing's "
+        "spawn method, or let the only application of the process run in the main interpreter "
+        "(application group %{GLOBAL}), or run it in daemon mode")
+
+
 def forbid_fork():
     """While a sub-interpreter exists a forked child hangs or crashes, on every version of CPython."""
-    def refuse(*args, **kwargs):
-        raise RuntimeError(
-            "os.fork() is not possible in a process with Python sub-interpreters: use subprocess, or "
-            "multiprocessing's spawn method, or let the only application of the process run in the main "
-            "interpreter (application group %{GLOBAL}), or run it in daemon mode")
-
-    os.fork = os.forkpty = refuse
+    os.fork = os.forkpty = no_fork
     on_import("multiprocessing.context", use_spawn)
 
 
@@ -138,17 +141,28 @@ def unblock_signals_of_children():
     """The server's threads block every signal, and a child would inherit that: terminate() would do nothing."""
     import _posixsubprocess
     import signal
-    fork_exec = _posixsubprocess.fork_exec
-    mask = signal.pthread_sigmask
 
-    def fork_exec_unblocked(*args):
-        before = mask(signal.SIG_SETMASK, ())
-        try:
-            return fork_exec(*args)
-        finally:
-            mask(signal.SIG_SETMASK, before)
+    def unblocked(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            try:
+                return function(*args, **kwargs)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return call
 
-    _posixsubprocess.fork_exec = fork_exec_unblocked
+    fork_exec = unblocked(_posixsubprocess.fork_exec)
+
+    def fork_exec_checked(*args):
+        # preexec_fn is the last argument, or the last but one: a Python function in a forked child.
+        if os.fork is no_fork and any(map(callable, args[-2:])):
+            no_fork()
+        return fork_exec(*args)
+
+    _posixsubprocess.fork_exec = fork_exec_checked
+    for name in ("posix_spawn", "posix_spawnp", "system"):
+        setattr(os, name, unblocked(getattr(os, name)))
 
 
 def set_up(main, paths):

@@ -7,6 +7,25 @@ static CHILD: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn in_child() {
     CHILD.store(true, Ordering::Relaxed);
+    // The server's handlers only take notes for its event loop, and its threads block every signal:
+    // nobody could end the child.
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: all of these may be called in a forked child; the action is filled before it is read.
+        unsafe {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            if libc::sigaction(signal, std::ptr::null(), &mut action) == 0
+                && action.sa_sigaction != libc::SIG_IGN
+            {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+    // SAFETY: the set is filled by sigemptyset.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
 }
 
 /// Takes notice of forks from now on.

@@ -14,8 +14,8 @@ use crate::host;
 use crate::module::{free, method, slot, table, Type};
 use crate::object::{bytes_of, Object};
 
-/// The longest piece kept without its newline, in bytes.
-const LONGEST: usize = 8192;
+/// The longest line, in bytes: nginx cuts at 2048 together with the request's context.
+const LONGEST: usize = 1600;
 
 thread_local! {
     /// The request that this thread serves, for the log line's context.
@@ -33,14 +33,47 @@ pub struct Bound(());
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        flush(|_| true);
+        flush_thread();
         EXCHANGE.set(std::ptr::null_mut());
     }
 }
 
-/// One whole line.
+/// One whole line. Control characters are escaped; a longer one than the servers take goes in pieces.
 pub fn line(level: burrow_level, line: &[u8]) {
-    host::log(EXCHANGE.get(), level, line);
+    let escaped;
+    let mut rest = line;
+    if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        escaped = escape(line);
+        rest = &escaped;
+    }
+    while rest.len() > LONGEST {
+        let (piece, others) = rest.split_at(boundary(rest));
+        host::log(EXCHANGE.get(), level, piece);
+        rest = others;
+    }
+    host::log(EXCHANGE.get(), level, rest);
+}
+
+fn escape(line: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(line.len() + 16);
+    for byte in line {
+        if byte.is_ascii_control() && *byte != b'\t' {
+            escaped.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+        } else {
+            escaped.push(*byte);
+        }
+    }
+    escaped
+}
+
+/// Where to cut a long line: at LONGEST, or up to three bytes before, between characters of UTF-8.
+fn boundary(line: &[u8]) -> usize {
+    (LONGEST - 3..=LONGEST).rev().find(|at| line[*at] & 0xc0 != 0x80).unwrap_or(LONGEST)
+}
+
+/// Emits what this thread has written without a newline, while the request is still there to name.
+pub fn flush_thread() {
+    flush(|_| true);
 }
 
 /// The beginning of a line.
@@ -49,6 +82,8 @@ struct Pending {
     stream: usize,
     level: burrow_level,
     text: Vec<u8>,
+    /// A part of the line was long enough to be emitted before its end.
+    cut: bool,
 }
 
 impl Pending {
@@ -61,16 +96,18 @@ impl Pending {
 fn write(stream: usize, level: burrow_level, data: &[u8]) {
     PENDING.with_borrow_mut(|pending| {
         let index = pending.iter().position(|each| each.stream == stream).unwrap_or_else(|| {
-            pending.push(Pending { stream, level, text: Vec::new() });
+            pending.push(Pending { stream, level, text: Vec::new(), cut: false });
             pending.len() - 1
         });
         let kept = &mut pending[index];
         let mut pieces = data.split(|byte| *byte == b'\n').peekable();
         while let Some(piece) = pieces.next() {
             kept.text.extend_from_slice(piece);
-            if pieces.peek().is_some() || kept.text.len() > LONGEST {
+            let ended = pieces.peek().is_some();
+            if kept.text.len() > LONGEST || (ended && !(kept.cut && kept.text.is_empty())) {
                 kept.emit();
             }
+            kept.cut = !ended && (kept.cut || !piece.is_empty() && kept.text.is_empty());
         }
     });
 }

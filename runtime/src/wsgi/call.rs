@@ -212,6 +212,9 @@ impl<'r> Call<'r> {
 
     /// Gives the server a piece, and the head with the first one.
     fn pass(&self, body: &burrow_body, flags: u32) -> bool {
+        if flags & BURROW_LAST != 0 {
+            log::flush_thread();
+        }
         let head = self.head.borrow();
         let head = head.as_ref().expect("checked by every caller");
         let text = |start: u32, end: u32| burrow_str::new(&head.text[start as usize..end as usize]);
@@ -244,6 +247,7 @@ impl<'r> Call<'r> {
 
     /// Sends what is left of the answer and says how the request ended. Called detached.
     pub fn end(self) -> burrow_outcome {
+        log::flush_thread();
         if !self.failed.get() && !self.gone.get() {
             self.complete();
         }
