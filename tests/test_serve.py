@@ -21,7 +21,8 @@ import urllib.request
 import psutil
 import pytest
 
-DIST = pathlib.Path(__file__).resolve().parent.parent / "target" / "dist"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DIST = pathlib.Path(os.environ.get("BURROW_DIST", ROOT / "target" / "dist")).resolve()
 SERVERS = ["nginx", "apache"]
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="changes the user of processes")
@@ -447,14 +448,17 @@ def test_environment_and_folder_are_the_callers(serve, folder, server):
     running.stop()
 
 
-def test_print_config(burrow, folder, server):
-    script = write(folder / "app.py", HELLO)
+@pytest.mark.parametrize("target", ["app.py", "app:application"])
+def test_print_config(burrow, folder, server, target):
+    write(folder / "app.py", HELLO)
     port = free_port()
-    options = ["--server", server, "--bind", f"127.0.0.1:{port}", "--python", sys.prefix, "--mount", "/shop"]
-    command = [burrow, "serve", script, *options, "--print-config"]
+    options = ["--server", server, "--bind", f"127.0.0.1:{port}", "--python", sys.prefix, "--mount", "/shop",
+               "--access-log", "access.log"]  # fmt: skip
+    command = [burrow, "serve", target, *options, "--print-config"]
     with socket.create_server(("127.0.0.1", port)):
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
+    assert not (folder / "access.log").exists()
     private = folder / "private"
     private.mkdir()
     configuration = write(private / "server.conf", done.stdout.replace("/tmp/burrow-serve", str(private)))
@@ -491,6 +495,14 @@ def test_reload(serve, folder, server, start):
     write(module, "value = 'the fourth one'\n")
     wait_for(lambda: running.get(path) == (200, "the fourth one"), "the fourth version", 5)
     wait_for(lambda: f"burrow: {module} changed, reloading" in running.stderr(), "a word about it")
+    running.stop()
+
+
+def test_reload_of_a_named_callable_that_does_not_import(serve, folder):
+    script = write(folder / "app.py", "app = 1 +\n")
+    running = serve(f"{script}:other", "--reload")
+    write(script, HELLO.replace("application", "other"))
+    wait_for(lambda: running.get() == (200, "hello"), "the application", 5)
     running.stop()
 
 
@@ -785,7 +797,8 @@ def test_root_is_refused(burrow, folder):
     ("no-such.py", "no no-such.py"),
     ("no-such.py:app", "no script .*/no-such.py"),
     ("module", "no module"),
-    ("no_such_module:app", "No module named 'no_such_module'"),
+    ("no_such_module:app", "there is no module no_such_module for no_such_module:app in /.*; correct"),
+    ("package.missing:app", "there is no module package.missing"),
     ("a-b:app", "not a module's name"),
     ("empty", "neither a manage.py nor"),
     ("two", r"several applications \(app.py, main.py\)"),
@@ -794,6 +807,7 @@ def test_root_is_refused(burrow, folder):
 ])  # fmt: skip
 def test_targets_that_are_not(burrow, folder, target, expected):
     (folder / "empty").mkdir()
+    write(folder / "package" / "__init__.py", "")
     write(folder / "two" / "app.py", HELLO)
     write(folder / "two" / "main.py", HELLO)
     write(folder / "django" / "manage.py", "setdefault('DJANGO_SETTINGS_MODULE', 'none.settings')\n")

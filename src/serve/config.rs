@@ -49,6 +49,8 @@ struct Values<'a> {
     target: String,
     /// For a script; a module's is part of the target.
     callable: Option<&'a str>,
+    /// The text of `target`, where that is a script of ours.
+    import_script: Option<String>,
     mount: &'a str,
     static_files: Vec<Static<'a>>,
     mime_types: Option<&'static str>,
@@ -88,6 +90,7 @@ impl Site<'_> {
             python_path: plain(&self.target.dir)?,
             target: self.application(dir)?,
             callable: matches!(self.target.source, Source::Script(_)).then_some(&self.callable),
+            import_script: self.import_script(),
             mount: &options.mount.0,
             static_files: options
                 .static_files

@@ -165,6 +165,10 @@ impl Import {
             Import::NotCallable { name, r#type } => {
                 refuse!("{name} of {given} is not callable but of type {}; name another", r#type)
             }
+            Import::Raised { missing: Some(module), .. } if target.is_in(&module) => refuse!(
+                "there is no module {module} for {given} in {}; correct the name, or start burrow where it is",
+                target.dir.display()
+            ),
             Import::Raised { error, file, line, missing } => {
                 let place = match (file, line) {
                     (Some(file), Some(line)) => format!(" ({file}:{line})"),

@@ -76,6 +76,16 @@ impl Target {
         }
     }
 
+    /// Whether it is this module, or in this package.
+    pub fn is_in(&self, package: &str) -> bool {
+        match &self.source {
+            Source::Script(_) => false,
+            Source::Module(name) => {
+                name.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            }
+        }
+    }
+
     /// The target as it is written with its callable.
     pub fn with_callable(&self, name: &str) -> String {
         match &self.source {
@@ -84,13 +94,13 @@ impl Target {
         }
     }
 
-    /// The callable of a script that cannot be imported today.
+    /// The callable of a target that cannot be imported today.
     pub fn likely_callable(&self) -> String {
-        let defined = match &self.source {
-            Source::Script(path) => defined_callable(path),
-            Source::Module(_) => None,
+        let found = match (&self.callable, &self.source) {
+            (None, Source::Script(path)) => defined_callable(path),
+            _ => None,
         };
-        defined.unwrap_or(self.callables()[0]).to_owned()
+        found.unwrap_or(self.callables()[0]).to_owned()
     }
 }
 
@@ -203,7 +213,9 @@ mod tests {
         assert_eq!(target.source, Source::Script(dir.path().join("app.py")));
         assert_eq!((target.callable.as_deref(), &*target.dir), (None, dir.path()));
         assert_eq!(target.likely_callable(), "app");
-        assert_eq!(resolve(&dir, "app.py:site.app").unwrap().callables(), ["site.app"]);
+        let named = resolve(&dir, "app.py:site.app").unwrap();
+        assert_eq!(named.callables(), ["site.app"]);
+        assert_eq!(named.likely_callable(), "site.app");
         assert!(resolve(&dir, "app.py:not/a name").is_err());
         assert!(resolve(&dir, "other.py").is_err());
         assert!(resolve(&dir, "other.py:app").is_err());
@@ -214,6 +226,7 @@ mod tests {
         let target = Target::resolve("shop.web:app").unwrap();
         assert_eq!(target.source, Source::Module("shop.web".into()));
         assert_eq!(target.callables(), ["app"]);
+        assert!(target.is_in("shop") && target.is_in("shop.web") && !target.is_in("sho"));
         assert_eq!(target.dir, std::env::current_dir().unwrap());
         for bad in ["shop-web:app", "shop:", ":app", "shop:a b", "no_such_thing"] {
             assert!(Target::resolve(bad).is_err(), "{bad}");
