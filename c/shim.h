@@ -226,8 +226,11 @@ size_t burrow_exchange_body(burrow_exchange *exchange, burrow_str data);
 int burrow_exchange_body_file(burrow_exchange *exchange, int fd, int64_t offset, size_t len);
 /* No more body. `whole` is 0 when the client left in the middle of it. */
 void burrow_exchange_body_end(burrow_exchange *exchange, int whole);
-/* Hands it to an application thread. */
+/* Queues it for an application thread. */
 void burrow_exchange_submit(burrow_exchange *exchange);
+/* Wakes threads for what was submitted: once in a turn of the event loop, so that they do not take the
+ * processor from it in the middle. */
+void burrow_loop_wake_threads(void);
 /* This many bytes of the answer have left: lets a waiting application go on. */
 void burrow_exchange_sent(burrow_exchange *exchange, size_t bytes);
 /* The server's request is gone (finished or aborted); the exchange must not be used again. */

@@ -127,6 +127,23 @@ static ngx_int_t watch_client(ngx_connection_t *c)
     return ngx_handle_read_event(c->read, 0);
 }
 
+static void wake_threads(ngx_event_t *event)
+{
+    burrow_loop_wake_threads();
+}
+
+/* Threads are woken when this turn of the event loop is over. */
+static void submit(burrow_exchange *exchange)
+{
+    static ngx_event_t wake = { .handler = wake_threads };
+
+    burrow_exchange_submit(exchange);
+    wake.log = ngx_cycle->log;
+    if (!wake.posted) {
+        ngx_post_event(&wake, &ngx_posted_events);
+    }
+}
+
 static ngx_int_t start(ngx_burrow_ctx_t *ctx)
 {
     ngx_http_request_t *r = ctx->request;
@@ -149,7 +166,7 @@ static ngx_int_t start(ngx_burrow_ctx_t *ctx)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
     take_off(ctx);
-    burrow_exchange_submit(ctx->exchange);
+    submit(ctx->exchange);
     return NGX_OK;
 }
 

@@ -30,6 +30,8 @@ unsafe fn exchange<'a>(exchange: *mut Exchange) -> &'a Exchange {
 thread_local! {
     /// The threads of each application group. Only the event loop looks at it.
     static GROUPS: RefCell<HashMap<Box<[u8]>, &'static Group>> = RefCell::default();
+    /// Those that have got requests since threads were woken.
+    static SUBMITTED: RefCell<Vec<&'static Group>> = RefCell::default();
 }
 
 fn group(name: &[u8]) -> &'static Group {
@@ -113,7 +115,17 @@ unsafe extern "C" fn burrow_exchange_body_end(of: *mut Exchange, whole: c_int) {
 unsafe extern "C" fn burrow_exchange_submit(submitted: *mut Exchange) {
     // SAFETY: the shim vouches for the exchange; this makes a count of its own.
     let exchange = unsafe { exchange::borrow(submitted.cast()) };
-    group(exchange.app().group()).submit(exchange);
+    let group = group(exchange.app().group());
+    if group.submit(exchange) {
+        SUBMITTED.with_borrow_mut(|groups| groups.push(group));
+    }
+}
+
+#[no_mangle]
+extern "C" fn burrow_loop_wake_threads() {
+    for group in SUBMITTED.take() {
+        group.wake_for_submitted();
+    }
 }
 
 #[no_mangle]

@@ -28,6 +28,8 @@ struct State {
     /// A thread was woken or started and has not come for work yet. There is one at most, and it
     /// wakes the next if it leaves work behind: so a burst of short requests wakes a few threads, not all.
     waking: bool,
+    /// `wake_for_submitted` is to come.
+    submitted: bool,
 }
 
 impl Group {
@@ -35,17 +37,25 @@ impl Group {
         self.state.lock().expect("no panic under this lock")
     }
 
-    /// Queues a request. On the event loop.
-    pub fn submit(&'static self, exchange: Arc<Exchange>) {
+    /// Queues a request. `true` if `wake_for_submitted` is to follow.
+    pub fn submit(&self, exchange: Arc<Exchange>) -> bool {
         let mut state = self.lock();
         if state.waiting.len() >= QUEUE {
             drop(state);
             exchange.unavailable(&format!("{QUEUE} requests wait already; more wsgi_threads may help"));
-            return;
+            return false;
         }
         state.most = state.most.max(exchange.app().threads());
         state.waiting.push_back(exchange);
-        self.wake(state);
+        !mem::replace(&mut state.submitted, true)
+    }
+
+    pub fn wake_for_submitted(&'static self) {
+        let mut state = self.lock();
+        state.submitted = false;
+        if !state.waiting.is_empty() {
+            self.wake(state);
+        }
     }
 
     /// Sees to it that a thread comes for what is waiting.
