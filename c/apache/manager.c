@@ -1,6 +1,7 @@
 /* The manager process, as httpd's master sees it. */
 #include "burrow_apache.h"
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "ap_mpm.h"
@@ -43,7 +44,9 @@ static void died(int reason, void *data, int status)
     if (state == AP_MPMQ_STOPPING || !wsgi_settings)
         return;
     ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
-                 "the manager process %" APR_PID_T_FMT " has died; starting another", manager.pid);
+                 "the manager process %" APR_PID_T_FMT " has died (%s %d); starting another",
+                 manager.pid, WIFSIGNALED(status) ? "signal" : "exit status",
+                 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
     if (apr_time_now() - started > SHORT_LIFE)
         start(ap_server_conf);
     else

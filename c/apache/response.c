@@ -96,11 +96,13 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
 }
 
 /* An error bucket before the end is what HTTP/1.1 (no last chunk), HTTP/2 (RST_STREAM) and filters
- * such as mod_deflate all understand; a status or an aborted flag they turn into a clean end. */
+ * such as mod_deflate all understand; a status or an aborted flag they turn into a clean end. The
+ * flush has a filter that waits for more let go of the head: else the error becomes a page. */
 void wsgi_response_cut(exchange *x)
 {
     request_rec *r = x->r;
     apr_bucket_alloc_t *alloc = r->connection->bucket_alloc;
+    APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(alloc));
     APR_BRIGADE_INSERT_TAIL(x->out,
                             ap_bucket_error_create(HTTP_BAD_GATEWAY, NULL, r->pool, alloc));
     APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_eos_create(alloc));
