@@ -50,12 +50,11 @@ app.add_url_rule("/", view_func=lambda: "flask")
 
 
 def free_port():
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     for _ in range(900):
-        free_port.last = 22100 + (free_port.last + 1 + worker * 100) % 900
+        free_port.last = (free_port.last + 1) % 900
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", free_port.last))
-            return free_port.last
+            probe.bind(("127.0.0.1", 22100 + free_port.last))
+            return 22100 + free_port.last
     raise AssertionError("no free port")
 
 
@@ -838,14 +837,8 @@ def test_callable_is_missing(burrow, folder):
 
 def test_server_is_missing(burrow, folder, server):
     script = write(folder / "app.py", HELLO)
-    package = {"nginx": "nginx", "apache": "apache2"}[server]
-    refused(
-        burrow, [script, "--server", server, "--server-binary", "/no/such/server"],
-        "cannot run /no/such/server",
-    )  # fmt: skip
-    hidden = pathlib.Path("/usr/sbin") / package
-    if not hidden.exists():
-        refused(burrow, [script, "--server", server], f"not installed: apt install {package}")
+    options = ["--server", server, "--server-binary", "/no/such/server"]
+    refused(burrow, [script, *options], "cannot run /no/such/server")
 
 
 def test_python_without_a_runtime(burrow, folder):
