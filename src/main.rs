@@ -1,5 +1,6 @@
 //! The `burrow` command.
 
+mod migrate;
 mod serve;
 
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Serve one application in the foreground, from inside the installed nginx or httpd
     Serve(serve::Options),
+    /// Say, line by line, what becomes of an Apache configuration with mod_wsgi in it
+    Migrate(migrate::Options),
     /// Watches over the application processes of an httpd or nginx, which runs it
     #[command(hide = true)]
     Manager { server: String, instance: String },
@@ -36,6 +39,9 @@ fn main() -> ExitCode {
     match command {
         Command::Serve(options) => {
             serve::serve(&options).unwrap_or_else(|refusal| refuse(&refusal.to_string()))
+        }
+        Command::Migrate(options) => {
+            migrate::run(&options).unwrap_or_else(|error| refuse(&error.to_string()))
         }
         Command::Manager { server, instance } => manager::run(Role::Manager, &server, &instance),
         Command::Guardian { server, instance } => manager::run(Role::Guardian, &server, &instance),

@@ -1,0 +1,611 @@
+//! The table of mod_wsgi's directives and options: what becomes of each on httpd, and what nginx has for
+//! it. `burrow migrate` and docs/directives.md have no other source.
+
+use Context::*;
+use Nginx::*;
+use Status::*;
+
+/// What becomes of a mod_wsgi directive or option in Burrow on httpd.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Status {
+    Same,
+    /// Works, with this difference; there is nothing to do about it.
+    Differs(&'static str),
+    /// Works where the value is `%{GLOBAL}`: httpd's own processes.
+    EmbeddedOnly,
+    Refused {
+        why: &'static str,
+        cure: &'static str,
+    },
+}
+
+/// What there is on nginx.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Nginx {
+    /// A directive of Burrow's, and what there is to say about it.
+    Has(&'static str, &'static str),
+    /// nginx's own means.
+    Own(&'static str),
+    /// Nothing, for this reason.
+    Nothing(&'static str),
+}
+
+/// Where httpd takes a directive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Context {
+    MainServer,
+    MainServerOrInterpreterOptions,
+    VirtualHost,
+    Directory,
+    /// .htaccess too, with this class of `AllowOverride`.
+    Htaccess(&'static str),
+}
+
+pub struct Directive {
+    pub name: &'static str,
+    pub arguments: &'static str,
+    pub context: Context,
+    pub default: &'static str,
+    pub httpd: Status,
+    pub nginx: Nginx,
+}
+
+/// An option of `WSGIDaemonProcess` or `WSGIScriptAlias`, written name=value.
+pub struct Setting {
+    pub name: &'static str,
+    pub default: &'static str,
+    pub httpd: Status,
+    pub nginx: Nginx,
+}
+
+const fn directive(
+    name: &'static str,
+    arguments: &'static str,
+    context: Context,
+    default: &'static str,
+    httpd: Status,
+    nginx: Nginx,
+) -> Directive {
+    Directive { name, arguments, context, default, httpd, nginx }
+}
+
+const fn setting(name: &'static str, default: &'static str, httpd: Status, nginx: Nginx) -> Setting {
+    Setting { name, default, httpd, nginx }
+}
+
+const fn not_yet(cure: &'static str) -> Status {
+    Refused { why: "not in Burrow yet", cure }
+}
+
+const FILE_INFO: Context = Htaccess("FileInfo");
+const AUTH_CONFIG: Context = Htaccess("AuthConfig");
+
+pub const NO_DAEMON: &str = "there is no daemon mode yet";
+pub const EMBEDDED: &str =
+    "remove it: the application runs in httpd's own processes; where it needs processes of its own, stay with \
+     mod_wsgi for now";
+const KEEP_AUTH: &str = "stay with mod_wsgi for now where access depends on it";
+const REMOVE: &str = "remove it";
+const LATER: Nginx = Nothing("not in Burrow yet");
+const NO_DAEMON_NGINX: Nginx = Nothing(NO_DAEMON);
+
+/// The directives of mod_wsgi 6, and its section.
+pub const DIRECTIVES: &[Directive] = &[
+    directive(
+        "WSGIScriptAlias",
+        "*URL-path* *script* [*options*]",
+        VirtualHost,
+        "",
+        Same,
+        Has("wsgi_pass", "in a `location`"),
+    ),
+    directive(
+        "WSGIScriptAliasMatch",
+        "*regex* *script* [*options*]",
+        VirtualHost,
+        "",
+        Same,
+        Has("wsgi_pass", "in a `location ~`; the script is one, without `$1`"),
+    ),
+    directive(
+        "WSGIDaemonProcess",
+        "*name* [*options*]",
+        VirtualHost,
+        "",
+        Refused { why: NO_DAEMON, cure: EMBEDDED },
+        NO_DAEMON_NGINX,
+    ),
+    directive("WSGIProcessGroup", "*name*", Directory, "`%{GLOBAL}`", EmbeddedOnly, NO_DAEMON_NGINX),
+    directive(
+        "WSGIApplicationGroup",
+        "*name*",
+        Directory,
+        "`%{RESOURCE}`",
+        Same,
+        Has("wsgi_application_group", "a name, `%{GLOBAL}`, `%{RESOURCE}` or `%{SERVER}`"),
+    ),
+    directive(
+        "WSGICallableObject",
+        "*name*",
+        FILE_INFO,
+        "`application`",
+        Same,
+        Has("wsgi_callable_object", ""),
+    ),
+    directive(
+        "WSGIImportScript",
+        "*script* process-group=*name* application-group=*name*",
+        VirtualHost,
+        "",
+        EmbeddedOnly,
+        Has("wsgi_import_script", ""),
+    ),
+    directive(
+        "WSGIHandlerScript",
+        "*name* *script* [*options*]",
+        Directory,
+        "",
+        not_yet("map the URLs with `WSGIScriptAlias`"),
+        Own("a `location` with `wsgi_pass`"),
+    ),
+    directive(
+        "WSGIDispatchScript",
+        "*script* [application-group=*name*]",
+        Directory,
+        "",
+        not_yet("write the groups as `WSGIApplicationGroup`, where need be with `%{ENV:variable}`"),
+        LATER,
+    ),
+    directive(
+        "WSGIAccessScript",
+        "*script* [application-group=*name*]",
+        AUTH_CONFIG,
+        "",
+        not_yet(KEEP_AUTH),
+        LATER,
+    ),
+    directive(
+        "WSGIAuthUserScript",
+        "*script* [application-group=*name*]",
+        AUTH_CONFIG,
+        "",
+        not_yet(KEEP_AUTH),
+        LATER,
+    ),
+    directive(
+        "WSGIAuthGroupScript",
+        "*script* [application-group=*name*]",
+        AUTH_CONFIG,
+        "",
+        not_yet(KEEP_AUTH),
+        LATER,
+    ),
+    directive(
+        "WSGIGroupAuthoritative",
+        "On\\|Off",
+        AUTH_CONFIG,
+        "On",
+        not_yet("remove it: mod_wsgi reads it and does nothing with it"),
+        Nothing("nothing to set: mod_wsgi does nothing with it either"),
+    ),
+    directive(
+        "WSGIPassAuthorization",
+        "On\\|Off",
+        FILE_INFO,
+        "Off",
+        Same,
+        Own("the application gets the header always"),
+    ),
+    directive("WSGIScriptReloading", "On\\|Off", FILE_INFO, "On", Same, Has("wsgi_script_reloading", "")),
+    directive(
+        "WSGIChunkedRequest",
+        "On\\|Off",
+        FILE_INFO,
+        "Off",
+        not_yet("remove it: chunked request bodies are always taken"),
+        Own("chunked request bodies are always taken"),
+    ),
+    directive(
+        "WSGIMapHEADToGET",
+        "On\\|Off\\|Auto",
+        FILE_INFO,
+        "Auto",
+        not_yet("remove it: it is as with Auto"),
+        Own("HEAD reaches the application; nginx sends no body"),
+    ),
+    directive(
+        "WSGIErrorOverride",
+        "On\\|Off",
+        FILE_INFO,
+        "Off",
+        not_yet("remove it: the client gets the application's own error pages"),
+        Has("wsgi_intercept_errors", ""),
+    ),
+    directive(
+        "WSGIEnableSendfile",
+        "On\\|Off",
+        FILE_INFO,
+        "Off",
+        not_yet("remove it: `EnableSendfile` of httpd decides"),
+        Own("`sendfile`"),
+    ),
+    directive(
+        "WSGIIgnoreActivity",
+        "On\\|Off",
+        FILE_INFO,
+        "Off",
+        Refused { why: NO_DAEMON, cure: REMOVE },
+        NO_DAEMON_NGINX,
+    ),
+    directive(
+        "WSGITrustedProxyHeaders",
+        "*names*",
+        FILE_INFO,
+        "",
+        not_yet("use mod_remoteip's `RemoteIPHeader` for the client's address"),
+        Own("the realip module's `real_ip_header`"),
+    ),
+    directive(
+        "WSGITrustedProxies",
+        "*addresses*",
+        FILE_INFO,
+        "",
+        not_yet("use mod_remoteip's `RemoteIPTrustedProxy`"),
+        Own("the realip module's `set_real_ip_from`"),
+    ),
+    directive(
+        "WSGIPassApacheRequest",
+        "On\\|Off",
+        Directory,
+        "Off",
+        not_yet("remove it where no application uses `apache.request_rec`"),
+        Nothing("`request_rec` is httpd's"),
+    ),
+    directive(
+        "WSGIRestrictProcess",
+        "*names*",
+        Directory,
+        "",
+        Refused { why: NO_DAEMON, cure: REMOVE },
+        NO_DAEMON_NGINX,
+    ),
+    directive(
+        "WSGIRestrictEmbedded",
+        "On\\|Off",
+        MainServer,
+        "Off",
+        Refused { why: NO_DAEMON, cure: REMOVE },
+        NO_DAEMON_NGINX,
+    ),
+    directive("WSGIRestrictStdin", "On\\|Off", MainServerOrInterpreterOptions, "Off", not_yet(REMOVE), LATER),
+    directive(
+        "WSGIRestrictStdout",
+        "On\\|Off",
+        MainServerOrInterpreterOptions,
+        "Off",
+        not_yet(REMOVE),
+        LATER,
+    ),
+    directive("WSGIRestrictSignal", "On\\|Off", MainServerOrInterpreterOptions, "On", not_yet(REMOVE), LATER),
+    directive(
+        "WSGIPythonHome",
+        "*folder*",
+        MainServer,
+        "`/usr`",
+        Differs(
+            "the home decides which Python runs, and it need not be the one that a module was compiled for",
+        ),
+        Has("wsgi_python_home", ""),
+    ),
+    directive("WSGIPythonPath", "*folders*", MainServer, "", Same, Has("wsgi_python_path", "")),
+    directive(
+        "WSGIPythonEggs",
+        "*folder*",
+        MainServer,
+        "",
+        not_yet("set `PYTHON_EGG_CACHE` in the script, where something still uses eggs"),
+        Nothing("set `PYTHON_EGG_CACHE` in the script"),
+    ),
+    directive("WSGIPythonOptimize", "0\\|1\\|2", MainServer, "0", not_yet("remove it"), LATER),
+    directive("WSGIPythonHashSeed", "random\\|*number*", MainServer, "random", not_yet(REMOVE), LATER),
+    directive(
+        "WSGIPythonWarnings",
+        "*filter*",
+        MainServer,
+        "",
+        not_yet("call `warnings.filterwarnings` in the script"),
+        LATER,
+    ),
+    directive(
+        "WSGIDontWriteBytecode",
+        "On\\|Off",
+        MainServer,
+        "Off",
+        not_yet("set `sys.dont_write_bytecode` in the script"),
+        LATER,
+    ),
+    directive(
+        "WSGISwitchInterval",
+        "*seconds*",
+        MainServerOrInterpreterOptions,
+        "0.005",
+        not_yet("call `sys.setswitchinterval` in the script"),
+        LATER,
+    ),
+    directive(
+        "WSGIDestroyInterpreter",
+        "On\\|Off",
+        MainServer,
+        "On",
+        not_yet("remove it: interpreters are never ended; `atexit` functions run when the process ends"),
+        Nothing("interpreters are never ended; `atexit` functions run when the process ends"),
+    ),
+    directive(
+        "WSGIPerInterpreterGIL",
+        "On\\|Off",
+        MainServerOrInterpreterOptions,
+        "Off",
+        not_yet(REMOVE),
+        LATER,
+    ),
+    directive("WSGIFreeThreading", "On\\|Off", MainServerOrInterpreterOptions, "Off", not_yet(REMOVE), LATER),
+    directive(
+        "<WSGIInterpreterOptions",
+        "[process-group=*name*] [application-group=*name*]",
+        MainServer,
+        "",
+        not_yet("remove the section"),
+        LATER,
+    ),
+    directive(
+        "WSGISocketPrefix",
+        "*path*",
+        MainServer,
+        "`wsgi` in httpd's run folder",
+        Refused { why: NO_DAEMON, cure: REMOVE },
+        NO_DAEMON_NGINX,
+    ),
+    directive(
+        "WSGISocketRotation",
+        "On\\|Off",
+        MainServer,
+        "On",
+        Refused { why: NO_DAEMON, cure: REMOVE },
+        NO_DAEMON_NGINX,
+    ),
+    directive(
+        "WSGIAcceptMutex",
+        "*method*",
+        MainServer,
+        "Default",
+        Refused { why: NO_DAEMON, cure: REMOVE },
+        NO_DAEMON_NGINX,
+    ),
+    directive(
+        "WSGICaseSensitivity",
+        "On\\|Off",
+        MainServer,
+        "On",
+        not_yet("remove it: no name is made from a hash of the path's letters"),
+        Nothing("paths are taken as they are written"),
+    ),
+    directive("WSGIServerMetrics", "On\\|Off", MainServer, "Off", not_yet(REMOVE), LATER),
+    directive(
+        "WSGITelemetryService",
+        "unix:*socket* [interval=*seconds*]",
+        MainServer,
+        "",
+        not_yet(REMOVE),
+        LATER,
+    ),
+    directive("WSGISlowRequests", "*seconds*", MainServer, "", not_yet(REMOVE), LATER),
+    directive("WSGITelemetryOptions", "*options*", MainServer, "None", not_yet(REMOVE), LATER),
+    directive(
+        "WSGIVerboseDebugging",
+        "On\\|Off",
+        MainServer,
+        "Off",
+        not_yet("remove it: mod_wsgi reads it and does nothing with it"),
+        Nothing("`error_log … debug`"),
+    ),
+];
+
+/// Directives that mod_wsgi had before version 6.
+pub const REMOVED: &[Setting] = &[
+    setting(
+        "WSGILazyInitialization",
+        "",
+        Refused {
+            why: "mod_wsgi 6 has no such directive any more",
+            cure: "remove it: Python starts in the worker processes, after the fork",
+        },
+        Nothing("Python starts in the worker processes, after the fork"),
+    ),
+    setting(
+        "WSGINewRelicConfigFile",
+        "",
+        Refused {
+            why: "mod_wsgi 6 has no such directive any more",
+            cure: "call `newrelic.agent.initialize` in the script",
+        },
+        Nothing("call `newrelic.agent.initialize` in the script"),
+    ),
+    setting(
+        "WSGINewRelicEnvironment",
+        "",
+        Refused {
+            why: "mod_wsgi 6 has no such directive any more",
+            cure: "call `newrelic.agent.initialize` in the script",
+        },
+        Nothing("call `newrelic.agent.initialize` in the script"),
+    ),
+];
+
+/// The options of `WSGIScriptAlias` and `WSGIScriptAliasMatch`.
+pub const ALIAS_OPTIONS: &[Setting] = &[
+    setting("process-group", "`WSGIProcessGroup`", EmbeddedOnly, NO_DAEMON_NGINX),
+    setting("application-group", "`WSGIApplicationGroup`", Same, Has("wsgi_application_group", "")),
+    setting("callable-object", "`WSGICallableObject`", Same, Has("wsgi_callable_object", "")),
+    setting(
+        "pass-authorization",
+        "`WSGIPassAuthorization`",
+        Same,
+        Own("the application gets the header always"),
+    ),
+];
+
+const fn no_daemon(cure: &'static str) -> Status {
+    Refused { why: NO_DAEMON, cure }
+}
+
+const RECYCLING: Status =
+    no_daemon("httpd's `MaxConnectionsPerChild` replaces its processes from time to time");
+const OWN_TIMEOUT: Status = no_daemon("httpd's `Timeout` bounds reading and writing");
+
+/// The options of `WSGIDaemonProcess`.
+pub const DAEMON_OPTIONS: &[Setting] = &[
+    setting(
+        "processes",
+        "1",
+        no_daemon("httpd's MPM decides: `StartServers`, `ServerLimit`"),
+        Own("`worker_processes`"),
+    ),
+    setting(
+        "threads",
+        "15",
+        no_daemon("httpd's MPM decides: `ThreadsPerChild`"),
+        Has("wsgi_threads", "8 by default"),
+    ),
+    setting(
+        "user",
+        "httpd's `User`",
+        no_daemon("the application runs as httpd's `User`: let it read and write what the application needs"),
+        Own("`user`"),
+    ),
+    setting("group", "httpd's `Group`", no_daemon("the application runs as httpd's `Group`"), Own("`user`")),
+    setting("supplementary-groups", "", no_daemon("add httpd's `User` to these groups"), NO_DAEMON_NGINX),
+    setting(
+        "umask",
+        "httpd's",
+        no_daemon("call `os.umask` in the script, or set it where httpd is started"),
+        NO_DAEMON_NGINX,
+    ),
+    setting(
+        "home",
+        "the user's",
+        no_daemon("write absolute paths in the application; add the folder to `WSGIPythonPath`"),
+        Own("`working_directory`; `wsgi_python_path` for imports"),
+    ),
+    setting("chroot", "", no_daemon("httpd's `ChrootDir`, for the whole server"), NO_DAEMON_NGINX),
+    setting(
+        "lang",
+        "",
+        no_daemon("set LANG where httpd is started (Debian: /etc/apache2/envvars)"),
+        Own("`env LANG=…`"),
+    ),
+    setting(
+        "locale",
+        "",
+        no_daemon("set LC_ALL where httpd is started (Debian: /etc/apache2/envvars)"),
+        Own("`env LC_ALL=…`"),
+    ),
+    setting(
+        "python-home",
+        "`/usr`",
+        no_daemon("write it as `WSGIPythonHome`, once for the server"),
+        Has("wsgi_python_home", ""),
+    ),
+    setting("python-path", "", no_daemon("write it as `WSGIPythonPath`"), Has("wsgi_python_path", "")),
+    setting(
+        "python-eggs",
+        "",
+        no_daemon("set `PYTHON_EGG_CACHE` in the script, where something still uses eggs"),
+        Nothing("set `PYTHON_EGG_CACHE` in the script"),
+    ),
+    setting("switch-interval", "0.005", no_daemon("call `sys.setswitchinterval` in the script"), LATER),
+    setting("display-name", "", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("script-user", "", no_daemon("check the owner of the scripts otherwise"), NO_DAEMON_NGINX),
+    setting("script-group", "", no_daemon("check the group of the scripts otherwise"), NO_DAEMON_NGINX),
+    setting("socket-user", "httpd's `User`", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("listen-backlog", "100", no_daemon("httpd's `ListenBacklog`"), Own("`listen … backlog=`")),
+    setting("connect-timeout", "15", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("socket-timeout", "httpd's `Timeout`", OWN_TIMEOUT, Own("`client_body_timeout`, `send_timeout`")),
+    setting("queue-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("request-timeout", "0", no_daemon("bound it in the application"), NO_DAEMON_NGINX),
+    setting("interrupt-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting(
+        "graceful-timeout",
+        "15",
+        no_daemon("httpd's `GracefulShutdownTimeout`"),
+        Own("`worker_shutdown_timeout`"),
+    ),
+    setting("eviction-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("shutdown-timeout", "5", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("deadlock-timeout", "300", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("startup-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("inactivity-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("restart-interval", "0", RECYCLING, NO_DAEMON_NGINX),
+    setting("maximum-requests", "0", RECYCLING, NO_DAEMON_NGINX),
+    setting(
+        "cpu-time-limit",
+        "0",
+        no_daemon("httpd's `RLimitCPU` does not reach its own processes: set it where httpd is started"),
+        NO_DAEMON_NGINX,
+    ),
+    setting("cpu-priority", "0", no_daemon("set it where httpd is started"), Own("`worker_priority`")),
+    setting(
+        "memory-limit",
+        "0",
+        no_daemon("set it where httpd is started (systemd: `MemoryMax=`)"),
+        NO_DAEMON_NGINX,
+    ),
+    setting(
+        "virtual-memory-limit",
+        "0",
+        no_daemon("set it where httpd is started (systemd: `LimitAS=`)"),
+        NO_DAEMON_NGINX,
+    ),
+    setting("stack-size", "0", no_daemon("httpd's `ThreadStackSize`"), NO_DAEMON_NGINX),
+    setting("send-buffer-size", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("receive-buffer-size", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("header-buffer-size", "32768", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("response-buffer-size", "8388608", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("response-socket-timeout", "`socket-timeout`", OWN_TIMEOUT, Own("`send_timeout`")),
+    setting("response-flush-delay", "5 ms", no_daemon(REMOVE), NO_DAEMON_NGINX),
+    setting("server-metrics", "off", no_daemon(REMOVE), NO_DAEMON_NGINX),
+];
+
+/// Directives of the nginx module that mod_wsgi has no word for, and what httpd does instead.
+pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
+    (
+        "wsgi_param",
+        "*name* *value* [if_not_empty]: a variable of the environ",
+        "`SetEnv`, `SetEnvIf`, `RewriteRule … [E=…]`",
+    ),
+    (
+        "wsgi_threads",
+        "*number* (8): threads for an application group in each worker process",
+        "the MPM's `ThreadsPerChild`",
+    ),
+    (
+        "wsgi_request_buffering",
+        "on\\|off (on): whether nginx reads the whole body first",
+        "bodies are read as the application asks for them",
+    ),
+];
+
+/// Whether there are process groups. While there are none, a configuration that has several means something
+/// else when all of it runs in httpd's own processes.
+pub fn daemon_mode() -> bool {
+    find("WSGIDaemonProcess").is_some_and(|directive| !matches!(directive.httpd, Refused { .. }))
+}
+
+/// The directive of this name, in any case of letters.
+pub fn find(name: &str) -> Option<&'static Directive> {
+    DIRECTIVES.iter().find(|directive| directive.name.eq_ignore_ascii_case(name))
+}
+
+/// The option of exactly this name.
+pub fn find_setting(settings: &'static [Setting], name: &str) -> Option<&'static Setting> {
+    settings.iter().find(|setting| setting.name == name)
+}

@@ -1,0 +1,125 @@
+use std::fs;
+use std::path::Path;
+
+use regex::Regex;
+
+use super::directives::{self, Nginx, Status};
+use super::{parse, report::Report, table};
+
+/// The report on one file, its path left out.
+fn report(text: &str) -> Vec<String> {
+    report_on("site.conf", text)
+}
+
+fn report_on(name: &str, text: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    let report = Report::of(&parse::read(&[path], &[]).unwrap());
+    let prefix = format!("{}/", folder.path().display());
+    report.findings.iter().map(|finding| finding.to_string().replace(&prefix, "")).collect()
+}
+
+/// The first finding on a line that is the whole file.
+fn verdict(line: &str) -> String {
+    report(line).swap_remove(0).replacen("site.conf:1: ", "", 1)
+}
+
+#[test]
+fn aliases_are_the_same() {
+    let found = report(
+        "<VirtualHost *>\nWSGIScriptAlias / /srv/shop/app.wsgi application-group=%{GLOBAL}\n</VirtualHost>",
+    );
+    assert_eq!(found[0], "site.conf:2: same: WSGIScriptAlias");
+    assert_eq!(found[1], "site.conf:2: same: WSGIScriptAlias application-group=");
+    assert!(verdict("AddHandler wsgi-script .wsgi").starts_with("same: AddHandler wsgi-script"));
+}
+
+#[test]
+fn what_is_unknown_is_said() {
+    let unknown = "not supported: WSGIFoo: mod_wsgi 6 has no such directive; remove it";
+    assert_eq!(verdict("WSGIFoo On"), unknown);
+    assert!(verdict("WSGILazyInitialization On").contains("any more"));
+    let found = report("WSGIScriptAlias / app.wsgi colour=blue bare");
+    assert!(found[1].contains("the script's path is relative"));
+    assert!(found[2].contains("WSGIScriptAlias colour=: mod_wsgi 6 has no such option"));
+    assert!(found[3].contains("WSGIScriptAlias bare: options have the form name=value"));
+}
+
+#[test]
+fn misplaced_directives_are_said() {
+    let found = report_on(".htaccess", "WSGIScriptAlias / /a.wsgi\nWSGICallableObject app");
+    assert!(found[0].contains("does not take it in .htaccess files"));
+    assert_eq!(found[2..], [] as [&str; 0]);
+    let found = report("<Location />\nWSGIScriptAlias / /a.wsgi\n</Location>");
+    assert!(found[0].contains("move it out"));
+    let found = report("<VirtualHost *>\nWSGIPythonHome /usr\n</VirtualHost>");
+    assert!(found[0].contains("main server only"));
+}
+
+#[test]
+fn the_module_has_to_be_changed_once() {
+    assert!(
+        verdict("LoadModule wsgi_module modules/mod_wsgi.so").starts_with("change: LoadModule wsgi_module")
+    );
+    assert!(verdict("LoadModule wsgi_module /x/mod_burrow.so").starts_with("same: LoadModule wsgi_module"));
+    assert_eq!(report("LoadModule alias_module a.so").len(), 1, "nothing about mod_wsgi");
+}
+
+#[test]
+fn every_directive_is_in_the_table_once() {
+    let mut names: Vec<&str> = directives::DIRECTIVES.iter().map(|row| row.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!((names.len(), directives::DIRECTIVES.len()), (49, 49), "as many as mod_wsgi 6 registers");
+}
+
+/// The names that follow `before` in a table of the C code.
+fn registered(file: &str, before: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let entry = Regex::new(&format!(r#"{before}\("([^"]+)""#)).unwrap();
+    let mut names: Vec<String> = entry.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn httpd_takes_what_the_table_says() {
+    let registered = registered("c/apache/directives.c", r"AP_INIT_[A-Z0-9_]+");
+    let refused = |status| matches!(status, Status::Refused { .. });
+    for row in directives::DIRECTIVES {
+        assert_eq!(
+            registered.iter().any(|name| name == row.name),
+            !refused(row.httpd),
+            "{}: the module and src/migrate/directives.rs disagree",
+            row.name
+        );
+    }
+    for name in registered {
+        assert!(directives::find(&name).is_some(), "{name} is not in src/migrate/directives.rs");
+    }
+}
+
+#[test]
+fn nginx_has_what_the_table_says() {
+    let registered = registered("c/nginx/directives.c", "ngx_string");
+    let settings = directives::ALIAS_OPTIONS.iter().chain(directives::DAEMON_OPTIONS);
+    let counterparts =
+        directives::DIRECTIVES.iter().map(|row| row.nginx).chain(settings.map(|row| row.nginx));
+    let mut said: Vec<String> = counterparts
+        .filter_map(|nginx| match nginx {
+            Nginx::Has(name, _) => Some(name.to_owned()),
+            _ => None,
+        })
+        .chain(directives::NGINX_ONLY.iter().map(|(name, ..)| (*name).to_owned()))
+        .collect();
+    said.sort();
+    said.dedup();
+    assert_eq!(said, registered, "c/nginx/directives.c and src/migrate/directives.rs disagree");
+}
+
+#[test]
+fn the_page_is_the_table() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/directives.md"));
+    assert!(page.unwrap_or_default() == table::markdown(), "burrow migrate --table > docs/directives.md");
+}
