@@ -67,7 +67,7 @@ class Reader:
         self.printed = done.stdout
 
     def output(self, _, text):
-        assert self.printed == text
+        assert self.printed == self.adapt(text)
 
     def serve(self, _, command):
         self.stop()
