@@ -97,11 +97,14 @@ def test_keeps_no_descriptor_of_the_server(server):
     assert all(name.startswith(own) for name in held), held
 
 
-def test_workers_do_not_hold_the_link(server):
-    server.start(processes=2)
+def test_no_other_child_holds_the_link(server):
+    cache = server.root / "cache"
+    server.start(processes=2, http=f"proxy_cache_path {cache} keys_zone=cache:1m;")
     assert server.get("/static.txt").status_code == 200
     assert len(links(server.master_pid)) == 1
-    wait_for(lambda: not any(links(pid) for pid in server.workers()), "the workers letting go")
+    ours_pids = [process.pid for process in ours(server, "manager", "guardian")]
+    children = [child.pid for child in psutil.Process(server.master_pid).children()]
+    wait_for(lambda: not any(links(pid) for pid in children if pid not in ours_pids), "their letting go")
 
 
 def test_fifty_reloads_leave_one_manager_and_no_descriptor(server):
@@ -154,6 +157,25 @@ def test_outlives_a_restart_of_httpd(apache):
     assert "ends at configuration 3: the server stops" in apache.log()
 
 
+def test_a_manager_that_is_killed_is_replaced(server):
+    server.start()
+    first = manager(server)
+    first.kill()
+    second = successor(server, first, timeout=1 if server.kind == "nginx" else 2)
+    server.reload()
+    assert ours(server, "manager") == [second]
+    server.stop()
+    assert "ends at configuration" in server.log()
+
+
+def test_a_manager_that_is_asked_to_end_is_replaced(server):
+    server.start()
+    first = manager(server)
+    first.terminate()
+    server.wait_log("burrow manager: ends at configuration 1: a signal")
+    successor(server, first, timeout=2)
+
+
 @pytest.mark.parametrize("reloads", [0, 1])
 @pytest.mark.parametrize("held", [False, True], ids=["", "held"])
 def test_ends_when_the_master_is_killed(server, held, reloads):
@@ -184,6 +206,15 @@ def kill_master(server, process):
     for worker in workers:
         if worker.is_running():
             worker.kill()
+
+
+def test_a_server_without_the_command_serves(server, monkeypatch):
+    library = server.root / "dist" / "lib" / "burrow"
+    shutil.copytree(servers.DIST / "lib" / "burrow", library)
+    monkeypatch.setattr(servers, "DIST", server.root / "dist")
+    server.start()
+    assert server.get("/static.txt").status_code == 200
+    server.wait_log(f"cannot start {server.root}/dist/bin/burrow")
 
 
 def test_a_second_server_beside_it_is_left_alone(server):

@@ -8,13 +8,14 @@
 #include "apr_thread_proc.h"
 
 #define STOP_TIMEOUT_MS 5000
-/* A manager that lives shorter than this is started again at the MPM's next round, not at once. */
+/* Where two in a row live shorter than this, the next starts at the MPM's next round, not at once. */
 #define SHORT_LIFE apr_time_from_sec(10)
 
 /* They survive reloads, since the module is linked with -z nodelete. */
 static pid_t master;
 static apr_proc_t manager;
 static apr_time_t started;
+static int short_lives;
 static int is_due;
 
 static void died(int reason, void *data, int status);
@@ -47,7 +48,8 @@ static void died(int reason, void *data, int status)
                  "the manager process %" APR_PID_T_FMT " has died (%s %d); starting another",
                  manager.pid, WIFSIGNALED(status) ? "signal" : "exit status",
                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-    if (apr_time_now() - started > SHORT_LIFE)
+    short_lives = apr_time_now() - started > SHORT_LIFE ? 0 : short_lives + 1;
+    if (short_lives < 2)
         start(ap_server_conf);
     else
         is_due = 1;

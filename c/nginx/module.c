@@ -64,12 +64,12 @@ static ngx_int_t init_process(ngx_cycle_t *cycle)
     ngx_core_conf_t *core;
     burrow_server server;
 
+    if (ngx_process != NGX_PROCESS_SINGLE) {
+        burrow_manager_detach(); /* the cache manager, too */
+    }
     conf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_burrow_module);
     if (conf == NULL || (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)) {
         return NGX_OK;
-    }
-    if (ngx_process == NGX_PROCESS_WORKER) {
-        burrow_manager_detach();
     }
     if (conf->applications.nelts == 0 && conf->imports.nelts == 0) {
         return NGX_OK;
