@@ -137,7 +137,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "*script* process-group=*name* application-group=*name*",
         VirtualHost,
         "",
-        EmbeddedOnly,
+        Same,
         Has("wsgi_import_script", ""),
     ),
     directive(

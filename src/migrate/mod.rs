@@ -9,6 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,7 +23,7 @@ pub struct Options {
     /// Apache configuration files, .htaccess files among them; what they include is followed
     #[arg(value_name = "FILE", required_unless_present = "table")]
     files: Vec<PathBuf>,
-    /// What httpd is started with, or what /etc/apache2/envvars defines; may be repeated
+    /// What httpd is started with; may be repeated. Without any, every <IfDefine> is taken to apply
     #[arg(short = 'D', long, value_name = "NAME[=VALUE]")]
     define: Vec<String>,
     /// Print JSON
@@ -36,14 +37,15 @@ pub struct Options {
 /// Prints the report.
 pub fn run(options: &Options) -> Result<ExitCode, Error> {
     if options.table {
-        print!("{}", table::markdown());
+        say(&table::markdown());
         return Ok(ExitCode::SUCCESS);
     }
     let report = report::Report::of(&parse::read(&options.files, &options.define)?);
-    if options.json {
-        println!("{}", report.json());
-    } else {
-        print!("{report}");
-    }
+    say(&if options.json { report.json() } else { report.to_string() });
     Ok(ExitCode::from(u8::from(report.attention > 0)))
+}
+
+/// Prints, and minds no reader that has seen enough, such as `head`.
+fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }

@@ -1,6 +1,7 @@
 //! A reader of Apache configurations: lines, quotes, sections, `Include`, `Define`. What a server was
-//! started with is not known, so the content of `<IfModule>`, `<IfDefine>` and their like is read as if
-//! they applied; only `<IfDefine !X>` is passed over, once X is defined.
+//! started with need not be known, so the content of `<IfModule>`, `<IfDefine>` and their like is read as
+//! if they applied; only `<IfDefine !X>` is passed over, once X is defined. With definitions given, as for
+//! httpd, `<IfDefine>` is taken at its word.
 
 use std::collections::HashMap;
 use std::env;
@@ -123,8 +124,13 @@ pub fn read(files: &[PathBuf], definitions: &[String]) -> Result<Vec<Directive>,
         let (name, value) = definition.split_once('=').unwrap_or((definition, ""));
         (name.to_owned(), value.to_owned())
     });
-    let mut reader =
-        Reader { variables: variables.collect(), server_root: None, base: PathBuf::new(), found: Vec::new() };
+    let mut reader = Reader {
+        variables: variables.collect(),
+        knows_definitions: !definitions.is_empty(),
+        server_root: None,
+        base: PathBuf::new(),
+        found: Vec::new(),
+    };
     for file in files {
         reader.base = file.parent().unwrap_or(Path::new("")).to_owned();
         let text = contents(file).map_err(|error| Error(format!("{}: {error}", file.display())))?;
@@ -139,6 +145,7 @@ fn contents(file: &Path) -> std::io::Result<String> {
 
 struct Reader {
     variables: HashMap<String, String>,
+    knows_definitions: bool,
     server_root: Option<PathBuf>,
     /// What relative paths are relative to while no ServerRoot was seen: the folder of the named file.
     base: PathBuf,
@@ -255,9 +262,12 @@ impl Reader {
             files.splice(at..at, within);
         }
         if files.is_empty() && directive.is("Include") && !pattern.is_dir() {
-            let hint = match self.server_root {
-                Some(_) => "",
-                None => "; name the server's main file, which says what such a path is relative to",
+            let hint = if pattern.to_string_lossy().contains("${") {
+                "; define the variable in the environment or with -D NAME=VALUE"
+            } else if self.server_root.is_none() && pattern.starts_with(&self.base) {
+                "; name the server's main file, which says what such a path is relative to"
+            } else {
+                ""
             };
             return Err(error(format!("{} does not exist{hint}", pattern.display())));
         }
@@ -270,8 +280,11 @@ impl Reader {
 
     /// Whether it is certain that the section does not apply.
     fn is_ruled_out(&self, section: &str, condition: &str) -> bool {
-        let name = condition.strip_prefix('!').unwrap_or_default();
-        section == "ifdefine" && self.variables.contains_key(name)
+        section == "ifdefine"
+            && match condition.strip_prefix('!') {
+                Some(name) => self.variables.contains_key(name),
+                None => self.knows_definitions && !self.variables.contains_key(condition),
+            }
     }
 
     /// Replaces each ${NAME} that is defined, by the configuration or by the environment.
@@ -394,6 +407,16 @@ mod tests {
         let found = read_text(text).unwrap();
         let words: Vec<_> = found.iter().filter(|found| found.is("a")).map(Directive::words).collect();
         assert_eq!(words, [vec!["/srv/a/app", "${ELSEWHERE_UNSET}", "${open"], vec!["${ROOT}"]]);
+    }
+
+    #[test]
+    fn definitions_decide_once_there_are_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("main.conf");
+        fs::write(&file, "<IfDefine A>\nA\n</IfDefine>\n<IfDefine B>\nB\n</IfDefine>").unwrap();
+        let read = |definitions: &[String]| read(&[file.clone()], definitions).unwrap();
+        assert_eq!(names_of(&read(&[])), ["<IfDefine", "A", "<IfDefine", "B"]);
+        assert_eq!(names_of(&read(&["A".into()])), ["<IfDefine", "A", "<IfDefine"]);
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Report {
     }
 
     pub fn json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("is plain data")
+        serde_json::to_string_pretty(self).expect("is plain data") + "\n"
     }
 }
 

@@ -44,7 +44,10 @@ pub fn markdown() -> String {
             &["mod_wsgi", "May stand in", "Default", "Apache httpd", "nginx"],
             directives,
         ),
-        named("Options of `WSGIScriptAlias` and `WSGIScriptAliasMatch`", directives::ALIAS_OPTIONS),
+        named(
+            "Options of `WSGIScriptAlias`, `WSGIScriptAliasMatch` and `WSGIImportScript`",
+            directives::ALIAS_OPTIONS,
+        ),
         named("Options of `WSGIDaemonProcess`", directives::DAEMON_OPTIONS),
         table("Directives that mod_wsgi 6 has no more", &["Directive", "Apache httpd", "nginx"], removed),
         table("Directives of nginx alone", &["nginx", "Meaning", "Apache httpd"], nginx_only),
