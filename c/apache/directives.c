@@ -56,6 +56,14 @@ static const char *check_application_group(cmd_parms *cmd, const char **value)
                         v);
 }
 
+static const char *check_script(cmd_parms *cmd, const char *path)
+{
+    if (*path == '/')
+        return NULL;
+    return apr_psprintf(cmd->pool, "%s: write the whole path of %s, beginning with a slash",
+                        cmd->cmd->name, path);
+}
+
 /* Has a fully known application imported when a process starts. */
 static const char *preload(const char *script, const char *callable, const char *group)
 {
@@ -80,9 +88,8 @@ static const char *add_script_alias(cmd_parms *cmd, void *dir, const char *args)
     if (!*alias.location || !*alias.script)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes at least two arguments, ",
                            cmd->cmd->errmsg, NULL);
-    if (*alias.script != '/' && !(is_match && *alias.script == '$'))
-        return apr_psprintf(cmd->pool, "%s: write the whole path of %s, beginning with a slash",
-                            cmd->cmd->name, alias.script);
+    if (!(is_match && *alias.script == '$') && (error = check_script(cmd, alias.script)))
+        return error;
     while (*args) {
         if ((error = next_option(cmd, &args, &name, &value)))
             return error;
@@ -140,6 +147,8 @@ static const char *add_import_script(cmd_parms *cmd, void *dir, const char *args
     }
     if (!*script || !has_process_group || !group)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
+    if ((error = check_script(cmd, script)))
+        return error;
     if (*group == '%')
         return apr_psprintf(cmd->pool, "%s: there is no request yet that could tell what %s is; "
                             "write a name or %%{GLOBAL}", cmd->cmd->name, group);

@@ -43,31 +43,49 @@ static int match_alias(request_rec *r, const script_alias *alias, const char **s
     return *script ? groups[0].rm_eo : 0;
 }
 
-int wsgi_translate_name(request_rec *r)
+/* The first alias that takes this URI: of the virtual host, then of the main server. */
+static const alias_match *find_alias(request_rec *r, int *len)
 {
     const server_config *config = ap_get_module_config(r->server->module_config, &wsgi_module);
-    int i, len;
+    int i;
 
-    if (*r->uri != '/')
-        return DECLINED;
     for (i = 0; i < config->aliases->nelts; i++) {
         const script_alias *alias = &APR_ARRAY_IDX(config->aliases, i, script_alias);
         const char *script;
-        alias_match *match;
-        if ((len = match_alias(r, alias, &script)) <= 0)
-            continue;
-        match = apr_palloc(r->pool, sizeof *match);
-        match->alias = alias;
-        match->script = script;
-        ap_set_module_config(r->request_config, &wsgi_module, match);
-        /* The slash of an alias for "/" belongs to PATH_INFO. */
-        if (len == 1)
-            len = 0;
-        r->filename = apr_pstrcat(r->pool, script, r->uri + len, NULL);
-        r->handler = WSGI_HANDLER;
-        return OK;
+        if ((*len = match_alias(r, alias, &script)) > 0) {
+            alias_match *match = apr_palloc(r->pool, sizeof *match);
+            match->alias = alias;
+            match->script = script;
+            return match;
+        }
     }
-    return DECLINED;
+    return NULL;
+}
+
+int wsgi_translate_name(request_rec *r)
+{
+    const alias_match *match;
+    int len;
+
+    if (*r->uri != '/' || !(match = find_alias(r, &len)))
+        return DECLINED;
+    ap_set_module_config(r->request_config, &wsgi_module, (void *)match);
+    /* The slash of an alias for "/" belongs to PATH_INFO. */
+    r->filename = apr_pstrcat(r->pool, match->script, r->uri + (len == 1 ? 0 : len), NULL);
+    r->handler = WSGI_HANDLER;
+    return OK;
+}
+
+/* The alias that took this request, or NULL. */
+static const alias_match *alias_of(request_rec *r)
+{
+    const alias_match *match = ap_get_module_config(r->request_config, &wsgi_module);
+    int len;
+    if (match)
+        return match;
+    /* Where mod_dir turned a subrequest into the request, all but its request_config was kept. */
+    match = find_alias(r, &len);
+    return match && !strncmp(r->filename, match->script, strlen(match->script)) ? match : NULL;
 }
 
 /* ---- which application --------------------------------------------------------------------- */
@@ -194,7 +212,7 @@ int wsgi_handler(request_rec *r)
 
     if (strcmp(r->handler, WSGI_HANDLER))
         return DECLINED;
-    match = ap_get_module_config(r->request_config, &wsgi_module);
+    match = alias_of(r);
     if ((status = check_script(r, match)) != OK
         || (status = ap_setup_client_block(r, REQUEST_CHUNKED_DECHUNK)) != OK)
         return status;
