@@ -1,8 +1,9 @@
 /* The module's record, and its life in a worker process. */
 #include "ngx_http_burrow.h"
 
-/* How long the applications' exit functions may take. */
+/* How long the applications' exit functions may take; on TERM the master kills after 1.5 s. */
 #define STOP_TIMEOUT_MS 5000
+#define TERMINATE_TIMEOUT_MS 1000
 
 static ngx_connection_t *loop_connection;
 
@@ -95,7 +96,7 @@ static void exit_process(ngx_cycle_t *cycle)
     if (loop_connection == NULL) {
         return;
     }
-    burrow_process_stop(STOP_TIMEOUT_MS);
+    burrow_process_stop(ngx_terminate ? TERMINATE_TIMEOUT_MS : STOP_TIMEOUT_MS);
     burrow_loop_close();
     /* The descriptor stays open: application threads may write to it until the process is gone. */
     ngx_free_connection(loop_connection);

@@ -82,6 +82,17 @@ def install_streams():
     warnings.showwarning = showwarning
 
 
+def let_threads_finish():
+    """A thread inherits from its starter whether the end waits for it. The server's threads are no daemons."""
+    describe = threading._DummyThread.__init__
+
+    def __init__(self):
+        describe(self)
+        self._daemonic = False
+
+    threading._DummyThread.__init__ = __init__
+
+
 def extend_path(paths):
     """Adds folders, with the .pth files in them, in front of sys.path."""
     import site
@@ -174,6 +185,7 @@ def set_up(main, paths):
             sys.modules["_asyncio"] = None
         forbid_fork()
     install_streams()
+    let_threads_finish()
     unblock_signals_of_children()
     extend_path(paths)
 

@@ -79,23 +79,18 @@ impl Interpreter {
         if self.active.fetch_add(1, Ordering::Relaxed) == 0 {
             let _others = BUSY.fetch_add(1, Ordering::SeqCst);
             #[cfg(not(Py_3_13))]
-            if _others > 0 {
+            if _others == 0 {
                 crate::starvation::wake();
             }
         }
         Busy(self)
     }
-
-    #[cfg(not(Py_3_13))]
-    pub fn is_busy(&self) -> bool {
-        self.active.load(Ordering::Relaxed) > 0
-    }
 }
 
-/// Whether requests of more than one interpreter are in progress.
+/// Whether any request is in progress.
 #[cfg(not(Py_3_13))]
-pub fn several_busy() -> bool {
-    BUSY.load(Ordering::SeqCst) > 1
+pub fn any_busy() -> bool {
+    BUSY.load(Ordering::SeqCst) > 0
 }
 
 /// A request in progress.

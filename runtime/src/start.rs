@@ -67,7 +67,11 @@ fn failed(status: &PyStatus) -> bool {
 /// Runs every interpreter's exit functions. See [`burrow_abi::RuntimeApi::stop`].
 pub unsafe extern "C" fn stop() {
     for interpreter in interpreter::all().into_iter().rev() {
+        let _busy = interpreter.busy();
         let attached = Attached::to(interpreter);
         interpreter.state().shut_down(&attached);
     }
+    // The GIL stays here: no Python thread runs on while the process exits around it.
+    std::mem::forget(interpreter::main().busy());
+    std::mem::forget(Attached::to(interpreter::main()));
 }

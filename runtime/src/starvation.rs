@@ -1,39 +1,72 @@
 //! Fairness between interpreters that share a GIL, on 3.10 to 3.12.
 //!
 //! A waiting thread there asks only *its own* interpreter to let go of the GIL, so a busy thread of
-//! another interpreter keeps it until it blocks. A helper thread for each interpreter asks in that
-//! interpreter's name, every 10 ms while requests of at least two interpreters are in progress.
+//! another interpreter, serving a request or not, keeps it until it blocks. A helper thread for each
+//! interpreter asks in that interpreter's name: every 10 ms while any request is in progress.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
+use std::thread::{self, Builder};
 use std::time::Duration;
 
 use crate::attach::Attached;
-use crate::interpreter::{several_busy, Interpreter};
+use crate::interpreter::{any_busy, Interpreter};
 
 const EVERY: Duration = Duration::from_millis(10);
+const STACK: usize = 256 << 10;
 
-static LOCK: Mutex<()> = Mutex::new(());
-static WAKE: Condvar = Condvar::new();
+/// Interpreters watched. With one there is nothing to do.
+static WATCHED: AtomicU32 = AtomicU32::new(0);
+/// The clock sleeps: whoever makes the first interpreter busy wakes it.
+static ASLEEP: AtomicBool = AtomicBool::new(false);
+static AWAKE: Condvar = Condvar::new();
+/// How often the helpers have been asked.
+static TICKS: Mutex<u64> = Mutex::new(0);
+static TICKED: Condvar = Condvar::new();
 
-/// Starts the interpreter's helper. It inherits the signal mask of the thread that makes interpreters.
+/// Starts the interpreter's helper, and with the second one the clock. They inherit the signal mask of
+/// the thread that makes interpreters. Where a thread cannot be started requests are served less evenly.
 pub fn watch(interpreter: &'static Interpreter) {
-    let helper = move || loop {
-        let mut guard = LOCK.lock().unwrap();
-        while !several_busy() {
-            guard = WAKE.wait(guard).unwrap();
-        }
-        drop(guard);
-        if interpreter.is_busy() {
-            drop(Attached::to(interpreter));
-        }
-        std::thread::sleep(EVERY);
-    };
-    // Without the helper requests are served all the same, only less evenly.
-    let _ = std::thread::Builder::new().name("burrow:fair".into()).stack_size(256 << 10).spawn(helper);
+    let _ = Builder::new().name("burrow:fair".into()).stack_size(STACK).spawn(move || help(interpreter));
+    if WATCHED.fetch_add(1, SeqCst) == 1 {
+        let _ = Builder::new().name("burrow:clock".into()).stack_size(STACK).spawn(clock);
+    }
 }
 
-/// A second interpreter has become busy.
+fn help(interpreter: &'static Interpreter) {
+    let mut seen = 0;
+    loop {
+        let mut ticks = TICKS.lock().unwrap();
+        while *ticks == seen {
+            ticks = TICKED.wait(ticks).unwrap();
+        }
+        seen = *ticks;
+        drop(ticks);
+        drop(Attached::to(interpreter));
+    }
+}
+
+fn clock() {
+    loop {
+        thread::sleep(EVERY);
+        let mut ticks = TICKS.lock().unwrap();
+        if any_busy() {
+            *ticks += 1;
+            TICKED.notify_all();
+            continue;
+        }
+        ASLEEP.store(true, SeqCst);
+        while !any_busy() {
+            ticks = AWAKE.wait(ticks).unwrap();
+        }
+        ASLEEP.store(false, SeqCst);
+    }
+}
+
+/// An interpreter has become busy while none was.
 pub fn wake() {
-    drop(LOCK.lock().unwrap());
-    WAKE.notify_all();
+    if ASLEEP.load(SeqCst) {
+        drop(TICKS.lock().unwrap());
+        AWAKE.notify_one();
+    }
 }
