@@ -1,5 +1,5 @@
-//! The table of mod_wsgi's directives and options: what becomes of each on httpd, and what nginx has for
-//! it. `burrow migrate` and docs/directives.md have no other source.
+//! The table of mod_wsgi's directives: what becomes of each on httpd, and what nginx has for it. With that of
+//! the options beside it, it is the one source of `burrow migrate` and docs/directives.md.
 
 use Context::*;
 use Nginx::*;
@@ -69,7 +69,12 @@ const fn directive(
     Directive { name, arguments, context, default, httpd, nginx }
 }
 
-const fn setting(name: &'static str, default: &'static str, httpd: Status, nginx: Nginx) -> Setting {
+pub(super) const fn setting(
+    name: &'static str,
+    default: &'static str,
+    httpd: Status,
+    nginx: Nginx,
+) -> Setting {
     Setting { name, default, httpd, nginx }
 }
 
@@ -80,14 +85,14 @@ const fn not_yet(cure: &'static str) -> Status {
 const FILE_INFO: Context = Htaccess("FileInfo");
 const AUTH_CONFIG: Context = Htaccess("AuthConfig");
 
-pub const NO_DAEMON: &str = "there is no daemon mode yet";
-pub const EMBEDDED: &str =
+pub(super) const NO_DAEMON: &str = "there is no daemon mode yet";
+pub(super) const EMBEDDED: &str =
     "remove it: the application runs in httpd's own processes; where it needs processes of its own, stay with \
      mod_wsgi for now";
 const KEEP_AUTH: &str = "stay with mod_wsgi for now where access depends on it";
-const REMOVE: &str = "remove it";
-const LATER: Nginx = Nothing("not in Burrow yet");
-const NO_DAEMON_NGINX: Nginx = Nothing(NO_DAEMON);
+pub(super) const REMOVE: &str = "remove it";
+pub(super) const LATER: Nginx = Nothing("not in Burrow yet");
+pub(super) const NO_DAEMON_NGINX: Nginx = Nothing(NO_DAEMON);
 
 /// The directives of mod_wsgi 6, and its section.
 pub const DIRECTIVES: &[Directive] = &[
@@ -441,140 +446,6 @@ pub const REMOVED: &[Setting] = &[
     ),
 ];
 
-/// The options of `WSGIScriptAlias` and `WSGIScriptAliasMatch`.
-pub const ALIAS_OPTIONS: &[Setting] = &[
-    setting("process-group", "`WSGIProcessGroup`", EmbeddedOnly, NO_DAEMON_NGINX),
-    setting("application-group", "`WSGIApplicationGroup`", Same, Has("wsgi_application_group", "")),
-    setting("callable-object", "`WSGICallableObject`", Same, Has("wsgi_callable_object", "")),
-    setting(
-        "pass-authorization",
-        "`WSGIPassAuthorization`",
-        Same,
-        Own("the application gets the header always"),
-    ),
-];
-
-const fn no_daemon(cure: &'static str) -> Status {
-    Refused { why: NO_DAEMON, cure }
-}
-
-const RECYCLING: Status =
-    no_daemon("httpd's `MaxConnectionsPerChild` replaces its processes from time to time");
-const OWN_TIMEOUT: Status = no_daemon("httpd's `Timeout` bounds reading and writing");
-
-/// The options of `WSGIDaemonProcess`.
-pub const DAEMON_OPTIONS: &[Setting] = &[
-    setting(
-        "processes",
-        "1",
-        no_daemon("httpd's MPM decides: `StartServers`, `ServerLimit`"),
-        Own("`worker_processes`"),
-    ),
-    setting(
-        "threads",
-        "15",
-        no_daemon("httpd's MPM decides: `ThreadsPerChild`"),
-        Has("wsgi_threads", "8 by default"),
-    ),
-    setting(
-        "user",
-        "httpd's `User`",
-        no_daemon("the application runs as httpd's `User`: let it read and write what the application needs"),
-        Own("`user`"),
-    ),
-    setting("group", "httpd's `Group`", no_daemon("the application runs as httpd's `Group`"), Own("`user`")),
-    setting("supplementary-groups", "", no_daemon("add httpd's `User` to these groups"), NO_DAEMON_NGINX),
-    setting(
-        "umask",
-        "httpd's",
-        no_daemon("call `os.umask` in the script, or set it where httpd is started"),
-        NO_DAEMON_NGINX,
-    ),
-    setting(
-        "home",
-        "the user's",
-        no_daemon("write absolute paths in the application; add the folder to `WSGIPythonPath`"),
-        Own("`working_directory`; `wsgi_python_path` for imports"),
-    ),
-    setting("chroot", "", no_daemon("httpd's `ChrootDir`, for the whole server"), NO_DAEMON_NGINX),
-    setting(
-        "lang",
-        "",
-        no_daemon("set LANG where httpd is started (Debian: /etc/apache2/envvars)"),
-        Own("`env LANG=…`"),
-    ),
-    setting(
-        "locale",
-        "",
-        no_daemon("set LC_ALL where httpd is started (Debian: /etc/apache2/envvars)"),
-        Own("`env LC_ALL=…`"),
-    ),
-    setting(
-        "python-home",
-        "`/usr`",
-        no_daemon("write it as `WSGIPythonHome`, once for the server"),
-        Has("wsgi_python_home", ""),
-    ),
-    setting("python-path", "", no_daemon("write it as `WSGIPythonPath`"), Has("wsgi_python_path", "")),
-    setting(
-        "python-eggs",
-        "",
-        no_daemon("set `PYTHON_EGG_CACHE` in the script, where something still uses eggs"),
-        Nothing("set `PYTHON_EGG_CACHE` in the script"),
-    ),
-    setting("switch-interval", "0.005", no_daemon("call `sys.setswitchinterval` in the script"), LATER),
-    setting("display-name", "", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("script-user", "", no_daemon("check the owner of the scripts otherwise"), NO_DAEMON_NGINX),
-    setting("script-group", "", no_daemon("check the group of the scripts otherwise"), NO_DAEMON_NGINX),
-    setting("socket-user", "httpd's `User`", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("listen-backlog", "100", no_daemon("httpd's `ListenBacklog`"), Own("`listen … backlog=`")),
-    setting("connect-timeout", "15", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("socket-timeout", "httpd's `Timeout`", OWN_TIMEOUT, Own("`client_body_timeout`, `send_timeout`")),
-    setting("queue-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("request-timeout", "0", no_daemon("bound it in the application"), NO_DAEMON_NGINX),
-    setting("interrupt-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting(
-        "graceful-timeout",
-        "15",
-        no_daemon("httpd's `GracefulShutdownTimeout`"),
-        Own("`worker_shutdown_timeout`"),
-    ),
-    setting("eviction-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("shutdown-timeout", "5", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("deadlock-timeout", "300", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("startup-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("inactivity-timeout", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("restart-interval", "0", RECYCLING, NO_DAEMON_NGINX),
-    setting("maximum-requests", "0", RECYCLING, NO_DAEMON_NGINX),
-    setting(
-        "cpu-time-limit",
-        "0",
-        no_daemon("httpd's `RLimitCPU` does not reach its own processes: set it where httpd is started"),
-        NO_DAEMON_NGINX,
-    ),
-    setting("cpu-priority", "0", no_daemon("set it where httpd is started"), Own("`worker_priority`")),
-    setting(
-        "memory-limit",
-        "0",
-        no_daemon("set it where httpd is started (systemd: `MemoryMax=`)"),
-        NO_DAEMON_NGINX,
-    ),
-    setting(
-        "virtual-memory-limit",
-        "0",
-        no_daemon("set it where httpd is started (systemd: `LimitAS=`)"),
-        NO_DAEMON_NGINX,
-    ),
-    setting("stack-size", "0", no_daemon("httpd's `ThreadStackSize`"), NO_DAEMON_NGINX),
-    setting("send-buffer-size", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("receive-buffer-size", "0", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("header-buffer-size", "32768", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("response-buffer-size", "8388608", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("response-socket-timeout", "`socket-timeout`", OWN_TIMEOUT, Own("`send_timeout`")),
-    setting("response-flush-delay", "5 ms", no_daemon(REMOVE), NO_DAEMON_NGINX),
-    setting("server-metrics", "off", no_daemon(REMOVE), NO_DAEMON_NGINX),
-];
-
 /// Directives of the nginx module that mod_wsgi has no word for, and what httpd does instead.
 pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
     (
@@ -603,9 +474,4 @@ pub fn daemon_mode() -> bool {
 /// The directive of this name, in any case of letters.
 pub fn find(name: &str) -> Option<&'static Directive> {
     DIRECTIVES.iter().find(|directive| directive.name.eq_ignore_ascii_case(name))
-}
-
-/// The option of exactly this name.
-pub fn find_setting(settings: &'static [Setting], name: &str) -> Option<&'static Setting> {
-    settings.iter().find(|setting| setting.name == name)
 }

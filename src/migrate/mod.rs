@@ -2,6 +2,7 @@
 
 mod advice;
 mod directives;
+mod options;
 mod parse;
 mod report;
 mod table;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::advice;
 use super::directives::{self, Context, Setting, Status};
+use super::options;
 use super::parse::Directive;
 use burrow_host::python::runtime_dir;
 
@@ -162,21 +163,19 @@ fn judge(directive: &Directive) -> Vec<Finding> {
     }];
     // How many arguments come before the options, and which is a script's path.
     let (before, script, known) = match row.name {
-        "WSGIDaemonProcess" => (1, None, directives::DAEMON_OPTIONS),
-        "WSGIScriptAlias" | "WSGIScriptAliasMatch" | "WSGIHandlerScript" => {
-            (2, Some(1), directives::ALIAS_OPTIONS)
-        }
+        "WSGIDaemonProcess" => (1, None, options::DAEMON),
+        "WSGIScriptAlias" | "WSGIScriptAliasMatch" | "WSGIHandlerScript" => (2, Some(1), options::ALIAS),
         "WSGIImportScript"
         | "WSGIDispatchScript"
         | "WSGIAccessScript"
         | "WSGIAuthUserScript"
-        | "WSGIAuthGroupScript" => (1, Some(0), directives::ALIAS_OPTIONS),
+        | "WSGIAuthGroupScript" => (1, Some(0), options::ALIAS),
         _ => return findings,
     };
     // A directive that is not there has no options to speak of; those of process groups name what to do instead.
     if findings[0].verdict != Verdict::NotSupported || row.name == "WSGIDaemonProcess" {
         findings.extend(script.and_then(|index| relative_script(directive, word(index))));
-        findings.extend(options(directive, before, known));
+        findings.extend(judge_options(directive, before, known));
     }
     findings
 }
@@ -201,12 +200,12 @@ fn part_of(name: &str, directive: &Directive, argument: &str) -> Vec<Finding> {
     vec![finding(directive, &format!("{} {argument}", directive.name), status, "")]
 }
 
-fn options(directive: &Directive, skip: usize, known: &'static [Setting]) -> Vec<Finding> {
-    let options = directive.options(skip).into_iter();
-    options
+fn judge_options(directive: &Directive, skip: usize, known: &'static [Setting]) -> Vec<Finding> {
+    let written = directive.options(skip).into_iter();
+    written
         .map(|(name, value)| {
             let subject = format!("{} {name}=", directive.name);
-            match (directives::find_setting(known, &name), value) {
+            match (options::find(known, &name), value) {
                 (Some(row), Some(value)) => finding(directive, &subject, row.httpd, &value),
                 (None, Some(_)) => Finding::at(
                     directive,

@@ -1,6 +1,7 @@
 //! The table of directives as docs/directives.md has it.
 
 use super::directives::{self, Context, Nginx, Setting, Status};
+use super::options;
 
 const HEAD: &str = "\
 # Directives
@@ -44,11 +45,8 @@ pub fn markdown() -> String {
             &["mod_wsgi", "May stand in", "Default", "Apache httpd", "nginx"],
             directives,
         ),
-        named(
-            "Options of `WSGIScriptAlias`, `WSGIScriptAliasMatch` and `WSGIImportScript`",
-            directives::ALIAS_OPTIONS,
-        ),
-        named("Options of `WSGIDaemonProcess`", directives::DAEMON_OPTIONS),
+        named("Options of `WSGIScriptAlias`, `WSGIScriptAliasMatch` and `WSGIImportScript`", options::ALIAS),
+        named("Options of `WSGIDaemonProcess`", options::DAEMON),
         table("Directives that mod_wsgi 6 has no more", &["Directive", "Apache httpd", "nginx"], removed),
         table("Directives of nginx alone", &["nginx", "Meaning", "Apache httpd"], nginx_only),
     ]

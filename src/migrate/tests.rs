@@ -4,7 +4,7 @@ use std::path::Path;
 use regex::Regex;
 
 use super::directives::{self, Nginx, Status};
-use super::{parse, report::Report, table};
+use super::{options, parse, report::Report, table};
 
 /// The report on one file, its path left out.
 fn report(text: &str) -> Vec<String> {
@@ -103,7 +103,7 @@ fn httpd_takes_what_the_table_says() {
 #[test]
 fn nginx_has_what_the_table_says() {
     let registered = registered("c/nginx/directives.c", "ngx_string");
-    let settings = directives::ALIAS_OPTIONS.iter().chain(directives::DAEMON_OPTIONS);
+    let settings = options::ALIAS.iter().chain(options::DAEMON);
     let counterparts =
         directives::DIRECTIVES.iter().map(|row| row.nginx).chain(settings.map(|row| row.nginx));
     let mut said: Vec<String> = counterparts
