@@ -1,11 +1,11 @@
 #!/bin/bash
 # build-nginx.sh HOST_A OUT_SO: the nginx module, for the installed nginx (Debian's nginx-dev has its
-# headers) or for the source tree in NGINX_SRC. HOST_A is libburrow_host.a. Compiles what has changed.
+# headers) or for the source tree in NGX_SRC. HOST_A is libburrow_host.a. Compiles what has changed.
 set -eu
 host=$(realpath "$1") out=$2
 addon=$(realpath "$(dirname "$0")/../c/nginx")
 build=$PWD/target/nginx-build
-source=${NGINX_SRC:-/usr/share/nginx/src}
+source=${NGX_SRC:-/usr/share/nginx/src}
 
 fail() {
     echo "build-nginx: $*" >&2
@@ -13,17 +13,20 @@ fail() {
 }
 
 if [ ! -x "$source/configure" ]; then
-    [ -z "${NGINX_SRC:-}" ] || fail "NGINX_SRC=$source is no nginx source tree: it has no configure"
+    [ -z "${NGX_SRC:-}" ] || fail "NGX_SRC=$source is no nginx source tree: it has no configure"
     fail "nginx's headers are missing: apt install nginx-dev"
 fi
 source=$(realpath "$source")
 
-# A module loads only where it agrees with nginx about what is compiled in: so, nginx's own flags.
+# A module loads only where it agrees with nginx about what is compiled in: so, nginx's own flags, but
+# without the modules that it loads itself.
 if [ -f "$source/conf_flags" ]; then
+    # shellcheck source=/dev/null
     . "$source/conf_flags"
 else
     nginx=$(PATH=$PATH:/usr/sbin:/usr/local/sbin:/usr/local/nginx/sbin command -v nginx || true)
-    flags=$([ -z "$nginx" ] || "$nginx" -V 2>&1 | sed -n 's/^configure arguments: //p')
+    flags=$([ -z "$nginx" ] || "$nginx" -V 2>&1 | sed -nE \
+        's/--(with-[a-z_]+=dynamic|add-(dynamic-)?module=[^ ]+)//g; s/^configure arguments: //p')
     eval "NGX_CONF_FLAGS=(--with-compat $flags)"
 fi
 
@@ -44,7 +47,7 @@ module=$build/ngx_http_burrow_module.so
 if [ "$host" -nt "$module" ]; then
     rm -f "$module" # make does not know that it is made of the host, too
 fi
-make -C "$source" -f "$build/Makefile" --silent modules
+make -C "$source" -f "$build/Makefile" --silent "$module"
 # A new inode: a running nginx may have the old one mapped.
 install -D -m 644 "$module" "$out.new"
 mv "$out.new" "$out"
