@@ -122,3 +122,43 @@ pub fn size_of_pairs(pairs: &[burrow_pair]) -> usize {
     let strings: usize = pairs.iter().map(|pair| pair.name.len + pair.value.len).sum();
     align_of::<burrow_pair>() + size_of_val(pairs) + strings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::path::Path;
+
+    #[test]
+    fn strings_and_pairs_are_copies() {
+        let pairs = [
+            burrow_pair { name: burrow_str::new(b"Host"), value: burrow_str::new(b"a") },
+            burrow_pair { name: burrow_str::new(b"Cookie"), value: burrow_str::new(b"") },
+        ];
+        let mut block = Block::new(3 + 2 * size_of_pairs(&pairs));
+        // SAFETY: all of them are there; the copies are looked at while the block lives.
+        unsafe {
+            assert_eq!(block.copy(burrow_str::new(b"odd")).bytes(), b"odd");
+            for _ in 0..2 {
+                let copies = std::slice::from_raw_parts(block.copy_pairs(&pairs), pairs.len());
+                assert_ne!(copies[0].name.data, pairs[0].name.data);
+                assert_eq!(copies[0].name.bytes(), b"Host");
+                assert_eq!(copies[1].value.bytes(), b"");
+                assert!(!copies[1].value.is_absent());
+            }
+            assert!(block.copy(burrow_str::NONE).is_absent());
+        }
+    }
+
+    #[test]
+    fn a_file_is_closed_with_its_block() {
+        let mut block = Block::new(0);
+        let fd = block.hold(File::open("/dev/null").unwrap().into());
+        let link = format!("/proc/self/fd/{fd}");
+        let is_open = || fs::read_link(&link).is_ok_and(|to| to == Path::new("/dev/null"));
+        assert!(is_open());
+        // SAFETY: used once.
+        drop(unsafe { Block::from_raw(NonNull::new(block.into_raw()).unwrap()) });
+        assert!(!is_open());
+    }
+}

@@ -37,16 +37,8 @@ static LOOP: OnceLock<EventLoop> = OnceLock::new();
 
 /// Returns the descriptor to watch.
 pub fn open(ops: burrow_loop_ops) -> io::Result<RawFd> {
-    // SAFETY: plain system call.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor.
-    let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let (sender, receiver) = channel();
-    let new =
-        EventLoop { ops, eventfd, asleep: AtomicBool::new(true), sender, receiver: Mutex::new(receiver) };
+    let new = EventLoop::new(ops)?;
+    let fd = new.eventfd.as_raw_fd();
     if LOOP.set(new).is_err() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
@@ -68,11 +60,8 @@ pub fn log(exchange: Option<Arc<Exchange>>, level: burrow_level, line: &[u8]) {
 
 /// Queues a message for the event loop.
 pub fn post(message: Message) {
-    let Some(event_loop) = LOOP.get() else { return };
-    // The receiver is never dropped.
-    let _ = event_loop.sender.send(message);
-    if event_loop.asleep.swap(false, SeqCst) {
-        event_loop.wake();
+    if let Some(event_loop) = LOOP.get() {
+        event_loop.post(message);
     }
 }
 
@@ -84,6 +73,27 @@ pub fn drain() {
 }
 
 impl EventLoop {
+    fn new(ops: burrow_loop_ops) -> io::Result<Self> {
+        // SAFETY: plain system call.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor.
+        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (sender, receiver) = channel();
+        let receiver = Mutex::new(receiver);
+        Ok(EventLoop { ops, eventfd, asleep: AtomicBool::new(true), sender, receiver })
+    }
+
+    fn post(&self, message: Message) {
+        // The receiver is never dropped.
+        let _ = self.sender.send(message);
+        if self.asleep.swap(false, SeqCst) {
+            self.wake();
+        }
+    }
+
     fn wake(&self) {
         let one = 1u64;
         // SAFETY: writes the eight bytes of `one`. It cannot fail: the counter does not get near its end.
@@ -148,5 +158,37 @@ impl EventLoop {
             respond(request, head, ptr::null_mut(), &body, flags);
             drop(block);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wakes(event_loop: &EventLoop) -> u64 {
+        let mut count = 0u64;
+        // SAFETY: reads eight bytes into `count`.
+        unsafe { libc::read(event_loop.eventfd.as_raw_fd(), ptr::from_mut(&mut count).cast(), 8) };
+        count
+    }
+
+    #[test]
+    fn one_wake_for_all_that_is_queued() {
+        let event_loop = EventLoop::new(burrow_loop_ops::default()).unwrap();
+        let line = || Message::Log(None, burrow_abi::BURROW_LOG_INFO, (*b"a line").into());
+        event_loop.post(line());
+        event_loop.post(line());
+        assert_eq!(wakes(&event_loop), 1);
+        event_loop.drain();
+        event_loop.post(line());
+        assert_eq!(wakes(&event_loop), 1);
+        for _ in 0..BATCH {
+            event_loop.post(line());
+        }
+        assert_eq!(wakes(&event_loop), 0);
+        event_loop.drain();
+        assert_eq!(wakes(&event_loop), 1, "one is left");
+        event_loop.drain();
+        assert_eq!(wakes(&event_loop), 0);
     }
 }
