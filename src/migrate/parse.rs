@@ -414,7 +414,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("main.conf");
         fs::write(&file, "<IfDefine A>\nA\n</IfDefine>\n<IfDefine B>\nB\n</IfDefine>").unwrap();
-        let read = |definitions: &[String]| read(&[file.clone()], definitions).unwrap();
+        let read = |definitions: &[String]| read(std::slice::from_ref(&file), definitions).unwrap();
         assert_eq!(names_of(&read(&[])), ["<IfDefine", "A", "<IfDefine", "B"]);
         assert_eq!(names_of(&read(&["A".into()])), ["<IfDefine", "A", "<IfDefine"]);
     }
