@@ -187,6 +187,19 @@ def test_django_on_ubuntu(place):
         assert path["reason"].endswith(f": WSGIPythonPath {place.srv}/shop")
 
 
+def test_variables_of_debian(place):
+    """The command that the document has for Debian."""
+    document = (TESTS.parent / "docs/migrating-from-mod_wsgi.md").read_text()
+    (command,) = re.findall(r"^    (.* burrow migrate .*)$", document, re.M)
+    place.write("django/envvars", "export APACHE_LOG_DIR=/srv/logs\n")
+    place.write("django/sites-enabled/x.conf", "WSGIScriptAlias /x ${APACHE_LOG_DIR}/x.wsgi a\n")
+    command = command.replace("/etc/apache2", str(place.folder / "django"))
+    path = f"{DIST}/bin:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", command], env={"PATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "x.conf:1: same: WSGIScriptAlias\n" in done.stdout
+
+
 def test_groups_for_users(place):
     for name in ("alice", "bob"):
         place.venv(f"sites/{name}/venv")

@@ -302,7 +302,14 @@ pub const DIRECTIVES: &[Directive] = &[
         ),
         Has("wsgi_python_home", ""),
     ),
-    directive("WSGIPythonPath", "*folders*", MainServer, "", Same, Has("wsgi_python_path", "")),
+    directive(
+        "WSGIPythonPath",
+        "*folders*",
+        MainServerOrInterpreterOptions,
+        "",
+        Same,
+        Has("wsgi_python_path", ""),
+    ),
     directive(
         "WSGIPythonEggs",
         "*folder*",
