@@ -43,13 +43,15 @@ in_tree() {
     shift 2
     home=$([ "$user" = root ] && echo /root || echo "/home/$user")
     mapfile -t network < <(network_variables)
-    # shellcheck disable=SC2016 # expanded by the inner shell
+    # The inner shell stays: as process 1 it has to reap what is orphaned.
+    # shellcheck disable=SC2016 # expanded there
     unshare --mount --pid --fork --kill-child sh -c '
         tree=$1 user=$2
         shift 2
         mount --rbind /dev "$tree/dev"
         mount -t proc proc "$tree/proc"
-        exec chroot "$tree" runuser -u "$user" -- "$@"' sh "$tree" "$user" \
+        chroot "$tree" runuser -u "$user" -- "$@"
+        exit $?' sh "$tree" "$user" \
         env -i HOME="$home" LANG=C.UTF-8 TERM=dumb "${network[@]}" \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
