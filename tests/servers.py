@@ -132,6 +132,11 @@ class LogLine:
     def severity(self):
         return SEVERITY[self.level]
 
+    @property
+    def message(self):
+        """The text without the request's context."""
+        return re.sub(r"^\[(?:client|remote) \S+\] |, client: .*", "", self.text)
+
 
 class Server:
     """What httpd and nginx have in common here."""
@@ -153,6 +158,8 @@ class Server:
         self.htdocs = self.root / "htdocs"
         self.htdocs.mkdir()
         (self.htdocs / "static.txt").write_text("static\n")
+        for file in certificate():
+            shutil.copy(file, self.root)
         self.port = free_port()
         self.tls_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -188,6 +195,10 @@ class Server:
             **identity,
         )
         wait_for(self.accepts, f"{self.kind} listening on {self.port}")
+        if "master_process off" not in settings.get("main", ""):
+            # Only now does it heed signals.
+            processes = settings.get("processes", 1)
+            wait_for(lambda: len(self.workers()) == processes, f"{processes} worker processes")
         return self
 
     def accepts(self):
@@ -199,6 +210,7 @@ class Server:
         """The server's own check of a configuration: (exit code, what it said)."""
         self.configure(mounts or [Mount("/", app or "hello.py", group)], **settings)
         done = subprocess.run(self.command("-t"), capture_output=True, text=True, timeout=30)
+        self.error_log.write_text("")  # nginx says it there once more
         return done.returncode, done.stdout + done.stderr
 
     @property
@@ -277,6 +289,14 @@ class Server:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def connections(self):
+        """How many connections of clients the workers have open."""
+        return sum(
+            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == self.port
+            for pid in self.workers()
+            for connection in psutil.Process(pid).net_connections("tcp")
+        )
 
     def reload(self, timeout=20):
         """A graceful reload, until new workers have taken the place of all old ones."""
@@ -365,7 +385,7 @@ class Server:
             f"error log in {self.root}": self.log() if self.error_log.exists() else "",
             "stderr": stderr.read_text(errors="backslashreplace") if stderr.exists() else "",
         }
-        return [(title, text[-20000:]) for title, text in texts.items() if text]
+        return [(title, text[-3000:]) for title, text in texts.items() if text]
 
     # ---- files
 
@@ -412,7 +432,6 @@ class Nginx(Server):
     def configure(self, mounts, *, nginx="", http="", main="", threads=None, processes=1,
                   python_home=PYTHON_HOME, python_path=None, reloading=None, log_level="info",
                   **_apache):  # fmt: skip
-        cert, key = certificate()
         wsgi = [f"wsgi_python_home {python_home};"] if python_home else []
         wsgi.append(f"wsgi_python_path {python_path or self.apps};")
         if threads:
@@ -449,8 +468,8 @@ http {{
         listen 127.0.0.1:{self.port};
         listen 127.0.0.1:{self.tls_port} ssl http2;
         server_name localhost;
-        ssl_certificate {cert};
-        ssl_certificate_key {key};
+        ssl_certificate {self.root}/cert.pem;
+        ssl_certificate_key {self.root}/key.pem;
         root {self.htdocs};
         location = /static.txt {{ }}
         {nginx}
@@ -488,7 +507,6 @@ class Apache(Server):
     def configure(self, mounts, *, apache="", main="", vhost_main="", threads=None, processes=1,
                   mpm="event", python_home=PYTHON_HOME, python_path=None, reloading=None,
                   log_level="info", **_nginx):  # fmt: skip
-        cert, key = certificate()
         wsgi = [f"WSGIPythonHome {python_home}"] if python_home else []
         wsgi.append(f"WSGIPythonPath {python_path or self.apps}")
         if reloading is not None:
@@ -549,8 +567,8 @@ EnableSendfile On
 </VirtualHost>
 <VirtualHost 127.0.0.1:{self.tls_port}>
     SSLEngine on
-    SSLCertificateFile {cert}
-    SSLCertificateKeyFile {key}
+    SSLCertificateFile {self.root}/cert.pem
+    SSLCertificateKeyFile {self.root}/key.pem
     Protocols h2 http/1.1
     Include {self.root}/site.conf
 </VirtualHost>

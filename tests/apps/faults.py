@@ -142,7 +142,7 @@ def fault_no_start_generator(environ, start_response, query):
 def fault_start_twice(environ, start_response, query):
     start_response("200 OK", PLAIN)
     start_response("201 Created", PLAIN)
-    return [SECRET.encode()]
+    return [b"twice"]
 
 
 def fault_start_no_arguments(environ, start_response, query):

@@ -52,7 +52,7 @@ def log_unicode(environ, text):
 
 
 def log_long(environ, text):
-    print(f"{text} " + "x" * 100000 + f" end-{text}")
+    print(f"{text} " + "x" * 5000 + f" end-{text}")
 
 
 def log_buffer(environ, text):

@@ -45,8 +45,9 @@ def try_forkpty():
     pid, terminal = os.forkpty()
     if pid == 0:
         os._exit(7)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status
 
 
 def try_multiprocessing():
@@ -73,6 +74,14 @@ def try_multiprocessing_spawn():
 def try_multiprocessing_pool():
     with multiprocessing.Pool(2) as pool:
         return pool.map(abs, [-1, -2, -3])
+
+
+def try_multiprocessing_terminate():
+    process = multiprocessing.Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(30)
+    return process.exitcode
 
 
 def try_process_executor():
@@ -117,6 +126,15 @@ def try_terminate():
     process = subprocess.Popen(["sleep", "60"])
     process.terminate()
     return process.wait(30)
+
+
+def try_terminate_posix_spawn():
+    process = subprocess.Popen(["/bin/sleep", "60"], close_fds=False)
+    process.terminate()
+    try:
+        return process.wait(5)
+    finally:
+        process.kill()
 
 
 def try_interrupt():

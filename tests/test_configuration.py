@@ -1,0 +1,216 @@
+"""Directives: values that are refused, with file and line, and what the right ones do."""
+
+import pathlib
+import re
+
+import pytest
+from servers import PYTHON_HOME, Mount
+
+PYENV = pathlib.Path.home() / ".pyenv" / "versions"
+
+APACHE = {
+    "WSGIScriptAlias /x": "at least two",
+    "WSGIScriptAlias /x relative.py": "whole path|relative",
+    "WSGIScriptAlias /x /srv/x.py unknown-option=1": "unknown-option",
+    "WSGIScriptAlias /x /srv/x.py process-group=other": "daemon mode",
+    "WSGIScriptAlias /x /srv/x.py application-group=%{NONSENSE}": "NONSENSE",
+    "WSGIScriptAliasMatch ( /srv/x.py": "regular expression",
+    "WSGIApplicationGroup": "takes one argument",
+    "WSGIApplicationGroup %{NONSENSE}": "NONSENSE",
+    "WSGIProcessGroup other": "daemon mode",
+    "WSGIPassAuthorization maybe": "On or Off",
+    "WSGIScriptReloading maybe": "On or Off",
+    "WSGICallableObject": "takes one argument",
+    "WSGIImportScript /srv/x.py": "process-group",
+    "WSGIImportScript /srv/x.py process-group=%{GLOBAL} application-group=%{RESOURCE}": "RESOURCE",
+    "WSGIPythonHome /usr": "cannot occur|context|not allowed",
+    "WSGIPythonPath /usr": "cannot occur|context|not allowed",
+    "WSGINonsense on": "Invalid command",
+}
+APACHE_MAIN = {
+    "WSGIPythonHome relative": "relative",
+    "WSGIPythonHome /nonexistent": "/nonexistent",
+    "WSGIPythonHome /etc": "/etc",
+    "WSGIPythonHome /etc/hostname": "/etc/hostname",
+    f"WSGIPythonHome /usr\nWSGIPythonHome {PYTHON_HOME}": "already",
+    "WSGIPythonPath relative": "relative",
+}
+NGINX = {
+    "wsgi_pass;": "number of arguments",
+    "wsgi_pass /srv/x.py /srv/y.py;": "number of arguments",
+    "wsgi_pass relative/x.py;": "relative|whole path|relative/x.py",
+    "wsgi_pass 'bad module:app';": "bad module",
+    "wsgi_pass module:;": "module:",
+    "wsgi_pass :app;": ":app",
+    "wsgi_pass /srv/x.py; wsgi_pass /srv/y.py;": "duplicate",
+    "wsgi_pass ' ';": "wsgi_pass",
+    "wsgi_threads many;": "invalid|number",
+    "wsgi_threads -1;": "invalid|number|least|between",
+    "wsgi_threads 1000000;": "most|between|invalid|greater",
+    "wsgi_script_reloading maybe;": '"on" or "off"',
+    "wsgi_request_buffering maybe;": '"on" or "off"',
+    "wsgi_intercept_errors maybe;": '"on" or "off"',
+    "wsgi_application_group;": "number of arguments",
+    "wsgi_application_group '%{NONSENSE}';": "NONSENSE|GLOBAL",
+    "wsgi_application_group a; wsgi_application_group b;": "duplicate",
+    "wsgi_param NAME;": "number of arguments",
+    "wsgi_python_home /usr;": "not allowed here",
+    "wsgi_python_path /usr;": "not allowed here",
+    "wsgi_import_script /srv/x.py;": "not allowed here",
+    "wsgi_callable_object;": "number of arguments",
+    "wsgi_nonsense on;": "unknown directive",
+}
+NGINX_HTTP = {
+    "wsgi_python_home relative;": "relative",
+    "wsgi_python_home /nonexistent;": "/nonexistent",
+    "wsgi_python_home /etc;": "/etc",
+    f"wsgi_python_home /usr; wsgi_python_home {PYTHON_HOME};": "already|daemon",
+    "wsgi_python_path relative;": "relative",
+    "wsgi_import_script relative.py;": "relative",
+    "wsgi_import_script /srv/x.py something=else;": "application-group",
+}
+
+
+def check_refusal(code, said, cause, file):
+    assert code != 0, said
+    assert re.search(cause, said), said
+    assert re.search(rf"{file}:\d+|line \d+ of \S*{file}", said), said
+
+
+@pytest.mark.parametrize("directive", APACHE)
+def test_apache(apache, directive):
+    check_refusal(*apache.configtest(apache=directive), APACHE[directive], "site.conf")
+
+
+@pytest.mark.parametrize("directive", APACHE_MAIN)
+def test_apache_main(apache, directive):
+    check_refusal(*apache.configtest(python_home=None, main=directive), APACHE_MAIN[directive], "httpd.conf")
+
+
+@pytest.mark.parametrize("directive", NGINX)
+def test_nginx(nginx, directive):
+    location = f"location /wrong {{ {directive} }}"
+    check_refusal(*nginx.configtest(nginx=location), NGINX[directive], "nginx.conf")
+
+
+@pytest.mark.parametrize("directive", NGINX_HTTP)
+def test_nginx_http(nginx, directive):
+    check_refusal(*nginx.configtest(python_home=None, http=directive), NGINX_HTTP[directive], "nginx.conf")
+
+
+def test_configtest_is_quiet_when_all_is_well(server):
+    code, said = server.configtest()
+    assert code == 0
+    assert "burrow" not in said.replace(str(server.root), "").lower()
+
+
+def refused(server, home, cause):
+    """The configuration with such a python is refused, or it answers 500 and says why in one line."""
+    code, said = server.configtest(python_home=home)
+    if code == 0:
+        server.start(python_home=home)
+        assert server.get("/").status_code == 500
+        said = server.log()
+    assert re.search(cause, said), said
+
+
+def test_no_libpython(server):
+    # An installation of a Python that this machine has no library of.
+    home = server.root / "python"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python3.18").write_text("#!/bin/sh\nexit 1\n")
+    (home / "bin" / "python3.18").chmod(0o755)
+    (home / "bin" / "python3").symlink_to("python3.18")
+    refused(server, home, r"libpython3\.18")
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.8"])
+def test_a_python_that_is_too_old(server, version):
+    found = sorted(PYENV.glob(f"{version}.*"))
+    if not found:
+        pytest.skip(f"no Python {version} here")
+    refused(server, found[-1], r"3\.10 or newer")
+
+
+def test_a_venv_whose_base_is_gone(server):
+    home = server.root / "venv"
+    (home / "bin").mkdir(parents=True)
+    (home / "pyvenv.cfg").write_text("home = /opt/gone/bin\nversion = 3.11.2\n")
+    (home / "bin" / "python3").symlink_to("/opt/gone/bin/python3")
+    refused(server, home, "/opt/gone|venv")
+
+
+# ---- what the directives do
+
+CALLABLES = """
+def answer(text):
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [text]
+    return application
+
+application = answer(b"application")
+other = answer(b"other")
+
+class Site:
+    deep = staticmethod(answer(b"deep"))
+"""
+
+
+def test_callable_object(server):
+    server.write_app("callables.py", CALLABLES)
+
+    def mount(path, name):
+        return Mount(
+            path,
+            "callables.py",
+            nginx=f"wsgi_callable_object {name};" if name else "",
+            apache=f"WSGICallableObject {name}" if name else "",
+        )
+
+    server.start(
+        mounts=[
+            mount("/plain", ""),
+            mount("/other", "other"),
+            mount("/deep", "Site.deep"),
+            mount("/missing", "missing"),
+        ]
+    )
+    assert server.get("/plain").text == "application"
+    assert server.get("/other").text == "other"
+    if server.kind == "nginx":
+        assert server.get("/deep").text == "deep"
+    response = server.get("/missing")
+    assert response.status_code in (404, 500)
+    assert "missing" in server.log() and "callables.py" in server.log()
+    assert server.get("/other").text == "other"
+
+
+def test_import_script(server):
+    # Imported when the process starts, before anyone asks for it.
+    server.write_app("early.py", "print('imported early')\nfrom hello import application\n")
+    script = server.apps / "early.py"
+    if server.kind == "nginx":
+        server.start("hello.py", http=f'wsgi_import_script {script} "application-group=%{{GLOBAL}}";')
+    else:
+        server.start(
+            "hello.py",
+            main=f"WSGIImportScript {script} process-group=%{{GLOBAL}} application-group=%{{GLOBAL}}",
+        )
+    server.wait_log("imported early")
+    assert server.get("/").status_code == 200
+
+
+def test_import_script_that_fails(server):
+    server.write_app("early.py", "1 / 0\n")
+    script = server.apps / "early.py"
+    server.start(
+        "hello.py",
+        http=f"wsgi_import_script {script} application-group=early;",
+        main=""
+        if server.kind == "nginx"
+        else f"WSGIImportScript {script} process-group=%{{GLOBAL}} application-group=early",
+    )
+    server.wait_log("ZeroDivisionError")
+    assert "early.py" in server.log()
+    assert server.get("/").status_code == 200

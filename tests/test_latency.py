@@ -1,0 +1,100 @@
+"""An application that keeps the processor busy leaves the others their turns."""
+
+import threading
+import time
+
+import pytest
+from servers import Mount
+
+#: An application group waits at most this long for its turn beside a group that spins. A file that the
+#: server sends without Python, asked for in turn with it, tells how long this machine takes at its worst.
+LIMIT = 0.050
+SPIN = 3
+HELLO = Mount("/hello", "hello.py")
+
+
+class Spin:
+    """Requests that never wait, one for each path, in the background."""
+
+    def __init__(self, server, *paths):
+        self.statuses = []
+        self.threads = [
+            threading.Thread(target=lambda p=path: self.statuses.append(server.request(f"{p}?{SPIN}").status))
+            for path in paths
+        ]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        for thread in self.threads:
+            thread.join()
+        assert self.statuses == [200] * len(self.threads)
+
+
+class Client:
+    """Asks on one connection and remembers how long each answer took."""
+
+    def __init__(self, server, path, end):
+        self.connection = server.connect()
+        self.request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        self.end = end
+        self.took = []
+
+    def ask(self):
+        began = time.monotonic()
+        self.connection.sendall(self.request)
+        answer = b""
+        while not answer.endswith(self.end):
+            received = self.connection.recv(65536)
+            assert received, "the connection was cut"
+            answer += received
+        self.took.append(time.monotonic() - began)
+
+
+def check_waits(server, spin, limit):
+    """The waits of about fifty requests while the spin goes on."""
+    python = Client(server, "/hello", b"Hello, World!\n")
+    static = Client(server, "/static.txt", b"static\n")
+    while not spin.statuses and len(python.took) < 60:
+        python.ask()
+        static.ask()
+        time.sleep(0.02)
+    assert len(python.took) >= 20
+    worst, machine = max(python.took), max(static.took)
+    print(f"worst {worst * 1000:.1f} ms of {len(python.took)}, the machine's own {machine * 1000:.1f} ms")
+    assert worst < limit + machine
+
+
+@pytest.mark.parametrize(("busy", "other"), [("one", "two"), ("one", "%{GLOBAL}"), ("%{GLOBAL}", "one")])
+def test_another_group(server, busy, other):
+    server.start(mounts=[Mount("/spin", "spin.py", busy), Mount("/hello", "hello.py", other)])
+    assert server.request("/hello").status == server.request("/spin").status == 200
+    with Spin(server, "/spin") as spin:
+        check_waits(server, spin, LIMIT)
+
+
+def test_two_spinning_groups(server):
+    server.start(mounts=[Mount("/a", "spin.py", "a"), Mount("/b", "spin.py", "b"), HELLO])
+    for path in ("/a", "/b", "/hello"):
+        assert server.request(path).status == 200
+    with Spin(server, "/a", "/b") as spin:
+        # Two others share the lock: twice as long.
+        check_waits(server, spin, 2 * LIMIT)
+
+
+def test_static_files_of_nginx(nginx):
+    # Not even when every application thread is busy.
+    server = nginx
+    server.start(mounts=[Mount("/spin", "spin.py")], threads=2)
+    assert server.request("/spin").status == 200
+    with Spin(server, "/spin", "/spin") as spin:
+        static = Client(server, "/static.txt", b"static\n")
+        while not spin.statuses and len(static.took) < 60:
+            static.ask()
+            time.sleep(0.02)
+    assert len(static.took) >= 20
+    print(f"worst {max(static.took) * 1000:.1f} ms")
+    assert max(static.took) < LIMIT

@@ -1,0 +1,142 @@
+"""The other Pythons that there is a runtime for, by their own installations."""
+
+import pathlib
+import re
+
+import pytest
+from servers import DIST, KINDS, Mount
+from test_latency import LIMIT, Spin, check_waits
+from test_process import CURE, EXPECTED, FORKS
+
+PYENV = pathlib.Path.home() / ".pyenv" / "versions"
+
+
+def installations():
+    """{"3.12": folder} of the newest of each version that has a runtime."""
+    found = {}
+    for runtime in sorted((DIST / "lib" / "burrow" / "runtime").glob("cpython-3*.so")):
+        minor = re.match(r"cpython-3(\d+)-", runtime.name)
+        if minor:
+            for folder in sorted(PYENV.glob(f"3.{minor[1]}.*")):
+                if list(folder.glob("lib/libpython3*.so.1.0")):
+                    found[f"3.{minor[1]}"] = folder
+    return found
+
+
+INSTALLATIONS = installations()
+
+
+@pytest.fixture(
+    params=[(kind, version) for version in INSTALLATIONS for kind in KINDS], ids="-".join, scope="module"
+)
+def running(request):
+    kind, version = request.param
+    server = KINDS[kind]()
+    server.version = version
+    server.prefix = INSTALLATIONS[version]
+    server.start(
+        mounts=[
+            Mount("/hello", "hello.py"),
+            Mount("/state", "state.py", "one"),
+            Mount("/state2", "state.py", "two"),
+            Mount("/main", "state.py", "%{GLOBAL}"),
+            Mount("/process", "process.py", "one"),
+            Mount("/process2", "process.py", "two"),
+            Mount("/main/process", "process.py", "%{GLOBAL}"),
+            Mount("/spin", "spin.py", "spin"),
+            Mount("/environ", "environ.py"),
+            Mount("/responses", "responses.py"),
+            Mount("/body", "body.py"),
+            Mount("/faults", "faults.py"),
+        ],
+        python_home=server.prefix,
+        threads=8,
+    )
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def site(running, request):
+    request.node.servers = [running]
+    running.mark()
+    yield running
+    running.check()
+
+
+def test_version(site):
+    for mount in ("/state", "/main"):
+        seen = site.get(f"{mount}?import=ssl,sqlite3,ctypes,decimal").json()
+        assert seen["version"].startswith(f"{site.version}.")
+        assert seen["prefix"] == str(site.prefix)
+        assert "Error" not in str(seen["modules"])
+
+
+def test_groups(site):
+    assert [site.get(f"{mount}?count=x").json()["shared"] for mount in ("/state", "/state2", "/main")] == [
+        1,
+        1,
+        1,
+    ]
+    for mount in ("/state", "/state2", "/main"):
+        before, after = (site.get(mount).json()["requests"] for _ in range(2))
+        assert after == before + 1
+
+
+def test_answers_and_bodies(site):
+    for shape, body in {
+        "generator": b"generator",
+        "write": b"written twice and returned",
+        "bytes": b"whole",
+    }.items():
+        assert site.get(f"/responses/{shape}").content == body
+    assert len(site.get("/responses/file").content) == len(site.get("/responses/large").content)
+    assert site.post("/body?do=readline;read,2;read", content=b"ab\ncdefg").json() == ["ab\n", "cd", "efg"]
+    assert site.get("/environ/x").json()["strings"]["PATH_INFO"] == "/x"
+
+
+def test_faults(site):
+    for fault in ("raise", "raise-first", "status-3", "headers-6", "body-0", "recursion", "system-exit"):
+        site.mark()
+        assert site.get(f"/faults/{fault}").status_code == 500
+        assert site.log().count("Traceback") <= 1 and "faults.py" in site.log()
+    assert site.curl("/faults/late-raise", "--http1.1")[0] in (18, 56)
+
+
+@pytest.mark.parametrize("mount", ["/process", "/process2", "/main/process"])
+def test_the_rest_of_python(site, mount):
+    failures = {}
+    for what, expected in {**EXPECTED, **FORKS}.items():
+        answer = site.get(f"{mount}/{what}", timeout=60).json()
+        refused = what in FORKS and CURE.search(answer.get("error", ""))
+        if answer != {"ok": expected} and not refused:
+            failures[what] = answer
+    assert not failures
+
+
+def test_a_spin_in_another_group(site):
+    assert site.request("/hello").status == site.request("/spin").status == 200
+    with Spin(site, "/spin") as spin:
+        check_waits(site, spin, LIMIT)
+
+
+@pytest.mark.parametrize(("kind", "version"), [(k, v) for v in INSTALLATIONS for k in KINDS])
+def test_ends(request, kind, version):
+    server = KINDS[kind]()
+    request.node.servers = [server]
+    try:
+        server.start(
+            mounts=[Mount("/sub", "lifecycle.py", "sub"), Mount("/main", "lifecycle.py", "%{GLOBAL}")],
+            python_home=INSTALLATIONS[version],
+        )
+        for mount in ("/sub", "/main"):
+            server.get(f"{mount}/atexit")
+            server.get(f"{mount}/thread")
+            server.get(f"{mount}/daemon")
+        assert server.stop() < 10
+        made = {path.name.rsplit("-", 1)[0] for path in server.data.iterdir()}
+        assert made == {
+            f"{name}-{mount}" for name in ("first", "second", "thread") for mount in ("sub", "main")
+        }
+    finally:
+        server.close()
