@@ -89,10 +89,11 @@ static void log_line(void *request, burrow_level level, burrow_str line)
 
 static apr_status_t stop_process(void *data)
 {
-    /* Prefork calls this from its SIGTERM handler. Above a request that was interrupted, Python
-     * cannot be asked for anything: its lock may be held right here. */
-    if (!wsgi_in_request())
-        burrow_process_stop(5000);
+    /* Prefork comes here from its SIGTERM handler. Above a request that was interrupted nothing else
+     * is safe: a lock of Python's or of malloc's may be held right here. */
+    if (wsgi_in_request())
+        _exit(0);
+    burrow_process_stop(5000);
     return APR_SUCCESS;
 }
 
@@ -133,7 +134,8 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
     wsgi_multithread = server.multithread;
     wsgi_manager_detach();
     burrow_process_start(wsgi_settings, &server);
-    apr_pool_cleanup_register(pchild, NULL, stop_process, apr_pool_cleanup_null);
+    /* Before the pools of requests and connections go. */
+    apr_pool_pre_cleanup_register(pchild, NULL, stop_process);
 }
 
 static void register_hooks(apr_pool_t *p)
