@@ -15,7 +15,7 @@ CARGO   := cargo build --locked --profile $(PROFILE)
 # A changed file goes to a new inode and is renamed: a running server may have the old one mapped.
 place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).new && mv $(3).new $(3); }
 
-.PHONY: help build runtimes install clean setup setup-test run test test-fresh lint soak bench FORCE
+.PHONY: help build runtimes install clean setup setup-test run test test-here test-fresh lint soak bench FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -60,7 +60,10 @@ $(VENV)/.test: tests/requirements.txt
 run: setup build  ## serve the Django example on nginx (127.0.0.1:8000) and httpd (127.0.0.1:8001)
 	@exec scripts/run.sh
 
-test: setup-test build $(VENV)/.test  ## set up, build, run every test
+test: setup-test  ## set up, build, run every test
+	@scripts/in-the-open.sh $(MAKE) --no-print-directory test-here
+
+test-here: build $(VENV)/.test
 	cargo test --locked
 	$(VENV)/bin/python -m pytest tests
 
