@@ -69,8 +69,6 @@ extern const command_rec wsgi_directives[];
 /* handler.c */
 int wsgi_translate_name(request_rec *r);
 int wsgi_handler(request_rec *r);
-/* In a process with one request at a time: is there one now? */
-int wsgi_in_request(void);
 
 /* request.c */
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);

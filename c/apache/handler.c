@@ -167,21 +167,24 @@ static int check_script(request_rec *r, const alias_match *match)
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-static volatile sig_atomic_t requests;
-
-int wsgi_in_request(void)
-{
-    return requests > 0;
-}
-
+/* Prefork's only thread has its signals open, and httpd's handler of SIGTERM ends the process from
+ * inside of them: they wait for the end of the request, as do threads that the application starts. */
 static burrow_outcome serve(burrow_app *app, const burrow_request *request, exchange *x)
 {
+    sigset_t most, before;
     burrow_outcome outcome;
+
     if (wsgi_multithread)
         return burrow_serve(app, request, &io, x);
-    requests++;
+    sigfillset(&most);
+    sigdelset(&most, SIGSEGV);
+    sigdelset(&most, SIGBUS);
+    sigdelset(&most, SIGFPE);
+    sigdelset(&most, SIGILL);
+    sigdelset(&most, SIGABRT);
+    pthread_sigmask(SIG_SETMASK, &most, &before);
     outcome = burrow_serve(app, request, &io, x);
-    requests--;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return outcome;
 }
 

@@ -89,10 +89,6 @@ static void log_line(void *request, burrow_level level, burrow_str line)
 
 static apr_status_t stop_process(void *data)
 {
-    /* Prefork comes here from its SIGTERM handler. Above a request that was interrupted nothing else
-     * is safe: a lock of Python's or of malloc's may be held right here. */
-    if (wsgi_in_request())
-        _exit(0);
     burrow_process_stop(5000);
     return APR_SUCCESS;
 }

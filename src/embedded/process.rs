@@ -219,13 +219,16 @@ fn spawn(now: &mut Phase, server: &'static Server) {
     }
 }
 
-/// A new thread inherits the mask: signals are the server's business.
+/// A new thread inherits the mask: signals are the server's business, but for those that mean a crash.
 pub fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
     // SAFETY: both sets are writable; the first is filled before it is read.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
+        for crash in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT] {
+            libc::sigdelset(all.as_mut_ptr(), crash);
+        }
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
     }
     let made = make();
