@@ -192,6 +192,45 @@ typedef enum {
 burrow_outcome burrow_serve(burrow_app *app, const burrow_request *request, const burrow_io *io,
                             void *exchange);
 
+/* ---- hooks: what a script is asked about a request ------------------------------------------ */
+
+/* A script of functions that the server asks, as burrow_app_find; on nginx with application threads. */
+burrow_app *burrow_script_find(burrow_settings *settings, burrow_str target,
+                               burrow_str application_group, unsigned threads, const char **error);
+
+typedef enum {
+    BURROW_ALLOW_ACCESS,      /* (environ, host) */
+    BURROW_CHECK_PASSWORD,    /* (environ, user, password) */
+    BURROW_GET_REALM_HASH,    /* (environ, user, realm) */
+    BURROW_GROUPS_FOR_USER,   /* (environ, user) */
+    BURROW_PROCESS_GROUP,     /* these three: (environ); NONE, too, where the script has no such function */
+    BURROW_APPLICATION_GROUP,
+    BURROW_CALLABLE_OBJECT
+} burrow_hook;
+
+/* A hook that raises, does not import or returns what it may not is a failure, which is logged here.
+ * It is 0 so that what is forgotten fails. */
+typedef enum {
+    BURROW_FAILURE,
+    BURROW_TRUE,
+    BURROW_FALSE,
+    BURROW_NONE,
+    BURROW_TEXT /* groups: any number of them */
+} burrow_verdict;
+
+typedef struct {
+    burrow_hook hook;
+    burrow_str arguments[2]; /* absent behind the last one */
+    burrow_str place;        /* the directive, its file and line: for the log */
+    /* Called for each text of the verdict, which lives as long as the call and holds no zero byte. */
+    void (*text)(void *to, burrow_str text);
+    void *to;
+} burrow_question;
+
+/* httpd: asks on the calling thread; `exchange` is what log lines are bound to. */
+burrow_verdict burrow_ask(burrow_app *script, const burrow_question *question,
+                          const burrow_request *request, void *exchange);
+
 /* ---- nginx: requests cross from the event loop to application threads ----------------------- */
 
 /* A request in flight. Made, fed and released on the event loop. */
@@ -207,6 +246,8 @@ typedef struct {
                     unsigned flags);
     void (*finish)(void *request, burrow_outcome outcome); /* the last call for this request */
     void (*read_more)(void *request);                      /* unbuffered body: there is room again */
+    /* The one call for a question. */
+    void (*answer)(void *request, burrow_verdict verdict, burrow_str text);
 } burrow_loop_ops;
 
 /* In the worker, before burrow_process_start. Returns the eventfd to watch, or -1 with errno. */
@@ -218,6 +259,9 @@ void burrow_loop_close(void);
 /* Copies what it needs of *head; `server_request` is what the ops are called with. */
 burrow_exchange *burrow_exchange_create(burrow_app *app, const burrow_request *request,
                                         void *server_request);
+/* The same for a question, which is copied; its `text` is not called. To be submitted and released. */
+burrow_exchange *burrow_exchange_ask(burrow_app *script, const burrow_question *question,
+                                     const burrow_request *request, void *server_request);
 /* Body bytes that arrive later (copied). Returns how many are queued and unread: above
  * BURROW_BODY_HIGH stop reading until read_more. */
 #define BURROW_BODY_HIGH 131072

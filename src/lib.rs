@@ -1,6 +1,7 @@
 //! The host: everything between a web server and the Python runtime. It links no Python.
 
 pub mod embedded;
+pub mod hooks;
 pub mod manager;
 pub mod nginx;
 pub mod python;

@@ -197,8 +197,22 @@ def module_name(path):
     return "_mod_wsgi_" + hashlib.md5(os.fsencode(path), usedforsecurity=False).hexdigest()
 
 
+#: One for each script: a script of hooks can be an application, too.
+loading = {}
+
+
 def load_script(path, callable_name):
-    """Executes a script as a fresh module and returns the callable of that name."""
+    """The callable of that name in a script, which is executed as a fresh module if it has changed."""
+    with loading.setdefault(path, threading.RLock()):
+        modified = os.stat(path).st_mtime_ns // 1000
+        module = sys.modules.get(module_name(path))
+        if getattr(module, "__mtime__", None) != modified:
+            module = execute_script(path)
+            module.__mtime__ = modified
+        return find_callable(module, callable_name, path)
+
+
+def execute_script(path):
     with io.open_code(path) as file:
         source = file.read()
     name = module_name(path)
@@ -211,7 +225,7 @@ def load_script(path, callable_name):
     sys.modules[name] = module
     try:
         exec(code, module.__dict__)
-        return find_callable(module, callable_name, path)
+        return module
     except BaseException:
         if before is None:
             sys.modules.pop(name, None)
@@ -226,6 +240,8 @@ def load_module(name, callable_name):
 
 
 def find_callable(module, name, target):
+    if name == "*":
+        return module
     found = module
     for step in name.split("."):
         try:

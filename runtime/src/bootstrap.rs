@@ -25,6 +25,8 @@ pub struct State {
     pub empty_input: Object,
     load_script: Object,
     load_module: Object,
+    /// See hooks.py.
+    pub ask: Object,
     report: Object,
     forbid_fork: Object,
     shut_down: Object,
@@ -36,10 +38,11 @@ unsafe impl Sync for State {}
 // SAFETY: as above.
 unsafe impl Send for State {}
 
-const SOURCE: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("bootstrap.py"), "\0").as_bytes())
-{
+const SOURCE: &CStr = match CStr::from_bytes_with_nul(
+    concat!(include_str!("bootstrap.py"), include_str!("hooks.py"), "\0").as_bytes(),
+) {
     Ok(source) => source,
-    Err(_) => panic!("bootstrap.py contains no NUL"),
+    Err(_) => panic!("Python's source contains no NUL"),
 };
 
 /// Makes the `mod_wsgi` module, runs bootstrap.py and collects what the runtime needs from both.
@@ -77,6 +80,7 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         file_wrapper_type: native.attr(c"FileWrapper")?,
         load_script: function(c"load_script")?,
         load_module: function(c"load_module")?,
+        ask: function(c"ask")?,
         report: function(c"report")?,
         forbid_fork: function(c"forbid_fork")?,
         shut_down: function(c"shut_down")?,

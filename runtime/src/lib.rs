@@ -8,6 +8,7 @@ mod app;
 mod attach;
 mod bootstrap;
 mod fork;
+mod hooks;
 mod host;
 mod interpreter;
 mod log;
@@ -27,5 +28,6 @@ pub static burrow_runtime: RuntimeApi = RuntimeApi {
     app: app::open,
     load: app::load,
     serve: wsgi::serve,
+    ask: hooks::ask,
     stop: start::stop,
 };

@@ -8,14 +8,13 @@ mod process;
 use std::ffi::c_void;
 
 use burrow_abi::{
-    burrow_io, burrow_outcome, burrow_request, BURROW_FAILED, BURROW_LOG_INFO, BURROW_UNAVAILABLE,
+    burrow_io, burrow_outcome, burrow_request, RuntimeApi, BURROW_FAILED, BURROW_LOG_INFO, BURROW_UNAVAILABLE,
 };
 
 pub use app::{App, Group};
 pub use process::{park_after_stop, start, stop, with_signals_blocked, Server};
 
-/// Runs one request to its end on the calling thread; waits until Python is up. Does not return when the
-/// process has stopped Python meanwhile: the thread may hold what Python still knows.
+/// Runs one request to its end on the calling thread; see [`with_runtime`].
 ///
 /// # Safety
 /// `request` and `io` are as c/shim.h says, and `exchange` is what the functions of `io` expect.
@@ -25,8 +24,21 @@ pub unsafe fn serve(
     io: &burrow_io,
     exchange: *mut c_void,
 ) -> burrow_outcome {
+    let served = with_runtime(exchange, |runtime| {
+        // SAFETY: the application's record is this runtime's; the rest is the caller's word.
+        unsafe { (runtime.serve)(app.runtime(runtime), request, io, exchange) }
+    });
+    served.unwrap_or_else(|outcome| outcome)
+}
+
+/// Enters the runtime, once Python is up; else says what becomes of a request. Does not return when the process
+/// has stopped Python meanwhile: the thread may hold what Python still knows.
+pub fn with_runtime<T>(
+    exchange: *mut c_void,
+    work: impl FnOnce(&'static RuntimeApi) -> T,
+) -> Result<T, burrow_outcome> {
     let Some(_entry) = process::enter() else {
-        return BURROW_UNAVAILABLE;
+        return Err(BURROW_UNAVAILABLE);
     };
     let Some(runtime) = process::runtime() else {
         log::report(
@@ -34,10 +46,9 @@ pub unsafe fn serve(
             BURROW_LOG_INFO,
             "there is no Python in this process: see what it logged at its start",
         );
-        return BURROW_FAILED;
+        return Err(BURROW_FAILED);
     };
-    // SAFETY: the application's record is this runtime's; the rest is the caller's word.
-    let outcome = unsafe { (runtime.serve)(app.runtime(runtime), request, io, exchange) };
+    let result = work(runtime);
     park_after_stop();
-    outcome
+    Ok(result)
 }

@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::exchange::{self, Answer, Exchange};
 use crate::embedded;
-use burrow_abi::{burrow_level, burrow_loop_ops, burrow_outcome};
+use burrow_abi::{burrow_level, burrow_loop_ops, burrow_outcome, burrow_str, burrow_verdict};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -19,6 +19,7 @@ pub enum Message {
     Answer(Arc<Exchange>, Answer),
     Finish(Arc<Exchange>, burrow_outcome),
     ReadMore(Arc<Exchange>),
+    Verdict(Arc<Exchange>, burrow_verdict, Box<[u8]>),
     Log(Option<Arc<Exchange>>, burrow_level, Box<[u8]>),
 }
 
@@ -134,6 +135,12 @@ impl EventLoop {
                     let request = exchange.server_request();
                     if let (false, Some(read_more)) = (request.is_null(), self.ops.read_more) {
                         read_more(request);
+                    }
+                }
+                Message::Verdict(exchange, verdict, text) => {
+                    let request = exchange.server_request();
+                    if let (false, Some(answer)) = (request.is_null(), self.ops.answer) {
+                        answer(request, verdict, burrow_str::new(&text));
                     }
                 }
                 Message::Log(exchange, level, line) => {

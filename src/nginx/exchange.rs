@@ -2,10 +2,11 @@
 
 use super::block::{size_of_pairs, Block};
 use super::event_loop::{self, Message};
+use super::question::Question;
 use crate::embedded::{self, App};
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
-    BURROW_BODY_HIGH, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE,
+    BURROW_BODY_HIGH, BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE,
 };
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
@@ -24,6 +25,8 @@ pub struct Exchange {
     /// Points into `block`.
     request: burrow_request,
     _block: Block,
+    /// Instead of running the application.
+    question: Option<Question>,
     /// What the event loop calls the request; NULL once released. Only the loop looks at it.
     server_request: AtomicPtr<c_void>,
     state: Mutex<State>,
@@ -147,7 +150,12 @@ pub unsafe fn borrow(exchange: *mut c_void) -> Arc<Exchange> {
 impl Exchange {
     /// # Safety
     /// `request` points at what it says.
-    pub unsafe fn new(app: &'static App, request: &burrow_request, server_request: *mut c_void) -> Arc<Self> {
+    pub unsafe fn new(
+        app: &'static App,
+        request: &burrow_request,
+        question: Option<Question>,
+        server_request: *mut c_void,
+    ) -> Arc<Self> {
         // SAFETY: the caller vouches for the request.
         unsafe {
             let headers = pairs(request.headers, request.n_headers);
@@ -166,6 +174,7 @@ impl Exchange {
                 app,
                 request: copy,
                 _block: block,
+                question,
                 server_request: AtomicPtr::new(server_request),
                 state: Mutex::default(),
                 changed: Condvar::new(),
@@ -231,20 +240,28 @@ impl Exchange {
 
     // ---- the application's side
 
-    /// Runs the application.
+    /// Runs the application, or asks the script.
     pub fn serve(self: &Arc<Self>) {
-        let outcome = if self.lock().gone {
-            BURROW_GONE
-        } else {
-            // SAFETY: the request's pointers lead into the block; the pointer to the exchange is good
-            // for this call, as `IO`'s functions and the log need.
-            unsafe { embedded::serve(self.app, &self.request, &IO, Arc::as_ptr(self).cast_mut().cast()) }
-        };
+        if self.lock().gone {
+            return self.finish(BURROW_GONE);
+        }
+        let exchange = Arc::as_ptr(self).cast_mut().cast();
+        if let Some(question) = &self.question {
+            // SAFETY: as below.
+            let (verdict, text) = unsafe { question.ask(self.app, &self.request, exchange) };
+            return event_loop::post(Message::Verdict(self.clone(), verdict, text));
+        }
+        // SAFETY: the request's pointers lead into the block; the pointer to the exchange is good for this
+        // call, as `IO`'s functions and the log need.
+        let outcome = unsafe { embedded::serve(self.app, &self.request, &IO, exchange) };
         self.finish(outcome);
     }
 
     /// Tells the event loop how it ended, unless the last piece of the answer says so.
     pub fn finish(self: &Arc<Self>, outcome: burrow_outcome) {
+        if self.question.is_some() {
+            return event_loop::post(Message::Verdict(self.clone(), BURROW_FAILURE, Box::default()));
+        }
         let state = self.lock();
         if !state.last && !state.gone {
             drop(state);

@@ -4,12 +4,14 @@
 mod block;
 mod event_loop;
 mod exchange;
+mod question;
 mod queue;
 
 use crate::embedded::App;
 use block::Block;
-use burrow_abi::{burrow_app, burrow_chunk, burrow_loop_ops, burrow_request, burrow_str};
+use burrow_abi::{burrow_app, burrow_chunk, burrow_loop_ops, burrow_question, burrow_request, burrow_str};
 use exchange::Exchange;
+use question::Question;
 use queue::Group;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -76,7 +78,22 @@ unsafe extern "C" fn burrow_exchange_create(
 ) -> *mut Exchange {
     // SAFETY: an application lives as long as its settings, those as long as the configuration that
     // the request came with, and that as long as the process; the shim vouches for the request.
-    let exchange = unsafe { Exchange::new(App::from_c(app), &*request, server_request) };
+    let exchange = unsafe { Exchange::new(App::from_c(app), &*request, None, server_request) };
+    Arc::into_raw(exchange).cast_mut()
+}
+
+#[no_mangle]
+unsafe extern "C" fn burrow_exchange_ask(
+    script: *mut burrow_app,
+    question: *const burrow_question,
+    request: *const burrow_request,
+    server_request: *mut c_void,
+) -> *mut Exchange {
+    // SAFETY: as above; the shim vouches for the question.
+    let exchange = unsafe {
+        let question = Question::new(&*question);
+        Exchange::new(App::from_c(script), &*request, Some(question), server_request)
+    };
     Arc::into_raw(exchange).cast_mut()
 }
 

@@ -10,6 +10,8 @@ use std::ffi::{c_char, CString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
+use burrow_abi::WHOLE_SCRIPT;
+
 use crate::embedded::{App, Group};
 use crate::python::{self, Installation};
 
@@ -151,12 +153,26 @@ impl Settings {
 
     /// Finds the application, or adds it. With several counts of threads the group gets the highest.
     pub fn app(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
+        self.find(key, threads, || target::check(key.target).and(target::check_callable(key.callable)))
+    }
+
+    /// The same for a script of hooks.
+    pub fn script(&self, target: &[u8], group: &[u8], threads: usize) -> Result<Arc<App>, String> {
+        let key = AppKey { target, callable: WHOLE_SCRIPT, group };
+        self.find(key, threads, || target::check_script(target))
+    }
+
+    fn find(
+        &self,
+        key: AppKey,
+        threads: usize,
+        check: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Arc<App>, String> {
         let found = self.apps.read().unwrap().get(key).cloned();
         let app = match found {
             Some(app) => app,
             None => {
-                target::check(key.target)?;
-                target::check_callable(key.callable)?;
+                check()?;
                 let mut apps = self.apps.write().unwrap();
                 match apps.get(key).cloned() {
                     Some(app) => app,

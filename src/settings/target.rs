@@ -22,6 +22,16 @@ pub fn check(target: &[u8]) -> Result<(), String> {
     Err(format!("'{shown}' is no application: write a script's whole path, or package.module:callable"))
 }
 
+/// A script of hooks: its functions have fixed names.
+pub fn check_script(target: &[u8]) -> Result<(), String> {
+    check(target)?;
+    if target[0] == b'/' || !target.contains(&b':') {
+        return Ok(());
+    }
+    let shown = String::from_utf8_lossy(target);
+    Err(format!("'{shown}': name the script or module alone; what is called in it has a fixed name"))
+}
+
 /// The name of a callable; may be empty.
 pub fn check_callable(name: &[u8]) -> Result<(), String> {
     if name.is_empty() || is_dotted_name(name) {
@@ -57,6 +67,14 @@ mod tests {
         for bad in ["", ":app", "shop:", "shop..wsgi", "1shop", "shop wsgi", "shop:app:more", "shop-1"] {
             assert!(check(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn scripts_of_hooks_name_no_callable() {
+        assert_eq!(check_script(b"/srv/a:b.py"), Ok(()));
+        assert_eq!(check_script(b"shop.auth"), Ok(()));
+        assert!(check_script(b"shop.auth:check").unwrap_err().contains("alone"));
+        assert!(check_script(b"").is_err());
     }
 
     #[test]

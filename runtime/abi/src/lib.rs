@@ -41,7 +41,10 @@ impl burrow_str {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
+
+/// The callable of what is no application but a script of hooks.
+pub const WHOLE_SCRIPT: &[u8] = b"*";
 
 /// An application in the runtime's eyes.
 #[repr(C)]
@@ -122,6 +125,13 @@ pub struct RuntimeApi {
         *const burrow_io,
         exchange: *mut c_void,
     ) -> burrow_outcome,
+    /// Asks a script, made by `app` with the callable [`WHOLE_SCRIPT`], on the calling thread.
+    pub ask: unsafe extern "C" fn(
+        *mut RuntimeApp,
+        *const burrow_question,
+        *const burrow_request,
+        exchange: *mut c_void,
+    ) -> burrow_verdict,
     /// Every interpreter's `threading._shutdown`, `atexit` functions and flush. On the main thread;
     /// blocks as long as those do.
     pub stop: unsafe extern "C" fn(),
