@@ -1,7 +1,7 @@
 #!/bin/bash
 # test-fresh.sh: the README's two commands, then the images' install steps, each in a Debian 12 tree
 # that has nothing of this machine but its way to the package registries. Commits count, edits do not.
-set -eu
+set -euo pipefail
 if [ "$(id -u)" != 0 ]; then exec sudo -E "$0" "$@"; fi
 scripts/setup.sh fresh
 
@@ -124,7 +124,7 @@ for server in nginx apache; do
     in_tree "$image" root /tmp/docker/install.sh "$server"
     in_tree "$image" root apt-get update -q
     in_tree "$image" root apt-get install -y -q --no-install-recommends curl
-    serves <<END | in_tree "$image" burrow bash
+    with_serves <<END | in_tree "$image" burrow bash
 cd /app
 serves 127.0.0.1:8000 burrow serve --server $server --bind 127.0.0.1:8000 app.wsgi
 END
