@@ -171,6 +171,22 @@ def unblock_signals_of_children():
             no_fork()
         return fork_exec(*args)
 
+    def keep_blocked(tracker):
+        # It ends by opening SIGINT and SIGTERM, as if they had been open before.
+        ensure_running = tracker.ResourceTracker.ensure_running
+
+        @functools.wraps(ensure_running)
+        def ensure_running_blocked(self):
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            try:
+                return ensure_running(self)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+        tracker.ResourceTracker.ensure_running = ensure_running_blocked
+        tracker.ensure_running = tracker._resource_tracker.ensure_running
+
+    on_import("multiprocessing.resource_tracker", keep_blocked)
     _posixsubprocess.fork_exec = fork_exec_checked
     for name in ("posix_spawn", "posix_spawnp", "system"):
         setattr(os, name, unblocked(getattr(os, name)))

@@ -1,17 +1,41 @@
 //! What becomes of a child that an application forks: it may work and exit, but not serve.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static CHILD: AtomicBool = AtomicBool::new(false);
 
+thread_local! {
+    /// The forking thread's mask.
+    static MASK: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
+}
+
+/// A signal that reached the child before it has handlers of its own would be lost in the server's, which
+/// only take notes for its event loop.
+extern "C" fn before() {
+    // SAFETY: both sets are filled before they are read.
+    unsafe {
+        let (mut all, mut mask) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut mask);
+        MASK.set(Some(mask));
+    }
+}
+
+extern "C" fn in_parent() {
+    if let Some(mask) = MASK.take() {
+        // SAFETY: the set was filled by `before`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut()) };
+    }
+}
+
+/// Default dispositions and an empty mask: else nobody could end the child.
 extern "C" fn in_child() {
     CHILD.store(true, Ordering::Relaxed);
-    // The server's handlers only take notes for its event loop, and its threads block every signal:
-    // nobody could end the child.
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: all of these may be called in a forked child; the action is filled before it is read.
-        unsafe {
+    // SAFETY: all of these may be called in a forked child; what is read is filled before.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
             let mut action = std::mem::zeroed::<libc::sigaction>();
             if libc::sigaction(signal, std::ptr::null(), &mut action) == 0
                 && action.sa_sigaction != libc::SIG_IGN
@@ -19,9 +43,6 @@ extern "C" fn in_child() {
                 libc::signal(signal, libc::SIG_DFL);
             }
         }
-    }
-    // SAFETY: the set is filled by sigemptyset.
-    unsafe {
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
@@ -30,8 +51,8 @@ extern "C" fn in_child() {
 
 /// Takes notice of forks from now on.
 pub fn watch() {
-    // SAFETY: the handler only stores to an atomic.
-    unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    // SAFETY: the handlers call only what a forked child may.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
 }
 
 pub fn is_child() -> bool {

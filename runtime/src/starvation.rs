@@ -2,7 +2,7 @@
 //!
 //! A waiting thread there asks only *its own* interpreter to let go of the GIL, so a busy thread of
 //! another interpreter, serving a request or not, keeps it until it blocks. A helper thread for each
-//! interpreter asks in that interpreter's name: every 10 ms while any request is in progress.
+//! interpreter asks in that interpreter's name: every 5 ms while any request is in progress.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::attach::Attached;
 use crate::interpreter::{any_busy, Interpreter};
 
-const EVERY: Duration = Duration::from_millis(10);
+const EVERY: Duration = Duration::from_millis(5);
 const STACK: usize = 256 << 10;
 
 /// Interpreters watched. With one there is nothing to do.
