@@ -6,10 +6,12 @@ import time
 import pytest
 from servers import Mount
 
-#: An application group waits at most this long for its turn beside a group that spins. A file that the
-#: server sends without Python, asked for in turn with it, tells how long this machine takes at its worst.
+#: An application group waits at most this long for its turn beside a group that spins. Where other
+#: processes want the two cores too, whoever holds the interpreters' lock may itself have to wait for a core:
+#: one request in ten may take longer, but none this many times as long.
 LIMIT = 0.050
-SPIN = 3
+NOISE = 4
+SPIN = 2
 HELLO = Mount("/hello", "hello.py")
 
 
@@ -54,18 +56,18 @@ class Client:
         self.took.append(time.monotonic() - began)
 
 
-def check_waits(server, spin, limit):
+def check_waits(server, spin, limit, path="/hello", end=b"Hello, World!\n"):
     """The waits of about fifty requests while the spin goes on."""
-    python = Client(server, "/hello", b"Hello, World!\n")
-    static = Client(server, "/static.txt", b"static\n")
-    while not spin.statuses and len(python.took) < 60:
-        python.ask()
-        static.ask()
-        time.sleep(0.02)
-    assert len(python.took) >= 20
-    worst, machine = max(python.took), max(static.took)
-    print(f"worst {worst * 1000:.1f} ms of {len(python.took)}, the machine's own {machine * 1000:.1f} ms")
-    assert worst < limit + machine
+    client = Client(server, path, end)
+    while not spin.statuses and len(client.took) < 60:
+        client.ask()
+        time.sleep(0.03)
+    took = sorted(client.took)
+    assert len(took) >= 20
+    ninth = took[len(took) * 9 // 10]
+    print(f"{path}: worst {took[-1] * 1000:.1f} ms of {len(took)}, nine in ten within {ninth * 1000:.1f} ms")
+    assert ninth < limit
+    assert took[-1] < NOISE * limit
 
 
 @pytest.mark.parametrize(("busy", "other"), [("one", "two"), ("one", "%{GLOBAL}"), ("%{GLOBAL}", "one")])
@@ -91,10 +93,4 @@ def test_static_files_of_nginx(nginx):
     server.start(mounts=[Mount("/spin", "spin.py")], threads=2)
     assert server.request("/spin").status == 200
     with Spin(server, "/spin", "/spin") as spin:
-        static = Client(server, "/static.txt", b"static\n")
-        while not spin.statuses and len(static.took) < 60:
-            static.ask()
-            time.sleep(0.02)
-    assert len(static.took) >= 20
-    print(f"worst {max(static.took) * 1000:.1f} ms")
-    assert max(static.took) < LIMIT
+        check_waits(server, spin, LIMIT, "/static.txt", b"static\n")
