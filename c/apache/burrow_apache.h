@@ -11,6 +11,8 @@
 #include "http_request.h"
 #include "apr_strings.h"
 
+#include <signal.h>
+
 #include "../shim.h"
 
 #define WSGI_HANDLER "wsgi-script"
@@ -36,7 +38,27 @@ typedef struct {
     apr_array_header_t *aliases; /* of script_alias */
 } server_config;
 
+/* The script of an access, authentication or dispatch hook. */
 typedef struct {
+    const char *path;
+    const char *application_group; /* "": the main interpreter */
+    const char *place;             /* the directive, its file and line */
+} hook_script;
+
+/* One WSGIHandlerScript. */
+typedef struct {
+    const char *name;
+    const char *path;
+    const char *application_group; /* NULL: what the directory says */
+    int pass_authorization;        /* -1: what the directory says */
+} handler_script;
+
+typedef struct {
+    const hook_script *access; /* NULL: none */
+    const hook_script *auth_user;
+    const hook_script *auth_group;
+    const hook_script *dispatch;
+    apr_array_header_t *handlers;  /* of handler_script; NULL: none */
     const char *application_group; /* NULL: %{RESOURCE} */
     const char *callable;          /* NULL: the default */
     int script_reloading;          /* -1: unset */
@@ -65,10 +87,30 @@ extern int wsgi_multithread;
 
 /* directives.c */
 extern const command_rec wsgi_directives[];
+const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **name,
+                             const char **value);
+const char *wsgi_unknown_option(cmd_parms *cmd, const char *name, const char *known);
+const char *wsgi_check_process_group(cmd_parms *cmd, const char *value);
+const char *wsgi_check_application_group(cmd_parms *cmd, const char **value);
+const char *wsgi_check_script(cmd_parms *cmd, const char *path);
+
+/* hooks.c */
+const char *wsgi_set_hook_script(cmd_parms *cmd, void *dir, const char *args);
+const char *wsgi_add_handler_script(cmd_parms *cmd, void *dir, const char *args);
+const handler_script *wsgi_find_handler(const dir_config *config, const char *name);
+void wsgi_register_hooks(apr_pool_t *p);
+/* What the dispatch script, if any, puts in the place of *group and *callable. OK or a status. */
+int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **group,
+                  const char **callable);
 
 /* handler.c */
 int wsgi_translate_name(request_rec *r);
 int wsgi_handler(request_rec *r);
+/* Expands what a directive says; NULL is %{RESOURCE}. */
+const char *wsgi_application_group(request_rec *r, const char *s, burrow_str script_name);
+/* Around whatever Python does: see handler.c. */
+void wsgi_block_signals(sigset_t *before);
+void wsgi_restore_signals(const sigset_t *before);
 
 /* request.c */
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);

@@ -8,7 +8,7 @@ static burrow_str str(const char *s)
 }
 
 /* "name=value", the value quoted or not. */
-static const char *next_option(cmd_parms *cmd, const char **args, const char **name,
+const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **name,
                                const char **value)
 {
     size_t len = strcspn(*args, "= \t");
@@ -23,13 +23,13 @@ static const char *next_option(cmd_parms *cmd, const char **args, const char **n
     return NULL;
 }
 
-static const char *unknown_option(cmd_parms *cmd, const char *name, const char *known)
+const char *wsgi_unknown_option(cmd_parms *cmd, const char *name, const char *known)
 {
     return apr_psprintf(cmd->pool, "%s: unknown option %s; there are %s", cmd->cmd->name, name,
                         known);
 }
 
-static const char *check_process_group(cmd_parms *cmd, const char *value)
+const char *wsgi_check_process_group(cmd_parms *cmd, const char *value)
 {
     if (!strcmp(value, "%{GLOBAL}"))
         return NULL;
@@ -40,7 +40,7 @@ static const char *check_process_group(cmd_parms *cmd, const char *value)
                         value);
 }
 
-static const char *check_application_group(cmd_parms *cmd, const char **value)
+const char *wsgi_check_application_group(cmd_parms *cmd, const char **value)
 {
     const char *v = *value;
     if (!strcmp(v, "%{GLOBAL}")) {
@@ -56,7 +56,7 @@ static const char *check_application_group(cmd_parms *cmd, const char **value)
                         v);
 }
 
-static const char *check_script(cmd_parms *cmd, const char *path)
+const char *wsgi_check_script(cmd_parms *cmd, const char *path)
 {
     if (*path == '/')
         return NULL;
@@ -88,16 +88,16 @@ static const char *add_script_alias(cmd_parms *cmd, void *dir, const char *args)
     if (!*alias.location || !*alias.script)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes at least two arguments, ",
                            cmd->cmd->errmsg, NULL);
-    if (!(is_match && *alias.script == '$') && (error = check_script(cmd, alias.script)))
+    if (!(is_match && *alias.script == '$') && (error = wsgi_check_script(cmd, alias.script)))
         return error;
     while (*args) {
-        if ((error = next_option(cmd, &args, &name, &value)))
+        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
             return error;
         if (!strcmp(name, "process-group")) {
-            error = check_process_group(cmd, value);
+            error = wsgi_check_process_group(cmd, value);
             has_process_group = 1;
         } else if (!strcmp(name, "application-group")) {
-            error = check_application_group(cmd, &value);
+            error = wsgi_check_application_group(cmd, &value);
             alias.application_group = value;
         } else if (!strcmp(name, "callable-object")) {
             alias.callable = value;
@@ -106,7 +106,7 @@ static const char *add_script_alias(cmd_parms *cmd, void *dir, const char *args)
             if (!alias.pass_authorization && ap_cstr_casecmp(value, "Off"))
                 error = "pass-authorization must be On or Off";
         } else {
-            error = unknown_option(cmd, name, "process-group, application-group, callable-object "
+            error = wsgi_unknown_option(cmd, name, "process-group, application-group, callable-object "
                                               "and pass-authorization");
         }
         if (error)
@@ -131,23 +131,23 @@ static const char *add_import_script(cmd_parms *cmd, void *dir, const char *args
     int has_process_group = 0;
 
     while (*args) {
-        if ((error = next_option(cmd, &args, &name, &value)))
+        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
             return error;
         if (!strcmp(name, "process-group")) {
-            error = check_process_group(cmd, value);
+            error = wsgi_check_process_group(cmd, value);
             has_process_group = 1;
         } else if (!strcmp(name, "application-group")) {
-            error = check_application_group(cmd, &value);
+            error = wsgi_check_application_group(cmd, &value);
             group = value;
         } else {
-            error = unknown_option(cmd, name, "process-group and application-group");
+            error = wsgi_unknown_option(cmd, name, "process-group and application-group");
         }
         if (error)
             return error;
     }
     if (!*script || !has_process_group || !group)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
-    if ((error = check_script(cmd, script)))
+    if ((error = wsgi_check_script(cmd, script)))
         return error;
     if (*group == '%')
         return apr_psprintf(cmd->pool, "%s: there is no request yet that could tell what %s is; "
@@ -157,13 +157,13 @@ static const char *add_import_script(cmd_parms *cmd, void *dir, const char *args
 
 static const char *set_process_group(cmd_parms *cmd, void *dir, const char *value)
 {
-    return check_process_group(cmd, value);
+    return wsgi_check_process_group(cmd, value);
 }
 
 static const char *set_application_group(cmd_parms *cmd, void *dir, const char *value)
 {
     ((dir_config *)dir)->application_group = value;
-    return check_application_group(cmd, &((dir_config *)dir)->application_group);
+    return wsgi_check_application_group(cmd, &((dir_config *)dir)->application_group);
 }
 
 static const char *set_python_home(cmd_parms *cmd, void *dir, const char *value)
@@ -178,6 +178,12 @@ static const char *set_python_path(cmd_parms *cmd, void *dir, const char *value)
     return error ? error : burrow_settings_python_path(wsgi_settings, str(value));
 }
 
+static const char *ignore_flag(cmd_parms *cmd, void *dir, int value)
+{
+    return NULL;
+}
+
+#define HOOK_ARGUMENTS "the path of a script and, if wanted, application-group=name"
 #define DIR_SLOT(field) (void *)APR_OFFSETOF(dir_config, field)
 
 const command_rec wsgi_directives[] = {
@@ -201,4 +207,16 @@ const command_rec wsgi_directives[] = {
                   "the folder of a virtual environment or of a Python installation"),
     AP_INIT_TAKE1("WSGIPythonPath", set_python_path, NULL, RSRC_CONF,
                   "folders for sys.path, separated by colons"),
+    AP_INIT_RAW_ARGS("WSGIAccessScript", wsgi_set_hook_script, DIR_SLOT(access), OR_AUTHCFG,
+                     HOOK_ARGUMENTS),
+    AP_INIT_RAW_ARGS("WSGIAuthUserScript", wsgi_set_hook_script, DIR_SLOT(auth_user), OR_AUTHCFG,
+                     HOOK_ARGUMENTS),
+    AP_INIT_RAW_ARGS("WSGIAuthGroupScript", wsgi_set_hook_script, DIR_SLOT(auth_group), OR_AUTHCFG,
+                     HOOK_ARGUMENTS),
+    AP_INIT_FLAG("WSGIGroupAuthoritative", ignore_flag, NULL, OR_AUTHCFG,
+                 "On or Off; has no effect: Require says what is needed"),
+    AP_INIT_RAW_ARGS("WSGIDispatchScript", wsgi_set_hook_script, DIR_SLOT(dispatch),
+                     RSRC_CONF | ACCESS_CONF, HOOK_ARGUMENTS),
+    AP_INIT_RAW_ARGS("WSGIHandlerScript", wsgi_add_handler_script, NULL, RSRC_CONF | ACCESS_CONF,
+                     "a name for SetHandler and the like, and the path of a script"),
     {NULL}};

@@ -114,7 +114,7 @@ static const char *with_port(request_rec *r, const char *host)
     return apr_pstrcat(r->pool, host, ":", apr_itoa(r->pool, port), NULL);
 }
 
-static const char *application_group(request_rec *r, const char *s, burrow_str script_name)
+const char *wsgi_application_group(request_rec *r, const char *s, burrow_str script_name)
 {
     const char *value;
     if (s && (value = env_value(r, s)))
@@ -134,6 +134,16 @@ static const char *application_group(request_rec *r, const char *s, burrow_str s
 static const char *callable_object(request_rec *r, const char *s)
 {
     return s && *s == '%' ? env_value(r, s) : s;
+}
+
+static int check_path_info(request_rec *r)
+{
+    if (r->used_path_info == AP_REQ_REJECT_PATH_INFO && r->path_info && *r->path_info) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "AcceptPathInfo off disallows user's path: %s",
+                      r->filename);
+        return HTTP_NOT_FOUND;
+    }
+    return OK;
 }
 
 /* May this request run the script? OK, or the status that says why not. */
@@ -157,34 +167,42 @@ static int check_script(request_rec *r, const alias_match *match)
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "WSGI script not found: %s", r->filename);
         return HTTP_NOT_FOUND;
     }
-    if (r->used_path_info == AP_REQ_REJECT_PATH_INFO && r->path_info && *r->path_info) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "AcceptPathInfo off disallows user's path: %s",
-                      r->filename);
-        return HTTP_NOT_FOUND;
-    }
-    return OK;
+    return check_path_info(r);
 }
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
 /* Prefork's only thread has its signals open, and httpd's handler of SIGTERM ends the process from
  * inside of them: they wait for the end of the request, as do threads that the application starts. */
-static burrow_outcome serve(burrow_app *app, const burrow_request *request, exchange *x)
+void wsgi_block_signals(sigset_t *before)
 {
-    sigset_t most, before;
-    burrow_outcome outcome;
+    sigset_t most;
 
     if (wsgi_multithread)
-        return burrow_serve(app, request, &io, x);
+        return;
     sigfillset(&most);
     sigdelset(&most, SIGSEGV);
     sigdelset(&most, SIGBUS);
     sigdelset(&most, SIGFPE);
     sigdelset(&most, SIGILL);
     sigdelset(&most, SIGABRT);
-    pthread_sigmask(SIG_SETMASK, &most, &before);
+    pthread_sigmask(SIG_SETMASK, &most, before);
+}
+
+void wsgi_restore_signals(const sigset_t *before)
+{
+    if (!wsgi_multithread)
+        pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+static burrow_outcome serve(burrow_app *app, const burrow_request *request, exchange *x)
+{
+    burrow_outcome outcome;
+    sigset_t before;
+
+    wsgi_block_signals(&before);
     outcome = burrow_serve(app, request, &io, x);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    wsgi_restore_signals(&before);
     return outcome;
 }
 
@@ -201,41 +219,76 @@ static int finish(exchange *x, burrow_outcome outcome)
     return outcome == BURROW_UNAVAILABLE ? HTTP_SERVICE_UNAVAILABLE : HTTP_INTERNAL_SERVER_ERROR;
 }
 
-int wsgi_handler(request_rec *r)
+/* What the directives say about a request, before anything is expanded. */
+typedef struct {
+    const char *script;
+    const char *group;    /* NULL: %{RESOURCE} */
+    const char *callable; /* NULL: the default */
+    int pass_authorization;
+} application;
+
+/* OK, or the status that says why the request cannot be had. */
+static int find_application(request_rec *r, const dir_config *config, application *app)
 {
-    const dir_config *config;
+    const handler_script *handler;
     const alias_match *match;
     const script_alias *alias;
-    const char *group, *callable, *script, *error;
+    int status;
+
+    *app = (application){NULL, config->application_group, config->callable,
+                         config->pass_authorization};
+    if (!strcmp(r->handler, WSGI_HANDLER)) {
+        match = alias_of(r);
+        if ((status = check_script(r, match)) != OK)
+            return status;
+        app->script = r->finfo.filetype == APR_NOFILE ? match->script : r->filename;
+        alias = match ? match->alias : NULL;
+        if (alias && alias->application_group)
+            app->group = alias->application_group;
+        if (alias && alias->callable)
+            app->callable = alias->callable;
+        if (alias && alias->pass_authorization >= 0)
+            app->pass_authorization = alias->pass_authorization;
+        return OK;
+    }
+    if (!(handler = wsgi_find_handler(config, r->handler)))
+        return DECLINED;
+    app->script = handler->path;
+    app->callable = "handle_request";
+    if (handler->application_group)
+        app->group = handler->application_group;
+    if (handler->pass_authorization >= 0)
+        app->pass_authorization = handler->pass_authorization;
+    apr_table_setn(r->subprocess_env, "mod_wsgi.handler_script", handler->path);
+    return check_path_info(r);
+}
+
+int wsgi_handler(request_rec *r)
+{
+    const dir_config *config = ap_get_module_config(r->per_dir_config, &wsgi_module);
+    const char *error;
+    application found;
     burrow_request request;
     burrow_app_key key;
     burrow_app *app;
     exchange x = {.r = r};
-    int status, pass_authorization;
+    int status;
 
-    if (strcmp(r->handler, WSGI_HANDLER))
-        return DECLINED;
-    match = alias_of(r);
-    if ((status = check_script(r, match)) != OK
+    if ((status = find_application(r, config, &found)) != OK
         || (status = ap_setup_client_block(r, REQUEST_CHUNKED_DECHUNK)) != OK)
         return status;
-
-    config = ap_get_module_config(r->per_dir_config, &wsgi_module);
-    alias = match ? match->alias : NULL;
-    pass_authorization = alias && alias->pass_authorization >= 0 ? alias->pass_authorization
-                                                                 : config->pass_authorization;
-    wsgi_request_build(&request, r, pass_authorization > 0);
+    wsgi_request_build(&request, r, found.pass_authorization > 0);
     if (config->script_reloading)
         request.flags |= BURROW_RELOADING;
+    if ((status = wsgi_dispatch(r, &request, &found.group, &found.callable)) != OK)
+        return status;
 
-    group = alias && alias->application_group ? alias->application_group
-                                              : config->application_group;
-    group = application_group(r, group, request.vars[BURROW_SCRIPT_NAME]);
-    callable = callable_object(r, alias && alias->callable ? alias->callable : config->callable);
-    script = r->finfo.filetype == APR_NOFILE ? match->script : r->filename;
-    key = (burrow_app_key){.target = {script, strlen(script)},
-                           .callable = {callable, callable ? strlen(callable) : 0},
-                           .application_group = {group, strlen(group)}};
+    found.group = wsgi_application_group(r, found.group, request.vars[BURROW_SCRIPT_NAME]);
+    found.callable = callable_object(r, found.callable);
+    key = (burrow_app_key){
+        .target = {found.script, strlen(found.script)},
+        .callable = {found.callable, found.callable ? strlen(found.callable) : 0},
+        .application_group = {found.group, strlen(found.group)}};
     if (!(app = burrow_app_find(wsgi_settings, &key, &error))) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", error);
         return HTTP_INTERNAL_SERVER_ERROR;

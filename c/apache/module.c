@@ -36,6 +36,18 @@ static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
 {
     const dir_config *base = base_conf, *add = add_conf;
     dir_config *config = apr_pmemdup(p, add, sizeof *add);
+    if (!config->access)
+        config->access = base->access;
+    if (!config->auth_user)
+        config->auth_user = base->auth_user;
+    if (!config->auth_group)
+        config->auth_group = base->auth_group;
+    if (!config->dispatch)
+        config->dispatch = base->dispatch;
+    if (!config->handlers)
+        config->handlers = base->handlers;
+    else if (base->handlers)
+        config->handlers = apr_array_append(p, base->handlers, add->handlers);
     if (!config->application_group)
         config->application_group = base->application_group;
     if (!config->callable)
@@ -146,6 +158,7 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_translate_name(wsgi_translate_name, after, before, APR_HOOK_MIDDLE);
     ap_hook_handler(wsgi_handler, NULL, NULL, APR_HOOK_MIDDLE);
+    wsgi_register_hooks(p);
 }
 
 /* STANDARD20_MODULE_STUFF spelled out, for the name that <IfModule mod_wsgi.c> looks for. */

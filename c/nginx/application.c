@@ -200,7 +200,7 @@ ngx_int_t ngx_burrow_check_configuration(ngx_conf_t *cf)
     }
     error = burrow_settings_check(main->settings);
     if (error == NULL) {
-        return NGX_OK;
+        return ngx_burrow_add_access_handlers(cf);
     }
     if (main->python_home.file.data != NULL) {
         refuse_at(cf, &main->python_home, "wsgi_python_home", error);

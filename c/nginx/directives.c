@@ -144,6 +144,14 @@ ngx_command_t ngx_burrow_commands[] = {
       ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_burrow_loc_conf_t, intercept_errors), NULL },
 
+    { ngx_string("wsgi_access_script"), EVERYWHERE | NGX_HTTP_LMT_CONF | NGX_CONF_TAKE12,
+      ngx_burrow_set_script, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, access), NULL },
+
+    { ngx_string("wsgi_auth_user_script"), EVERYWHERE | NGX_HTTP_LMT_CONF | NGX_CONF_TAKE123,
+      ngx_burrow_set_script, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, auth_user), NULL },
+
     { ngx_string("wsgi_python_home"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
       python_home, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
 
@@ -226,6 +234,12 @@ char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->intercept_errors, prev->intercept_errors, 0);
     if (conf->params == NULL) {
         conf->params = prev->params;
+    }
+    if (ngx_burrow_merge_script(cf, &conf->access, &prev->access, conf->threads) != NGX_CONF_OK
+        || ngx_burrow_merge_script(cf, &conf->auth_user, &prev->auth_user, conf->threads)
+               != NGX_CONF_OK)
+    {
+        return NGX_CONF_ERROR;
     }
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);

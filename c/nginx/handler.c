@@ -3,7 +3,7 @@
 
 #define HOLD_MS 60000
 
-/* Requests that applications work on. While there are any a timer runs: it keeps a worker that quits
+/* Requests that applications or scripts work on. While there are any a timer runs: it keeps a worker that quits
  * gracefully from ending under them, as nothing else of theirs may be known to the event loop. */
 static ngx_uint_t in_flight;
 static ngx_event_t hold;
@@ -13,11 +13,10 @@ static void extend_hold(ngx_event_t *event)
     ngx_add_timer(event, HOLD_MS);
 }
 
-static void take_off(ngx_burrow_ctx_t *ctx)
+void ngx_burrow_hold(void)
 {
     static ngx_connection_t unused = { .fd = (ngx_socket_t) -1 }; /* the debug log looks at it */
 
-    ctx->in_flight = 1;
     if (in_flight++ == 0) {
         hold.handler = extend_hold;
         hold.data = &unused;
@@ -26,14 +25,18 @@ static void take_off(ngx_burrow_ctx_t *ctx)
     }
 }
 
-static void land(ngx_burrow_ctx_t *ctx)
+void ngx_burrow_let_go(void)
 {
-    if (!ctx->in_flight) {
-        return;
-    }
-    ctx->in_flight = 0;
     if (--in_flight == 0) {
         ngx_del_timer(&hold);
+    }
+}
+
+static void land(ngx_burrow_ctx_t *ctx)
+{
+    if (ctx->in_flight) {
+        ctx->in_flight = 0;
+        ngx_burrow_let_go();
     }
 }
 
@@ -118,7 +121,7 @@ static ngx_burrow_ctx_t *create_ctx(ngx_http_request_t *r)
 }
 
 /* A client that left before its socket is looked at again: no further event will tell. */
-static ngx_int_t watch_client(ngx_connection_t *c)
+ngx_int_t ngx_burrow_watch_client(ngx_connection_t *c)
 {
     if (c->read->ready) {
         ngx_post_event(c->read, &ngx_posted_events);
@@ -133,7 +136,7 @@ static void wake_threads(ngx_event_t *event)
 }
 
 /* Threads are woken when this turn of the event loop is over. */
-static void submit(burrow_exchange *exchange)
+void ngx_burrow_submit(burrow_exchange *exchange)
 {
     static ngx_event_t wake = { .handler = wake_threads };
 
@@ -162,11 +165,12 @@ static ngx_int_t start(ngx_burrow_ctx_t *ctx)
     if (rc != NGX_OK) {
         return rc;
     }
-    if (watch_client(r->connection) != NGX_OK) {
+    if (ngx_burrow_watch_client(r->connection) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
-    take_off(ctx);
-    submit(ctx->exchange);
+    ctx->in_flight = 1;
+    ngx_burrow_hold();
+    ngx_burrow_submit(ctx->exchange);
     return NGX_OK;
 }
 

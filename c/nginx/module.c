@@ -9,7 +9,7 @@ static ngx_connection_t *loop_connection;
 
 static void log_line(void *request, burrow_level level, burrow_str line)
 {
-    ngx_burrow_ctx_t *ctx = request;
+    ngx_burrow_ctx_t *ctx = request; /* or an ngx_burrow_ask_t */
     ngx_log_t *log = ngx_cycle->log;
 
     if (ctx != NULL) {
@@ -36,6 +36,7 @@ static ngx_int_t watch(ngx_cycle_t *cycle)
         .respond = ngx_burrow_respond,
         .finish = ngx_burrow_finish,
         .read_more = ngx_burrow_read_more,
+        .answer = ngx_burrow_answer,
     };
     ngx_connection_t *c;
     int fd = burrow_loop_open(&ops);
@@ -72,7 +73,7 @@ static ngx_int_t init_process(ngx_cycle_t *cycle)
     if (conf == NULL || (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)) {
         return NGX_OK;
     }
-    if (conf->applications.nelts == 0 && conf->imports.nelts == 0) {
+    if (conf->applications.nelts == 0 && conf->imports.nelts == 0 && !conf->has_scripts) {
         return NGX_OK;
     }
     /* nginx's handler waits for any child, and would take the ends of an application's own. */

@@ -30,11 +30,22 @@ typedef struct {
     ngx_burrow_place_t place;
 } ngx_burrow_import_t;
 
+/* A script of hooks, as a location has it. */
+typedef struct {
+    ngx_str_t target; /* data is NULL where nothing is said */
+    ngx_str_t group;
+    ngx_str_t realm;
+    ngx_str_t place; /* the directive, its file and line */
+    burrow_app *script; /* NULL: nobody is asked */
+    unsigned off:1;
+} ngx_burrow_script_t;
+
 typedef struct {
     burrow_settings *settings;
     ngx_burrow_place_t python_home; /* file.data is NULL where there is none */
     ngx_array_t applications; /* of ngx_burrow_application_t */
     ngx_array_t imports;      /* of ngx_burrow_import_t */
+    unsigned has_scripts:1;
 } ngx_burrow_main_conf_t;
 
 typedef struct {
@@ -55,9 +66,12 @@ typedef struct {
     ngx_flag_t script_reloading;
     ngx_flag_t request_buffering;
     ngx_flag_t intercept_errors;
+    ngx_burrow_script_t access;
+    ngx_burrow_script_t auth_user;
 } ngx_burrow_loc_conf_t;
 
-/* A request that an application answers; in the request's pool. The host knows it by its address. */
+/* A request that an application answers; in the request's pool. The host knows it by its address. Begins
+ * as ngx_burrow_ask_t does: log lines come with either. */
 typedef struct {
     ngx_http_request_t *request;
     burrow_exchange *exchange; /* NULL: nothing more is exchanged */
@@ -66,6 +80,21 @@ typedef struct {
     unsigned in_flight:1;
     unsigned answered:1;
 } ngx_burrow_ctx_t;
+
+/* A question about a request; in the request's pool. The host knows it by its address. */
+typedef struct {
+    ngx_http_request_t *request;
+    burrow_exchange *exchange; /* NULL: nobody is being asked */
+    burrow_verdict verdict;
+    ngx_str_t text;
+    unsigned done:1;
+} ngx_burrow_ask_t;
+
+/* The module's context of a request until an application takes it. */
+typedef struct {
+    ngx_burrow_ask_t access;
+    ngx_burrow_ask_t user;
+} ngx_burrow_asked_t;
 
 #pragma GCC visibility push(hidden)
 
@@ -87,6 +116,19 @@ void ngx_burrow_finish(void *request, burrow_outcome outcome);
 void ngx_burrow_release(void *ctx);
 void ngx_burrow_finalize(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
 void ngx_burrow_complete(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
+
+/* For as long as an application or a script works on a request, so that a worker that quits waits. */
+void ngx_burrow_hold(void);
+void ngx_burrow_let_go(void);
+ngx_int_t ngx_burrow_watch_client(ngx_connection_t *c);
+void ngx_burrow_submit(burrow_exchange *exchange);
+
+/* access.c */
+char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_burrow_merge_script(ngx_conf_t *cf, ngx_burrow_script_t *script,
+                              const ngx_burrow_script_t *outer, ngx_int_t threads);
+ngx_int_t ngx_burrow_add_access_handlers(ngx_conf_t *cf);
+void ngx_burrow_answer(void *request, burrow_verdict verdict, burrow_str text);
 
 /* request.c */
 ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *request);

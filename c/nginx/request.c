@@ -143,7 +143,7 @@ static ngx_int_t set_files(ngx_http_request_t *r, ngx_str_t target, burrow_str *
         }
     }
     vars[BURROW_DOCUMENT_ROOT] = ngx_burrow_str(root);
-    if (target.data[0] == '/') {
+    if (target.len > 0 && target.data[0] == '/') {
         vars[BURROW_SCRIPT_FILENAME] = ngx_burrow_str(target);
     }
     return NGX_OK;

@@ -4,7 +4,7 @@
 
 def ask(script, hook, environ, arguments):
     """True, False, None or a list of bytes: what the script's function of that name answers."""
-    for key in ("wsgi.input", "wsgi.file_wrapper", "mod_wsgi.callable_object"):
+    for key in not_for_hooks if hook in optional else not_for_hooks + credentials:
         environ.pop(key, None)
     if hook in optional and not hasattr(script, hook):
         return None
@@ -49,6 +49,9 @@ def text(value, encoding="latin-1"):
     return value
 
 
+not_for_hooks = ("wsgi.input", "wsgi.file_wrapper", "mod_wsgi.callable_object")
+#: Nobody has been authenticated yet, whatever the server believes; the password is an argument where it matters.
+credentials = ("REMOTE_USER", "AUTH_TYPE", "HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION")
 optional = {"process_group", "application_group", "callable_object"}
 judges = {
     "allow_access": allowed,

@@ -25,16 +25,16 @@ thread_local! {
 
 /// Binds this thread's log lines to a request until the result is dropped.
 pub fn bind(exchange: *mut c_void) -> Bound {
-    EXCHANGE.set(exchange);
-    Bound(())
+    Bound(EXCHANGE.replace(exchange))
 }
 
-pub struct Bound(());
+/// With the request that is served around this one: a subrequest can ask a hook.
+pub struct Bound(*mut c_void);
 
 impl Drop for Bound {
     fn drop(&mut self) {
         flush_thread();
-        EXCHANGE.set(std::ptr::null_mut());
+        EXCHANGE.set(self.0);
     }
 }
 

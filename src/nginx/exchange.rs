@@ -372,7 +372,9 @@ mod tests {
     fn exchange() -> Arc<Exchange> {
         let app = App::new(b"app:application", b"", Arc::new(Group::new(b"")));
         // SAFETY: the request points at nothing.
-        unsafe { Exchange::new(Box::leak(Box::new(app)), &burrow_request::default(), ptr::dangling_mut()) }
+        unsafe {
+            Exchange::new(Box::leak(Box::new(app)), &burrow_request::default(), None, ptr::dangling_mut())
+        }
     }
 
     fn read(exchange: &Arc<Exchange>, len: usize) -> Option<Vec<u8>> {

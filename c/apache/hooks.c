@@ -1,0 +1,336 @@
+/* Hooks: scripts that are asked whether a request may go on, and where. Whatever goes wrong in one
+ * refuses the request. */
+#include "burrow_apache.h"
+
+#include "ap_provider.h"
+#include "mod_auth.h"
+
+/* ---- directives ---------------------------------------------------------------------------- */
+
+const char *wsgi_set_hook_script(cmd_parms *cmd, void *dir, const char *args)
+{
+    hook_script *hook = apr_pcalloc(cmd->pool, sizeof *hook);
+    const char *error, *name, *value;
+
+    hook->path = ap_getword_conf(cmd->pool, &args);
+    if (!*hook->path)
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
+    if ((error = wsgi_check_script(cmd, hook->path)))
+        return error;
+    hook->application_group = "";
+    while (*args) {
+        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
+            return error;
+        if (strcmp(name, "application-group"))
+            return wsgi_unknown_option(cmd, name, "application-group");
+        if ((error = wsgi_check_application_group(cmd, &value)))
+            return error;
+        hook->application_group = value;
+    }
+    hook->place = apr_psprintf(cmd->pool, "%s in %s:%d", cmd->cmd->name, cmd->directive->filename,
+                               cmd->directive->line_num);
+    *(const hook_script **)((char *)dir + (apr_size_t)cmd->info) = hook;
+    return NULL;
+}
+
+const char *wsgi_add_handler_script(cmd_parms *cmd, void *dir, const char *args)
+{
+    dir_config *config = dir;
+    handler_script handler = {.pass_authorization = -1};
+    const char *error, *name, *value;
+
+    handler.name = ap_getword_conf(cmd->pool, &args);
+    handler.path = ap_getword_conf(cmd->pool, &args);
+    if (!*handler.name || !*handler.path)
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
+    if ((error = wsgi_check_script(cmd, handler.path)))
+        return error;
+    while (*args) {
+        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
+            return error;
+        if (!strcmp(name, "process-group")) {
+            error = wsgi_check_process_group(cmd, value);
+        } else if (!strcmp(name, "application-group")) {
+            error = wsgi_check_application_group(cmd, &value);
+            handler.application_group = value;
+        } else if (!strcmp(name, "pass-authorization")) {
+            handler.pass_authorization = !ap_cstr_casecmp(value, "On");
+            if (!handler.pass_authorization && ap_cstr_casecmp(value, "Off"))
+                error = "pass-authorization must be On or Off";
+        } else {
+            error = wsgi_unknown_option(cmd, name,
+                                        "process-group, application-group and pass-authorization");
+        }
+        if (error)
+            return error;
+    }
+    if (!config->handlers)
+        config->handlers = apr_array_make(cmd->pool, 1, sizeof handler);
+    APR_ARRAY_PUSH(config->handlers, handler_script) = handler;
+    return NULL;
+}
+
+const handler_script *wsgi_find_handler(const dir_config *config, const char *name)
+{
+    int i;
+
+    /* The last one counts: those of the inner section follow those of the outer. */
+    for (i = config->handlers ? config->handlers->nelts : 0; i > 0; i--) {
+        const handler_script *handler = &APR_ARRAY_IDX(config->handlers, i - 1, handler_script);
+        if (!strcmp(handler->name, name))
+            return handler;
+    }
+    return NULL;
+}
+
+/* ---- questions ----------------------------------------------------------------------------- */
+
+static const dir_config *config_of(request_rec *r)
+{
+    return ap_get_module_config(r->per_dir_config, &wsgi_module);
+}
+
+static burrow_str str(const char *s)
+{
+    return (burrow_str){s, s ? strlen(s) : 0};
+}
+
+/* Without what SetEnv and other modules add. */
+static void cut_down(burrow_request *request, request_rec *r, burrow_pair *params)
+{
+    const char *host = ap_get_remote_host(r->connection, r->per_dir_config, REMOTE_HOST, NULL);
+
+    params[0] = (burrow_pair){str("SERVER_ADMIN"), str(r->server->server_admin)};
+    params[1] = (burrow_pair){str("REMOTE_HOST"), str(host)};
+    request->params = params;
+    request->n_params = host ? 2 : 1;
+}
+
+static burrow_verdict ask(request_rec *r, const hook_script *hook, burrow_question *question,
+                          const burrow_request *request)
+{
+    exchange x = {.r = r};
+    burrow_app *script;
+    burrow_verdict verdict;
+    const char *group, *error;
+    sigset_t before;
+
+    group = wsgi_application_group(r, hook->application_group, request->vars[BURROW_SCRIPT_NAME]);
+    script = burrow_script_find(wsgi_settings, str(hook->path), str(group), 0, &error);
+    if (!script) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s: %s", hook->place, error);
+        return BURROW_FAILURE;
+    }
+    question->place = str(hook->place);
+    wsgi_block_signals(&before);
+    verdict = burrow_ask(script, question, request, &x);
+    wsgi_restore_signals(&before);
+    return verdict;
+}
+
+/* A question before the request has its user; `text` as in burrow_question. */
+static burrow_verdict ask_early(request_rec *r, const hook_script *hook, burrow_hook function,
+                                const char *first, const char *second,
+                                void (*text)(void *to, burrow_str text), void *to)
+{
+    burrow_question question = {
+        .hook = function, .arguments = {str(first), str(second)}, .text = text, .to = to};
+    burrow_request request;
+    burrow_pair params[2];
+
+    wsgi_request_build(&request, r, 0);
+    request.flags |= BURROW_NO_BODY;
+    if (config_of(r)->script_reloading)
+        request.flags |= BURROW_RELOADING;
+    cut_down(&request, r, params);
+    return ask(r, hook, &question, &request);
+}
+
+/* A text to keep as long as the request. */
+typedef struct {
+    apr_pool_t *pool;
+    char *value;
+} kept_text;
+
+static void keep(void *to, burrow_str text)
+{
+    kept_text *kept = to;
+    kept->value = apr_pstrmemdup(kept->pool, text.data, text.len);
+}
+
+/* ---- access -------------------------------------------------------------------------------- */
+
+static int check_access(request_rec *r)
+{
+    const hook_script *hook = config_of(r)->access;
+    const char *host;
+
+    if (!hook)
+        return DECLINED;
+    host = ap_get_remote_host(r->connection, r->per_dir_config, REMOTE_HOST, NULL);
+    switch (ask_early(r, hook, BURROW_ALLOW_ACCESS, host ? host : r->useragent_ip, NULL, NULL, NULL)) {
+    case BURROW_TRUE:
+        return OK;
+    case BURROW_NONE:
+        return DECLINED;
+    default:
+        if (ap_satisfies(r) != SATISFY_ANY || !ap_some_auth_required(r))
+            ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                          "Client denied by server configuration: '%s'.", r->filename);
+        return HTTP_FORBIDDEN;
+    }
+}
+
+/* ---- authentication ------------------------------------------------------------------------ */
+
+/* NULL, and a line in the log, where there is none. */
+static const hook_script *user_script(request_rec *r)
+{
+    const hook_script *hook = config_of(r)->auth_user;
+    if (!hook)
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "The authentication provider \"wsgi\" has no script: say WSGIAuthUserScript.");
+    return hook;
+}
+
+static authn_status check_password(request_rec *r, const char *user, const char *password)
+{
+    const hook_script *hook = user_script(r);
+    kept_text name = {.pool = r->pool};
+
+    if (!hook)
+        return AUTH_GENERAL_ERROR;
+    switch (ask_early(r, hook, BURROW_CHECK_PASSWORD, user, password, keep, &name)) {
+    case BURROW_TEXT:
+        r->user = name.value;
+        return AUTH_GRANTED;
+    case BURROW_TRUE:
+        return AUTH_GRANTED;
+    case BURROW_FALSE:
+        return AUTH_DENIED;
+    case BURROW_NONE:
+        return AUTH_USER_NOT_FOUND;
+    default:
+        return AUTH_GENERAL_ERROR;
+    }
+}
+
+static authn_status get_realm_hash(request_rec *r, const char *user, const char *realm, char **hash)
+{
+    const hook_script *hook = user_script(r);
+    kept_text found = {.pool = r->pool};
+
+    if (!hook)
+        return AUTH_GENERAL_ERROR;
+    switch (ask_early(r, hook, BURROW_GET_REALM_HASH, user, realm, keep, &found)) {
+    case BURROW_TEXT:
+        *hash = found.value;
+        return AUTH_USER_FOUND;
+    case BURROW_NONE:
+        return AUTH_USER_NOT_FOUND;
+    default:
+        return AUTH_GENERAL_ERROR;
+    }
+}
+
+static const authn_provider authentication = {check_password, get_realm_hash};
+
+/* ---- groups -------------------------------------------------------------------------------- */
+
+/* The groups that a Require line names, and whether the user is in one of them. */
+typedef struct {
+    request_rec *r;
+    const char *wanted;
+    int found;
+} membership;
+
+static void compare(void *to, burrow_str group)
+{
+    membership *member = to;
+    const char *wanted = member->wanted, *name;
+
+    while (*(name = ap_getword_conf(member->r->pool, &wanted)))
+        member->found |= strlen(name) == group.len && !memcmp(name, group.data, group.len);
+}
+
+static authz_status check_groups(request_rec *r, const char *wanted, const void *parsed)
+{
+    const hook_script *hook = config_of(r)->auth_group;
+    membership member = {.r = r, .wanted = wanted};
+
+    if (!r->user)
+        return AUTHZ_DENIED_NO_USER;
+    if (!hook) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "\"Require wsgi-group\" has no script: say WSGIAuthGroupScript.");
+        return AUTHZ_GENERAL_ERROR;
+    }
+    /* Not merely "denied" for a failure: that would grant access in "Require not wsgi-group". */
+    if (ask_early(r, hook, BURROW_GROUPS_FOR_USER, r->user, NULL, compare, &member) != BURROW_TEXT)
+        return AUTHZ_GENERAL_ERROR;
+    if (member.found)
+        return AUTHZ_GRANTED;
+    ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                  "Authorization of user '%s' to access '%s' failed. User is not a member of "
+                  "designated groups.",
+                  r->user, r->uri);
+    return AUTHZ_DENIED;
+}
+
+static const authz_provider authorization = {check_groups, NULL};
+
+void wsgi_register_hooks(apr_pool_t *p)
+{
+    static const char *const before[] = {"mod_authz_host.c", NULL};
+
+    ap_register_auth_provider(p, AUTHN_PROVIDER_GROUP, "wsgi", AUTHN_PROVIDER_VERSION,
+                              &authentication, AP_AUTH_INTERNAL_PER_CONF);
+    ap_register_auth_provider(p, AUTHZ_PROVIDER_GROUP, "wsgi-group", AUTHZ_PROVIDER_VERSION,
+                              &authorization, AP_AUTH_INTERNAL_PER_CONF);
+    /* A script can look at the URL: it is asked about subrequests as well. */
+    ap_hook_check_access(check_access, NULL, before, APR_HOOK_MIDDLE, AP_AUTH_INTERNAL_PER_URI);
+}
+
+/* ---- dispatch ------------------------------------------------------------------------------ */
+
+/* OK, and *value if the script gives one. */
+static int dispatch(request_rec *r, const hook_script *hook, burrow_hook function,
+                    const burrow_request *request, const char **value)
+{
+    kept_text kept = {.pool = r->pool};
+    burrow_question question = {.hook = function, .text = keep, .to = &kept};
+
+    switch (ask(r, hook, &question, request)) {
+    case BURROW_TEXT:
+        *value = kept.value;
+        return OK;
+    case BURROW_NONE:
+        return OK;
+    default:
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+}
+
+int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **group,
+                  const char **callable)
+{
+    const hook_script *hook = config_of(r)->dispatch;
+    burrow_request request = *described;
+    const char *process_group = NULL;
+    int status;
+
+    if (!hook)
+        return OK;
+    request.flags |= BURROW_NO_BODY;
+    if ((status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, &process_group)) != OK
+        || (status = dispatch(r, hook, BURROW_APPLICATION_GROUP, &request, group)) != OK
+        || (status = dispatch(r, hook, BURROW_CALLABLE_OBJECT, &request, callable)) != OK)
+        return status;
+    if (process_group && *process_group && strcmp(process_group, "%{GLOBAL}")) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "%s: process_group() of '%s' gave \"%s\": daemon mode is not available yet",
+                      hook->place, hook->path, process_group);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    return OK;
+}
