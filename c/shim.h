@@ -275,8 +275,8 @@ void burrow_exchange_submit(burrow_exchange *exchange);
 /* Wakes threads for what was submitted: once in a turn of the event loop, so that they do not take the
  * processor from it in the middle. */
 void burrow_loop_wake_threads(void);
-/* This many bytes of the answer have left: lets a waiting application go on. */
-void burrow_exchange_sent(burrow_exchange *exchange, size_t bytes);
+/* This many chunks of the answer have left, with so many bytes: lets a waiting application go on. */
+void burrow_exchange_sent(burrow_exchange *exchange, size_t chunks, size_t bytes);
 /* The server's request is gone (finished or aborted); the exchange must not be used again. */
 void burrow_exchange_release(burrow_exchange *exchange);
 void burrow_chunk_free(burrow_chunk *chunk);

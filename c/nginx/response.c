@@ -15,7 +15,7 @@ static void reclaim(ngx_burrow_ctx_t *ctx)
 {
     ngx_chain_t *cl;
     chunk_buf_t *piece;
-    size_t sent = 0;
+    size_t chunks = 0, bytes = 0;
 
     for (cl = ctx->free; cl != NULL; cl = cl->next) {
         piece = (chunk_buf_t *) cl->buf;
@@ -24,10 +24,11 @@ static void reclaim(ngx_burrow_ctx_t *ctx)
         }
         burrow_chunk_free(piece->chunk);
         piece->chunk = NULL;
-        sent += piece->len;
+        chunks++;
+        bytes += piece->len;
     }
-    if (sent > 0 && ctx->exchange != NULL) {
-        burrow_exchange_sent(ctx->exchange, sent);
+    if (chunks > 0 && ctx->exchange != NULL) {
+        burrow_exchange_sent(ctx->exchange, chunks, bytes);
     }
 }
 

@@ -17,6 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// An application that is this far ahead of its client waits.
 const ANSWER_HIGH: usize = 1 << 20;
+/// What a piece takes beside its bytes, in nginx and here: many small ones count, too.
+const PIECE_COST: usize = 512;
 /// The largest piece that is copied at once; longer ones go out as several.
 const PIECE: usize = 1 << 20;
 
@@ -48,7 +50,7 @@ struct State {
     paused: bool,
     /// No more body: `true` when it is whole.
     end: Option<bool>,
-    /// Answer bytes that have not left.
+    /// What of the answer has not left.
     unsent: usize,
     /// The answer is whole.
     last: bool,
@@ -221,10 +223,10 @@ impl Exchange {
         self.changed.notify_all();
     }
 
-    pub fn sent(&self, bytes: usize) {
+    pub fn sent(&self, pieces: usize, bytes: usize) {
         let mut state = self.lock();
         let waiting = state.unsent > ANSWER_HIGH;
-        state.unsent -= bytes;
+        state.unsent -= pieces * PIECE_COST + bytes;
         if waiting && state.unsent <= ANSWER_HIGH {
             self.changed.notify_all();
         }
@@ -355,7 +357,9 @@ impl Exchange {
         if state.gone || state.last {
             return false;
         }
-        state.unsent += bytes;
+        if bytes > 0 {
+            state.unsent += PIECE_COST + bytes;
+        }
         state.last = last;
         true
     }
@@ -429,19 +433,28 @@ mod tests {
     #[test]
     fn senders_wait_until_enough_has_left() {
         let exchange = exchange();
-        assert!(send(&exchange, &vec![0; ANSWER_HIGH + 1], 0));
+        assert!(send(&exchange, &vec![0; ANSWER_HIGH], 0));
         thread::scope(|scope| {
             let sender = scope.spawn(|| send(&exchange, b"more", BURROW_FLUSH));
-            exchange.sent(1);
+            exchange.sent(1, ANSWER_HIGH);
             assert!(sender.join().unwrap());
         });
-        assert_eq!(exchange.lock().unsent, ANSWER_HIGH + 4);
+        assert_eq!(exchange.lock().unsent, PIECE_COST + 4);
+    }
+
+    #[test]
+    fn small_pieces_count_with_what_they_cost() {
+        let exchange = exchange();
+        for _ in 0..=ANSWER_HIGH / (PIECE_COST + 1) {
+            assert!(send(&exchange, b"1", 0));
+        }
+        assert!(exchange.lock().unsent > ANSWER_HIGH);
     }
 
     #[test]
     fn release_ends_all_waiting() {
         let exchange = exchange();
-        assert!(send(&exchange, &vec![0; 2 * PIECE], 0));
+        assert!(send(&exchange, &vec![0; ANSWER_HIGH], 0));
         thread::scope(|scope| {
             let reader = scope.spawn(|| read(&exchange, 9));
             let sender = scope.spawn(|| send(&exchange, b"more", 0));

@@ -146,9 +146,9 @@ extern "C" fn burrow_loop_wake_threads() {
 }
 
 #[no_mangle]
-unsafe extern "C" fn burrow_exchange_sent(of: *mut Exchange, bytes: usize) {
+unsafe extern "C" fn burrow_exchange_sent(of: *mut Exchange, chunks: usize, bytes: usize) {
     // SAFETY: the shim vouches for the exchange.
-    unsafe { exchange(of) }.sent(bytes);
+    unsafe { exchange(of) }.sent(chunks, bytes);
 }
 
 #[no_mangle]
