@@ -11,6 +11,8 @@ pub enum Status {
     Same,
     /// Works, with this difference; there is nothing to do about it.
     Differs(&'static str),
+    /// Accepted, for this reason without effect.
+    NoEffect(&'static str),
     /// Works where the value is `%{GLOBAL}`: httpd's own processes.
     EmbeddedOnly,
     Refused {
@@ -89,7 +91,6 @@ pub(super) const NO_DAEMON: &str = "there is no daemon mode yet";
 pub(super) const EMBEDDED: &str =
     "remove it: the application runs in httpd's own processes; where it needs processes of its own, stay with \
      mod_wsgi for now";
-const KEEP_AUTH: &str = "stay with mod_wsgi for now where access depends on it";
 pub(super) const REMOVE: &str = "remove it";
 pub(super) const LATER: Nginx = Nothing("not in Burrow yet");
 pub(super) const NO_DAEMON_NGINX: Nginx = Nothing(NO_DAEMON);
@@ -150,47 +151,33 @@ pub const DIRECTIVES: &[Directive] = &[
         "*name* *script* [*options*]",
         Directory,
         "",
-        not_yet("map the URLs with `WSGIScriptAlias`"),
+        Same,
         Own("a `location` with `wsgi_pass`"),
     ),
-    directive(
-        "WSGIDispatchScript",
-        "*script* [application-group=*name*]",
-        Directory,
-        "",
-        not_yet("write the groups as `WSGIApplicationGroup`, where need be with `%{ENV:variable}`"),
-        LATER,
-    ),
+    directive("WSGIDispatchScript", "*script* [application-group=*name*]", Directory, "", Same, LATER),
     directive(
         "WSGIAccessScript",
         "*script* [application-group=*name*]",
         AUTH_CONFIG,
         "",
-        not_yet(KEEP_AUTH),
-        LATER,
+        Same,
+        Has("wsgi_access_script", ""),
     ),
     directive(
         "WSGIAuthUserScript",
         "*script* [application-group=*name*]",
         AUTH_CONFIG,
         "",
-        not_yet(KEEP_AUTH),
-        LATER,
+        Same,
+        Has("wsgi_auth_user_script", "Basic; the realm is an option, realm="),
     ),
-    directive(
-        "WSGIAuthGroupScript",
-        "*script* [application-group=*name*]",
-        AUTH_CONFIG,
-        "",
-        not_yet(KEEP_AUTH),
-        LATER,
-    ),
+    directive("WSGIAuthGroupScript", "*script* [application-group=*name*]", AUTH_CONFIG, "", Same, LATER),
     directive(
         "WSGIGroupAuthoritative",
         "On\\|Off",
         AUTH_CONFIG,
         "On",
-        not_yet("remove it: mod_wsgi reads it and does nothing with it"),
+        NoEffect("mod_wsgi does nothing with it either: `Require` says what is needed"),
         Nothing("nothing to set: mod_wsgi does nothing with it either"),
     ),
     directive(

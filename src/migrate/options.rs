@@ -4,18 +4,26 @@ use super::directives::Nginx::*;
 use super::directives::Status::{self, *};
 use super::directives::{setting, Setting, LATER, NO_DAEMON, NO_DAEMON_NGINX, REMOVE};
 
+const PROCESS_GROUP: Setting = setting("process-group", "`WSGIProcessGroup`", EmbeddedOnly, NO_DAEMON_NGINX);
+const APPLICATION_GROUP: Setting =
+    setting("application-group", "`WSGIApplicationGroup`", Same, Has("wsgi_application_group", ""));
+const CALLABLE_OBJECT: Setting =
+    setting("callable-object", "`WSGICallableObject`", Same, Has("wsgi_callable_object", ""));
+const PASS_AUTHORIZATION: Setting = setting(
+    "pass-authorization",
+    "`WSGIPassAuthorization`",
+    Same,
+    Own("the application gets the header always"),
+);
+
 /// The options of `WSGIScriptAlias` and `WSGIScriptAliasMatch`.
-pub const ALIAS: &[Setting] = &[
-    setting("process-group", "`WSGIProcessGroup`", EmbeddedOnly, NO_DAEMON_NGINX),
-    setting("application-group", "`WSGIApplicationGroup`", Same, Has("wsgi_application_group", "")),
-    setting("callable-object", "`WSGICallableObject`", Same, Has("wsgi_callable_object", "")),
-    setting(
-        "pass-authorization",
-        "`WSGIPassAuthorization`",
-        Same,
-        Own("the application gets the header always"),
-    ),
-];
+pub const ALIAS: &[Setting] = &[PROCESS_GROUP, APPLICATION_GROUP, CALLABLE_OBJECT, PASS_AUTHORIZATION];
+/// Those of `WSGIHandlerScript`.
+pub const HANDLER: &[Setting] = &[PROCESS_GROUP, APPLICATION_GROUP, PASS_AUTHORIZATION];
+/// Those of `WSGIImportScript`.
+pub const IMPORT: &[Setting] = &[PROCESS_GROUP, APPLICATION_GROUP];
+/// Those of the scripts that are asked about a request.
+pub const HOOK: &[Setting] = &[APPLICATION_GROUP];
 
 const fn no_daemon(cure: &'static str) -> Status {
     Refused { why: NO_DAEMON, cure }

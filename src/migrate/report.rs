@@ -17,6 +17,7 @@ use burrow_host::python::runtime_dir;
 pub enum Verdict {
     Same,
     Differs,
+    NoEffect,
     Note,
     Change,
     NotSupported,
@@ -32,6 +33,7 @@ impl Verdict {
         match self {
             Verdict::Same => "same",
             Verdict::Differs => "differs",
+            Verdict::NoEffect => "no effect",
             Verdict::Note => "note",
             Verdict::Change => "change",
             Verdict::NotSupported => "not supported",
@@ -164,12 +166,12 @@ fn judge(directive: &Directive) -> Vec<Finding> {
     // How many arguments come before the options, and which is a script's path.
     let (before, script, known) = match row.name {
         "WSGIDaemonProcess" => (1, None, options::DAEMON),
-        "WSGIScriptAlias" | "WSGIScriptAliasMatch" | "WSGIHandlerScript" => (2, Some(1), options::ALIAS),
-        "WSGIImportScript"
-        | "WSGIDispatchScript"
-        | "WSGIAccessScript"
-        | "WSGIAuthUserScript"
-        | "WSGIAuthGroupScript" => (1, Some(0), options::ALIAS),
+        "WSGIScriptAlias" | "WSGIScriptAliasMatch" => (2, Some(1), options::ALIAS),
+        "WSGIHandlerScript" => (2, Some(1), options::HANDLER),
+        "WSGIImportScript" => (1, Some(0), options::IMPORT),
+        "WSGIDispatchScript" | "WSGIAccessScript" | "WSGIAuthUserScript" | "WSGIAuthGroupScript" => {
+            (1, Some(0), options::HOOK)
+        }
         _ => return findings,
     };
     // A directive that is not there has no options to speak of; those of process groups name what to do instead.
@@ -185,6 +187,7 @@ fn finding(directive: &Directive, subject: &str, status: Status, value: &str) ->
         Status::EmbeddedOnly if value == "%{GLOBAL}" => (Verdict::Same, String::new()),
         Status::Same => (Verdict::Same, String::new()),
         Status::Differs(how) => (Verdict::Differs, how.into()),
+        Status::NoEffect(why) => (Verdict::NoEffect, why.into()),
         Status::EmbeddedOnly => {
             (Verdict::NotSupported, format!("{}; {}", directives::NO_DAEMON, directives::EMBEDDED))
         }

@@ -45,7 +45,7 @@ pub fn markdown() -> String {
             &["mod_wsgi", "May stand in", "Default", "Apache httpd", "nginx"],
             directives,
         ),
-        named("Options of `WSGIScriptAlias`, `WSGIScriptAliasMatch` and `WSGIImportScript`", options::ALIAS),
+        named("Options of `WSGIScriptAlias` and, as far as they make sense there, of the others that name scripts", options::ALIAS),
         named("Options of `WSGIDaemonProcess`", options::DAEMON),
         table("Directives that mod_wsgi 6 has no more", &["Directive", "Apache httpd", "nginx"], removed),
         table("Directives of nginx alone", &["nginx", "Meaning", "Apache httpd"], nginx_only),
@@ -77,6 +77,7 @@ fn status(status: Status) -> String {
         Status::EmbeddedOnly => {
             format!("implemented for `%{{GLOBAL}}`; else refused: {}", directives::NO_DAEMON)
         }
+        Status::NoEffect(why) => format!("no effect: {why}"),
         Status::Refused { why, cure } => format!("refused: {why}; {cure}"),
     }
 }
