@@ -4,6 +4,7 @@ The configurations in tests/migrate are written for mod_wsgi. Each is put into a
 /srv and /etc/apache2.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -36,6 +37,17 @@ def application(environ, start_response):
 
 main = application
 """
+USERS = """\
+def check_password(environ, user, password):
+    return (user, password) == ("ann", "secret")
+
+def groups_for_user(environ, user):
+    return ["staff"]
+"""
+HOSTS = """\
+def allow_access(environ, host):
+    return True
+"""
 SCRIPTS = [
     "shop/shop/wsgi.py", "sites/alice/app.wsgi", "sites/bob/app.wsgi", "www/site/index.wsgi",
     "auth/app.wsgi", "moin/wiki/server/moin.wsgi",
@@ -56,6 +68,8 @@ class Place:
             path = self.srv / script
             path.parent.mkdir(parents=True)
             path.write_text(APPLICATION)
+        (self.srv / "auth/users.py").write_text(USERS)
+        (self.srv / "auth/hosts.py").write_text(HOSTS)
         for source in (TESTS / "migrate").rglob("*.*"):
             if source.is_file():
                 self.write(source.relative_to(TESTS / "migrate"), source.read_text())
@@ -124,8 +138,9 @@ class Place:
             process.terminate()
             process.wait(30)
 
-    def get(self, path):
+    def get(self, path, login=""):
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -271,6 +286,15 @@ def test_what_it_says_works(place, name, path, answer):
     place.follow(file, place.migrate(file))
     with place.running(file):
         assert place.get(path) == answer.format(srv=place.srv)
+
+
+@needs_root
+def test_staff_gets_in(place):
+    place.follow("auth.conf", place.migrate("auth.conf"))
+    with place.running("auth.conf"):
+        assert place.get("/app", "ann:secret") == "/app /usr"
+        with pytest.raises(AssertionError, match="HTTP Error 401"):
+            place.get("/app", "ann:wrong")
 
 
 def test_text_is_for_people(place):
