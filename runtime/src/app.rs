@@ -1,12 +1,12 @@
 //! Applications: which interpreter, which callable, and when to import it again.
 
-use std::ffi::c_int;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::{c_int, CString};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, BURROW_LOG_INFO};
+use pyo3_ffi as ffi;
 
 use crate::attach::Attached;
 use crate::interpreter::{self, Interpreter};
@@ -17,6 +17,8 @@ use crate::wsgi::environ::Template;
 /// One application, for the life of the process.
 pub struct App {
     pub target: Target,
+    /// The script's, as the system takes it.
+    path: Option<CString>,
     pub callable: Vec<u8>,
     pub group: Vec<u8>,
     pub multithread: bool,
@@ -64,8 +66,13 @@ pub unsafe extern "C" fn open(
         None => (Target::Module(target.to_vec()), &b""[..]),
     };
     let callable = [named, callable, b"application"].into_iter().find(|name| !name.is_empty());
+    let path = match &target {
+        Target::Script(path) => CString::new(&path[..]).ok(),
+        Target::Module(_) => None,
+    };
     Box::into_raw(Box::new(App {
         target,
+        path,
         callable: callable.unwrap_or_default().to_vec(),
         group: group.to_vec(),
         multithread: multithread != 0,
@@ -111,7 +118,7 @@ impl App {
         if let Some(loaded) = self.current(reloading) {
             return Some(loaded);
         }
-        self.announce();
+        self.announce(interpreter);
         let modified = self.modified_now();
         let attached = Attached::to(interpreter);
         let old = match self.import(&attached) {
@@ -120,13 +127,13 @@ impl App {
                 self.loaded.lock().unwrap().replace(Arc::new(loaded))
             }
             Err(_) => {
-                let line = format!(
-                    "mod_wsgi (pid={}): Failed to exec Python script file '{}'.",
-                    std::process::id(),
-                    self.name()
-                );
+                let exception = take_exception();
+                // WSGI0109: mod_wsgi's name of this message, which monitors look for.
+                let line = format!("WSGI0109: Unable to execute Python script file '{}'.", self.name());
                 log::line(BURROW_LOG_ERR, line.as_bytes());
-                interpreter.state().report(take_exception());
+                if let Some(exception) = exception {
+                    self.report(&attached, exception);
+                }
                 return None;
             }
         };
@@ -155,16 +162,28 @@ impl App {
         Ok(Loaded { callable, template: Template::new(self, state)? })
     }
 
-    fn announce(&self) {
+    fn announce(&self, interpreter: &Interpreter) {
         if let Target::Script(_) = self.target {
             let again = if self.loaded.lock().unwrap().is_some() { "Reloading" } else { "Loading" };
-            let line = format!(
-                "mod_wsgi (pid={}): {again} Python script file '{}'.",
-                std::process::id(),
-                self.name()
-            );
+            let line = format!("{again} WSGI script '{}' into {}.", self.name(), interpreter.description());
             log::line(BURROW_LOG_INFO, line.as_bytes());
         }
+    }
+
+    /// Logs what the application has raised, in mod_wsgi's words.
+    pub fn report(&self, attached: &Attached, exception: Object) {
+        let state = attached.interpreter.state();
+        // SAFETY: a live object and a builtin type.
+        let exits = unsafe { ffi::PyObject_IsInstance(exception.as_ptr(), ffi::PyExc_SystemExit) == 1 };
+        let (number, how, end) = if exits { (175, "by", "; ignored.") } else { (174, "processing", ".") };
+        // SAFETY: a live object.
+        let kind = unsafe { crate::object::type_name(exception.as_ptr()) };
+        let (name, place) = (self.name(), attached.interpreter.description());
+        let line = format!(
+            "WSGI{number:04}: [script {name}] {kind} exception raised {how} WSGI script '{name}' for {place}{end}"
+        );
+        log::line(BURROW_LOG_ERR, line.as_bytes());
+        state.report(Some(exception));
     }
 
     /// Path or module name, for messages.
@@ -174,9 +193,15 @@ impl App {
 
     /// The script's modification time in nanoseconds; 0 for a module or when there is no such file.
     fn modified_now(&self) -> i64 {
-        use std::os::unix::fs::MetadataExt;
-        let Target::Script(path) = &self.target else { return 0 };
-        std::fs::metadata(Path::new(std::ffi::OsStr::from_bytes(path)))
-            .map_or(0, |data| data.mtime() * 1_000_000_000 + data.mtime_nsec())
+        let Some(path) = &self.path else { return 0 };
+        let mut data = MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: a NUL-terminated path; the structure is filled where the call succeeds.
+        unsafe {
+            if libc::stat(path.as_ptr(), data.as_mut_ptr()) != 0 {
+                return 0;
+            }
+            let data = data.assume_init();
+            data.st_mtime * 1_000_000_000 + data.st_mtime_nsec
+        }
     }
 }

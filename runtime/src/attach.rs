@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::time::{Duration, Instant};
 
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyThreadState;
@@ -42,6 +43,17 @@ impl Attached {
             ffi::PyEval_RestoreThread(state);
             result
         }
+    }
+
+    /// The same, with how long the thread then waited for the GIL.
+    pub fn detached_timed<T>(&self, work: impl FnOnce() -> T) -> (T, Duration) {
+        let mut left = None;
+        let result = self.detached(|| {
+            let result = work();
+            left = Some(Instant::now());
+            result
+        });
+        (result, left.map_or(Duration::ZERO, |left| left.elapsed()))
     }
 
     /// The proof, on a thread that CPython itself has attached: inside a callback.

@@ -1,12 +1,13 @@
 """What is done in Python in every interpreter: streams, logging, limits, loading, exit.
 
-Run once in each interpreter with `native` (the mod_wsgi module) in its globals; the functions at the
-end are what the runtime calls.
+Run once in each interpreter with `native` (the mod_wsgi module) in its globals, and followed by api.py;
+the functions at the end of both are what the runtime calls.
 """
 
 import atexit
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
 import io
 import logging
@@ -17,6 +18,19 @@ import time
 import traceback
 import types
 import warnings
+
+
+
+def take(name):
+    """A function of the runtime that is not for applications."""
+    function = getattr(native, name)
+    delattr(native, name)
+    return function
+
+
+log = take("_log")
+observe_requests, active_requests = take("_observe"), take("_active_requests")
+record_metrics, metrics = take("_record_metrics"), take("_metrics")
 
 # syslog's numbers, as the host counts
 ERR, WARN, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
@@ -31,7 +45,7 @@ class LogHandler(logging.Handler):
             level = (ERR if number >= logging.ERROR else WARN if number >= logging.WARNING
                      else INFO if number >= logging.INFO else DEBUG)
             for line in self.format(record).splitlines():
-                native.log(level, line)
+                log(level, line)
         except Exception:
             self.handleError(record)
 
@@ -58,9 +72,6 @@ class FileWrapper:
             close()
 
 
-FileWrapper.__module__ = LogHandler.__module__ = "mod_wsgi"
-
-
 def install_streams():
     def stream(level, name):
         log = native.Log(level, name)
@@ -77,7 +88,7 @@ def install_streams():
             file.write(text)
             return
         for each in text.splitlines():
-            native.log(WARN, each)
+            log(WARN, each)
 
     warnings.showwarning = showwarning
 
@@ -192,9 +203,7 @@ def unblock_signals_of_children():
         setattr(os, name, unblocked(getattr(os, name)))
 
 
-def set_up(main, paths):
-    native.FileWrapper = FileWrapper
-    native.LogHandler = LogHandler
+def prepare_interpreter(main):
     if not main:
         if sys.version_info < (3, 12):
             # The C module's statics break cancellation in a second interpreter.
@@ -203,7 +212,6 @@ def set_up(main, paths):
     install_streams()
     let_threads_finish()
     unblock_signals_of_children()
-    extend_path(paths)
 
 
 # -- what the runtime calls ---------------------------------------------------------------------------
@@ -276,7 +284,7 @@ def report(exception):
         tb = tb.tb_next
     for text in traceback.format_exception(type(exception), exception, tb):
         for line in text.splitlines():
-            native.log(ERR, line)
+            log(ERR, line)
 
 
 def shut_down():

@@ -1,16 +1,19 @@
 //! Setting an interpreter up, and the Python objects that are then its own.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::CStr;
 
-use burrow_abi::{burrow_level, BURROW_LOG_ERR};
+use burrow_abi::{burrow_level, burrow_str, BURROW_LOG_ERR};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyObject, PyTypeObject};
 
 use crate::attach::Attached;
-use crate::host::host;
+use crate::host::{host, strings};
 use crate::interpreter::Interpreter;
-use crate::object::{boolean, fs_decoded, set_item, take_exception, Object, Raised, Result};
+use crate::object::{
+    boolean, float, fs_decoded, integers, latin1, set_item, take_exception, tuple, Object, Raised, Result,
+};
+use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
 use crate::{log, module};
 
@@ -30,6 +33,13 @@ pub struct State {
     report: Object,
     forbid_fork: Object,
     shut_down: Object,
+    stopping: Object,
+    /// Makes the `Observation` of a request, or None.
+    pub observe: Object,
+    /// The dict of `mod_wsgi.active_requests`, once that was used.
+    pub active_requests: OnceCell<Object>,
+    /// The calls that threads are in; each takes itself out before it ends.
+    pub calls: RefCell<Vec<*const Call<'static>>>,
 }
 
 // SAFETY: the objects and cells are touched only by threads attached to the interpreter, which its GIL
@@ -38,18 +48,24 @@ unsafe impl Sync for State {}
 // SAFETY: as above.
 unsafe impl Send for State {}
 
-const SOURCE: &CStr = match CStr::from_bytes_with_nul(
-    concat!(include_str!("bootstrap.py"), include_str!("hooks.py"), "\0").as_bytes(),
-) {
-    Ok(source) => source,
-    Err(_) => panic!("Python's source contains no NUL"),
-};
+const SOURCES: [&CStr; 3] = [
+    text(concat!(include_str!("bootstrap.py"), "\0").as_bytes()),
+    text(concat!(include_str!("hooks.py"), "\0").as_bytes()),
+    text(concat!(include_str!("api.py"), "\0").as_bytes()),
+];
 
-/// Makes the `mod_wsgi` module, runs bootstrap.py and collects what the runtime needs from both.
+const fn text(source: &'static [u8]) -> &'static CStr {
+    match CStr::from_bytes_with_nul(source) {
+        Ok(text) => text,
+        Err(_) => panic!("Python's source contains no NUL"),
+    }
+}
+
+/// Makes the `mod_wsgi` module, runs the Python sources and collects what the runtime needs from both.
 pub fn set_up(attached: &Attached) -> Result<State> {
     let interpreter = attached.interpreter;
     let native = module::install(interpreter)?;
-    let globals = run_source(&native)?;
+    let globals = run_sources(&native)?;
     let function = |name: &CStr| -> Result<Object> {
         // SAFETY: the dict and the name are live; the result is borrowed from the dict.
         unsafe {
@@ -61,15 +77,19 @@ pub fn set_up(attached: &Attached) -> Result<State> {
             }
         }
     };
-    // SAFETY: a list of the length that is then filled.
-    let paths = unsafe { Object::owned(ffi::PyList_New(0))? };
-    for path in &host().paths {
-        // SAFETY: both live; append takes its own reference.
-        if unsafe { ffi::PyList_Append(paths.as_ptr(), fs_decoded(path)?.as_ptr()) } != 0 {
-            return Err(Raised);
-        }
-    }
-    function(c"set_up")?.call(&[&boolean(interpreter.is_main()), &paths])?;
+    let options = host().options(&interpreter.group);
+    // SAFETY: the host's strings, as many as it says.
+    let more = unsafe { strings(options.paths, options.n_paths) };
+    let paths = host().paths.iter().chain(&more).map(|path| fs_decoded(path)).collect::<Result<_>>()?;
+    function(c"set_up")?.call(&[
+        &boolean(interpreter.is_main()),
+        &tuple(paths)?,
+        &boolean(options.restrict_stdin != 0),
+        &boolean(options.restrict_stdout != 0),
+        &boolean(options.restrict_signal != 0),
+        &float(host().switch_interval)?,
+        &apache()?,
+    ])?;
     let input_type = native.attr(c"Input")?;
     Ok(State {
         keys: Keys::new()?,
@@ -84,10 +104,29 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         report: function(c"report")?,
         forbid_fork: function(c"forbid_fork")?,
         shut_down: function(c"shut_down")?,
+        stopping: function(c"stopping")?,
+        observe: function(c"observation")?,
+        active_requests: OnceCell::new(),
+        calls: RefCell::default(),
     })
 }
 
-fn run_source(native: &Object) -> Result<Object> {
+/// The arguments of install_apache; an empty tuple where the server is not httpd.
+fn apache() -> Result<Object> {
+    let Some(apache) = host().apache() else { return tuple(Vec::new()) };
+    let text = |string: &burrow_str| {
+        // SAFETY: they live as long as the process.
+        latin1(unsafe { string.bytes() })
+    };
+    tuple(vec![
+        integers(&apache.version.map(u64::from))?,
+        text(&apache.description)?,
+        text(&apache.mpm_name)?,
+        text(&apache.build_date)?,
+    ])
+}
+
+fn run_sources(native: &Object) -> Result<Object> {
     const FILE: &CStr = c"<burrow>";
     // SAFETY: all arguments are live and of the types these calls ask for.
     unsafe {
@@ -99,8 +138,11 @@ fn run_source(native: &Object) -> Result<Object> {
         {
             set_item(&globals, crate::object::interned(name)?.as_ptr(), value)?;
         }
-        let code = Object::owned(ffi::Py_CompileString(SOURCE.as_ptr(), FILE.as_ptr(), ffi::Py_file_input))?;
-        Object::owned(ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr()))?;
+        for source in SOURCES {
+            let code =
+                Object::owned(ffi::Py_CompileString(source.as_ptr(), FILE.as_ptr(), ffi::Py_file_input))?;
+            Object::owned(ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr()))?;
+        }
         Ok(globals)
     }
 }
@@ -116,6 +158,13 @@ impl State {
 
     pub fn forbid_fork(&self, _attached: &Attached) -> Result<()> {
         self.forbid_fork.call(&[]).map(drop)
+    }
+
+    /// Publishes process_stopping.
+    pub fn stopping(&self, _attached: &Attached, reason: &[u8]) {
+        if latin1(reason).and_then(|reason| self.stopping.call(&[&reason])).is_err() {
+            self.report(take_exception());
+        }
     }
 
     pub fn shut_down(&self, _attached: &Attached) {

@@ -12,7 +12,7 @@ use pyo3_ffi as ffi;
 
 use crate::app::{App, Loaded};
 use crate::attach::Attached;
-use crate::object::{bytes_of, latin1, take_exception, Object, Raised, Result};
+use crate::object::{bytes_of, latin1, take_exception, tuple, Object, Raised, Result};
 use crate::wsgi::call::Call;
 use crate::wsgi::environ;
 use crate::{fork, log};
@@ -47,7 +47,9 @@ fn answer(script: &App, question: &burrow_question, request: &burrow_request) ->
     let Some(loaded) = script.loaded(interpreter, reloading) else { return BURROW_FAILURE };
     let attached = Attached::to(interpreter);
     let verdict = call(&attached, script, &loaded, question, request).unwrap_or_else(|Raised| {
-        interpreter.state().report(take_exception());
+        if let Some(exception) = take_exception() {
+            script.report(&attached, exception);
+        }
         BURROW_FAILURE
     });
     if fork::is_child() {
@@ -66,7 +68,7 @@ fn call(
     request: &burrow_request,
 ) -> Result<burrow_verdict> {
     let state = attached.interpreter.state();
-    let context = Call::new(script, request, &NO_IO, std::ptr::null_mut());
+    let context = Call::new(script, request, &NO_IO, std::ptr::null_mut(), None);
     let (_, environ) = environ::build(state, &loaded.template, &context)?;
     let hook = latin1(name(question.hook).as_bytes())?;
     let answer = state.ask.call(&[&loaded.callable, &hook, &environ, &arguments(question)?])?;
@@ -94,15 +96,7 @@ fn call(
 fn arguments(question: &burrow_question) -> Result<Object> {
     let given = question.arguments.iter().take_while(|argument| !argument.is_absent());
     // SAFETY: the strings live as long as the call.
-    let texts = given.map(|argument| latin1(unsafe { argument.bytes() })).collect::<Result<Vec<_>>>()?;
-    // SAFETY: a new tuple of that size, each slot of which is filled with an owned reference.
-    unsafe {
-        let tuple = Object::owned(ffi::PyTuple_New(texts.len() as isize))?;
-        for (index, text) in texts.into_iter().enumerate() {
-            ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as isize, text.into_ptr());
-        }
-        Ok(tuple)
-    }
+    tuple(given.map(|argument| latin1(unsafe { argument.bytes() })).collect::<Result<_>>()?)
 }
 
 /// The name of the function.

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use burrow_abi::{burrow_level, burrow_str, HostApi, PythonConfig};
+use burrow_abi::{burrow_apache, burrow_level, burrow_str, HostApi, InterpreterOptions, PythonConfig};
 
 use crate::fork;
 
@@ -12,8 +12,33 @@ pub struct Host {
     /// Folders for every interpreter's `sys.path`, in order.
     pub paths: Vec<Vec<u8>>,
     pub multiprocess: bool,
+    pub run_once: bool,
     pub processes: u32,
     pub threads: u32,
+    /// The daemon process group; empty in a server's own worker.
+    pub process_group: Vec<u8>,
+    pub switch_interval: f64,
+    options: unsafe extern "C" fn(burrow_str) -> InterpreterOptions,
+    apache: *const burrow_apache,
+}
+
+// SAFETY: what `apache` points to lives as long as the process and never changes.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// What the module `apache` says; None where the server is not httpd.
+    pub fn apache(&self) -> Option<&'static burrow_apache> {
+        // SAFETY: NULL, or as said above.
+        unsafe { self.apache.as_ref() }
+    }
+
+    /// The options of an application group's interpreter.
+    pub fn options(&self, group: &[u8]) -> InterpreterOptions {
+        // SAFETY: the function is good for the life of the process, the name for the call.
+        unsafe { (self.options)(burrow_str::new(group)) }
+    }
 }
 
 static HOST: OnceLock<Host> = OnceLock::new();
@@ -24,20 +49,32 @@ pub unsafe fn set(api: *const HostApi, config: *const PythonConfig) {
     // SAFETY: as the caller vouches; the paths are copied before this returns.
     let host = unsafe {
         let config = &*config;
-        let paths = if config.n_paths == 0 {
-            &[][..]
-        } else {
-            std::slice::from_raw_parts(config.paths, config.n_paths)
-        };
         Host {
             log: (*api).log,
-            paths: paths.iter().map(|path| path.bytes().to_vec()).collect(),
+            options: (*api).options,
+            paths: strings(config.paths, config.n_paths),
             multiprocess: config.multiprocess != 0,
+            run_once: config.run_once != 0,
             processes: config.processes,
             threads: config.threads,
+            process_group: config.process_group.bytes().to_vec(),
+            switch_interval: config.switch_interval,
+            apache: config.apache,
         }
     };
     assert!(HOST.set(host).is_ok(), "Python is started once in a process");
+}
+
+/// Copies of the strings.
+///
+/// # Safety
+/// `start` points at `count` strings, or `count` is 0.
+pub unsafe fn strings(start: *const burrow_str, count: usize) -> Vec<Vec<u8>> {
+    if count == 0 {
+        return Vec::new();
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { std::slice::from_raw_parts(start, count).iter().map(|each| each.bytes().to_vec()).collect() }
 }
 
 pub fn host() -> &'static Host {

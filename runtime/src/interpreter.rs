@@ -1,7 +1,7 @@
 //! Interpreters: one for each application group, made at first use, never ended.
 
 use std::ffi::c_char;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use pyo3_ffi as ffi;
@@ -9,7 +9,7 @@ use pyo3_ffi::{PyInterpreterState, PyThreadState};
 
 use crate::attach::{self, Attached};
 use crate::bootstrap::{self, State};
-use crate::host::log;
+use crate::host::{host, log};
 use crate::object::{take_exception, Result};
 
 pub struct Interpreter {
@@ -19,6 +19,8 @@ pub struct Interpreter {
     state: OnceLock<State>,
     /// Threads that are serving a request in it.
     active: AtomicU32,
+    /// Somebody has subscribed to events, or looks at the active requests.
+    observed: AtomicBool,
 }
 
 // SAFETY: `raw` is only handed to functions that may be called from any thread; `state` is Sync.
@@ -47,6 +49,7 @@ impl Interpreter {
             raw: unsafe { ffi::PyThreadState_GetInterpreter(state) },
             state: OnceLock::new(),
             active: AtomicU32::new(0),
+            observed: AtomicBool::new(false),
         }));
         attach::adopt(interpreter, state);
         interpreter
@@ -54,6 +57,18 @@ impl Interpreter {
 
     pub fn raw(&self) -> *mut PyInterpreterState {
         self.raw
+    }
+
+    /// As log lines call it.
+    pub fn description(&self) -> String {
+        let process = match &host().process_group[..] {
+            b"" => "in embedded mode".into(),
+            group => format!("of daemon process '{}'", String::from_utf8_lossy(group)),
+        };
+        match &*self.group {
+            b"" => format!("main interpreter {process}"),
+            group => format!("sub-interpreter '{}' {process}", String::from_utf8_lossy(group)),
+        }
     }
 
     pub fn is_main(&self) -> bool {
@@ -72,6 +87,15 @@ impl Interpreter {
         #[cfg(not(Py_3_13))]
         crate::starvation::watch(self);
         Ok(())
+    }
+
+    /// From here on requests are looked at closely.
+    pub fn observe(&self) {
+        self.observed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed)
     }
 
     /// Marks a request in progress until the result is dropped.

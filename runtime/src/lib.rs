@@ -12,8 +12,10 @@ mod hooks;
 mod host;
 mod interpreter;
 mod log;
+mod metrics;
 mod module;
 mod object;
+mod observe;
 mod start;
 #[cfg(not(Py_3_13))]
 mod starvation;

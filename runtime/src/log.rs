@@ -12,7 +12,7 @@ use pyo3_ffi::{PyGetSetDef, PyMethodDef, PyObject, PyTypeObject};
 
 use crate::host;
 use crate::module::{free, method, slot, table, Type};
-use crate::object::{bytes_of, Object};
+use crate::object::{bytes_of, tuple, Object};
 
 /// The longest line, in bytes: nginx cuts at 2048 together with the request's context.
 const LONGEST: usize = 1600;
@@ -158,6 +158,8 @@ pub fn describe() -> Type {
             constant(c"readable", no),
             constant(c"seekable", no),
             constant(c"isatty", no),
+            constant(c"writelines", log_writelines),
+            constant(c"fileno", no_fileno),
         ],
         PyMethodDef::zeroed(),
     );
@@ -230,6 +232,36 @@ unsafe extern "C" fn log_write(object: *mut PyObject, args: *mut PyObject) -> *m
         ffi::PyBuffer_Release(&mut buffer);
         ffi::PyLong_FromSize_t(length)
     }
+}
+
+unsafe extern "C" fn log_writelines(object: *mut PyObject, args: *mut PyObject) -> *mut PyObject {
+    let mut lines: *mut PyObject = std::ptr::null_mut();
+    // SAFETY: the format asks for one object, borrowed from `args`; write is our own.
+    unsafe {
+        if ffi::PyArg_ParseTuple(args, c"O:writelines".as_ptr(), &mut lines) == 0 {
+            return std::ptr::null_mut();
+        }
+        let Ok(iterator) = Object::owned(ffi::PyObject_GetIter(lines)) else { return std::ptr::null_mut() };
+        while let Ok(line) = Object::owned(ffi::PyIter_Next(iterator.as_ptr())) {
+            let written = tuple(vec![line]).map(|line| log_write(object, line.as_ptr()));
+            if written.and_then(|written| Object::owned(written)).is_err() {
+                return std::ptr::null_mut();
+            }
+        }
+        if !ffi::PyErr_Occurred().is_null() {
+            return std::ptr::null_mut();
+        }
+    }
+    none()
+}
+
+unsafe extern "C" fn no_fileno(_object: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the thread is attached, so the builtin types are there.
+    unsafe {
+        let message = c"wsgi.errors log object has no file descriptor";
+        ffi::PyErr_SetString(ffi::PyExc_OSError, message.as_ptr());
+    }
+    std::ptr::null_mut()
 }
 
 unsafe extern "C" fn log_flush(object: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {

@@ -6,9 +6,9 @@ use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject, PyType_Slot, PyType_Spec};
 
 use crate::interpreter::Interpreter;
-use crate::object::{integer, latin1, Object, Raised, Result};
+use crate::object::{integer, integers, latin1, Object, Raised, Result};
 use crate::wsgi::{input, start_response};
-use crate::{host, log};
+use crate::{host, log, metrics, observe};
 
 /// The version of mod_wsgi whose interface this is.
 pub const VERSION: [u64; 3] = [6, 1, 1];
@@ -42,6 +42,23 @@ pub fn table<T>(mut entries: Vec<T>, end: T) -> *mut T {
     Box::leak(entries.into_boxed_slice()).as_mut_ptr()
 }
 
+/// Those with an underscore are taken off the module by what uses them, bootstrap.py.
+fn functions() -> Vec<PyMethodDef> {
+    let mut all = vec![method(c"_log", log::log_function)];
+    all.extend(observe::functions());
+    all.extend(metrics::functions());
+    all
+}
+
+/// The interpreter of our module.
+///
+/// # Safety
+/// `module` is one that `install` made.
+pub unsafe fn interpreter_of_module(module: *mut PyObject) -> &'static Interpreter {
+    // SAFETY: its state holds the pointer that `install` put there.
+    unsafe { *ffi::PyModule_GetState(module).cast::<&'static Interpreter>() }
+}
+
 /// Makes the module in the interpreter that the thread is attached to and puts it into `sys.modules`.
 pub fn install(interpreter: &'static Interpreter) -> Result<Object> {
     let def = Box::leak(Box::new(PyModuleDef {
@@ -49,7 +66,7 @@ pub fn install(interpreter: &'static Interpreter) -> Result<Object> {
         m_name: c"mod_wsgi".as_ptr(),
         m_doc: std::ptr::null(),
         m_size: size_of::<&'static Interpreter>() as isize,
-        m_methods: table(vec![method(c"log", log::log_function)], PyMethodDef::zeroed()),
+        m_methods: table(functions(), PyMethodDef::zeroed()),
         m_slots: table(Vec::new(), PyModuleDef_Slot { slot: 0, value: std::ptr::null_mut() }).cast(),
         m_traverse: None,
         m_clear: None,
@@ -105,25 +122,14 @@ fn add(module: &Object, name: &CStr, value: Object) -> Result<()> {
 
 fn add_constants(module: &Object, interpreter: &Interpreter) -> Result<()> {
     add(module, c"version", version()?)?;
-    add(module, c"process_group", latin1(b"")?)?;
+    add(module, c"process_group", latin1(&host::host().process_group)?)?;
     add(module, c"application_group", latin1(&interpreter.group)?)?;
     add(module, c"maximum_processes", integer(host::host().processes.into())?)?;
     add(module, c"threads_per_process", integer(host::host().threads.into())?)
 }
 
 pub fn version() -> Result<Object> {
-    tuple(&VERSION)
-}
-
-pub fn tuple(numbers: &[u64]) -> Result<Object> {
-    // SAFETY: a new tuple of that size, each slot of which is filled with an owned reference.
-    unsafe {
-        let tuple = Object::owned(ffi::PyTuple_New(numbers.len() as isize))?;
-        for (index, number) in numbers.iter().enumerate() {
-            ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as isize, integer(*number)?.into_ptr());
-        }
-        Ok(tuple)
-    }
+    integers(&VERSION)
 }
 
 /// Forgets an instance of one of our types and its reference to the type.

@@ -118,6 +118,16 @@ pub fn integer(value: u64) -> Result<Object> {
     unsafe { Object::owned(ffi::PyLong_FromUnsignedLongLong(value)) }
 }
 
+pub fn float(value: f64) -> Result<Object> {
+    // SAFETY: no precondition.
+    unsafe { Object::owned(ffi::PyFloat_FromDouble(value)) }
+}
+
+/// Seconds as a `float`, from microseconds.
+pub fn seconds(micros: i64) -> Result<Object> {
+    float(micros as f64 / 1e6)
+}
+
 pub fn boolean(value: bool) -> Object {
     // SAFETY: always a valid object.
     unsafe { Object::borrowed(if value { ffi::Py_True() } else { ffi::Py_False() }) }
@@ -154,6 +164,23 @@ pub unsafe fn append_latin1(object: *mut PyObject, out: &mut Vec<u8>) -> Result<
         out.extend_from_slice(bytes_of(encoded.as_ptr()));
         Ok(())
     }
+}
+
+/// A tuple of these objects.
+pub fn tuple(items: Vec<Object>) -> Result<Object> {
+    // SAFETY: a new tuple of that size, each slot of which is filled with an owned reference.
+    unsafe {
+        let tuple = Object::owned(ffi::PyTuple_New(items.len() as isize))?;
+        for (index, item) in items.into_iter().enumerate() {
+            ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as isize, item.into_ptr());
+        }
+        Ok(tuple)
+    }
+}
+
+/// A tuple of numbers.
+pub fn integers(numbers: &[u64]) -> Result<Object> {
+    tuple(numbers.iter().map(|number| integer(*number)).collect::<Result<_>>()?)
 }
 
 pub fn set_item(dict: &Object, key: *mut PyObject, value: &Object) -> Result<()> {

@@ -3,11 +3,12 @@
 use std::ffi::{c_char, CString};
 use std::mem::MaybeUninit;
 
-use burrow_abi::{HostApi, PythonConfig};
+use burrow_abi::{burrow_str, HostApi, PythonConfig};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyConfig, PyStatus};
 
 use crate::attach::Attached;
+use crate::bootstrap::State;
 use crate::interpreter::{self, message};
 use crate::{fork, host};
 
@@ -16,7 +17,7 @@ pub unsafe extern "C" fn start(api: *const HostApi, config: *const PythonConfig)
     // SAFETY: the host's tables are valid, as the interface says.
     let started = unsafe {
         host::set(api, config);
-        initialise((*config).executable)
+        initialise(&*config)
     };
     match started {
         Ok(()) => std::ptr::null(),
@@ -25,7 +26,7 @@ pub unsafe extern "C" fn start(api: *const HostApi, config: *const PythonConfig)
     }
 }
 
-unsafe fn initialise(executable: *const c_char) -> Result<(), String> {
+unsafe fn initialise(given: &PythonConfig) -> Result<(), String> {
     let mut config = MaybeUninit::<PyConfig>::uninit();
     // SAFETY: the order of calls is the one that PEP 587 gives; strings are NUL-terminated.
     unsafe {
@@ -34,11 +35,26 @@ unsafe fn initialise(executable: *const c_char) -> Result<(), String> {
         let config = config.assume_init_mut();
         config.parse_argv = 0;
         config.install_signal_handlers = 0;
+        if given.optimize > 0 {
+            config.optimization_level = given.optimize;
+        }
+        if given.dont_write_bytecode != 0 {
+            config.write_bytecode = 0;
+        }
+        if let Ok(seed) = u32::try_from(given.hash_seed) {
+            config.use_hash_seed = 1;
+            config.hash_seed = seed.into();
+        }
         let mut argv = [c"mod_wsgi".as_ptr()];
-        let executable_slot = &raw mut config.executable;
-        let mut status = ffi::PyConfig_SetBytesString(config, executable_slot, executable);
+        let executable = &raw mut config.executable;
+        let mut status = ffi::PyConfig_SetBytesString(config, executable, given.executable);
         if !failed(&status) {
             status = ffi::PyConfig_SetBytesArgv(config, 1, argv.as_mut_ptr());
+        }
+        for warning in host::strings(given.warnings, given.n_warnings) {
+            if !failed(&status) {
+                status = add_warning(config, warning);
+            }
         }
         if !failed(&status) {
             status = ffi::Py_InitializeFromConfig(config);
@@ -59,18 +75,40 @@ unsafe fn initialise(executable: *const c_char) -> Result<(), String> {
     }
 }
 
+/// As -W does.
+unsafe fn add_warning(config: &mut PyConfig, warning: Vec<u8>) -> PyStatus {
+    let warning = CString::new(warning).unwrap_or_default();
+    let mut wide = std::ptr::null_mut();
+    // SAFETY: a configuration that is being filled; each string is freed as it was made.
+    unsafe {
+        let mut status = ffi::PyConfig_SetBytesString(config, &mut wide, warning.as_ptr());
+        if !failed(&status) {
+            status = ffi::PyWideStringList_Append(&mut config.warnoptions, wide);
+        }
+        ffi::PyMem_RawFree(wide.cast());
+        status
+    }
+}
+
 fn failed(status: &PyStatus) -> bool {
     // SAFETY: a status that CPython returned.
     unsafe { ffi::PyStatus_Exception(*status) != 0 }
 }
 
 /// Runs every interpreter's exit functions. See [`burrow_abi::RuntimeApi::stop`].
-pub unsafe extern "C" fn stop() {
-    for interpreter in interpreter::all().into_iter().rev() {
-        let _busy = interpreter.busy();
-        let attached = Attached::to(interpreter);
-        interpreter.state().shut_down(&attached);
-    }
+pub unsafe extern "C" fn stop(reason: burrow_str) {
+    // SAFETY: the caller's for the length of the call.
+    let reason = unsafe { reason.bytes() };
+    let each = |work: fn(&State, &Attached, &[u8])| {
+        for interpreter in interpreter::all().into_iter().rev() {
+            let _busy = interpreter.busy();
+            let attached = Attached::to(interpreter);
+            work(interpreter.state(), &attached, reason);
+        }
+    };
+    // Everybody is told before the first one ends.
+    each(State::stopping);
+    each(|state, attached, _| state.shut_down(attached));
     // The GIL stays here: no Python thread runs on while the process exits around it.
     std::mem::forget(interpreter::main().busy());
     std::mem::forget(Attached::to(interpreter::main()));

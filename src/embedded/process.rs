@@ -263,7 +263,7 @@ fn main(server: &'static Server) {
     }
     drop(now);
     // SAFETY: on Python's main thread, once.
-    unsafe { (runtime.stop)() };
+    unsafe { (runtime.stop)(burrow_str::new(b"")) };
     change(&mut phase(), Phase::Stopped);
     park();
 }

@@ -41,7 +41,7 @@ impl burrow_str {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The callable of what is no application but a script of hooks.
 pub const WHOLE_SCRIPT: &[u8] = b"*";
@@ -132,7 +132,8 @@ pub struct RuntimeApi {
         *const burrow_request,
         exchange: *mut c_void,
     ) -> burrow_verdict,
-    /// Every interpreter's `threading._shutdown`, `atexit` functions and flush. On the main thread;
-    /// blocks as long as those do.
-    pub stop: unsafe extern "C" fn(),
+    /// Every interpreter's subscribers of `process_stopping`, who are told the reason ("" in a server's own
+    /// worker), then its `threading._shutdown`, `atexit` functions and flush. On the main thread; blocks as
+    /// long as those do.
+    pub stop: unsafe extern "C" fn(reason: burrow_str),
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
@@ -13,7 +14,8 @@ use burrow_abi::{
 use crate::app::App;
 use crate::attach::Attached;
 use crate::log;
-use crate::object::{raise_runtime_error, Result};
+use crate::object::{raise_runtime_error, Object, Result};
+use crate::observe::{self, Watch};
 
 /// Bodies up to this many bytes are copied, so that the GIL is taken once and the objects freed before
 /// anything is sent.
@@ -59,15 +61,28 @@ pub struct Call<'r> {
     excess: Cell<bool>,
     failed: Cell<bool>,
     gone: Cell<bool>,
+    finished: Cell<bool>,
     /// A small body that `end` sends, together with the head.
     body: RefCell<Option<Vec<u8>>>,
+    /// When the application was called, in microseconds since the epoch.
+    pub started: i64,
+    /// What `mod_wsgi.request_data()` gives; taken out before the thread detaches for good.
+    pub data: RefCell<Option<Object>>,
+    /// For those who look on, if there are any.
+    pub watch: Option<Box<Watch>>,
     /// Held while a thread of the application reads the body or sends: the request does not end before.
     pub reading: Mutex<()>,
     pub sending: Mutex<()>,
 }
 
 impl<'r> Call<'r> {
-    pub fn new(app: &'r App, request: &'r burrow_request, io: &'r burrow_io, exchange: *mut c_void) -> Self {
+    pub fn new(
+        app: &'r App,
+        request: &'r burrow_request,
+        io: &'r burrow_io,
+        exchange: *mut c_void,
+        watch: Option<Box<Watch>>,
+    ) -> Self {
         Call {
             app,
             request,
@@ -79,7 +94,11 @@ impl<'r> Call<'r> {
             excess: Cell::new(false),
             failed: Cell::new(false),
             gone: Cell::new(false),
+            finished: Cell::new(false),
             body: RefCell::new(None),
+            started: observe::now(),
+            data: RefCell::new(None),
+            watch,
             reading: Mutex::new(()),
             sending: Mutex::new(()),
         }
@@ -104,6 +123,11 @@ impl<'r> Call<'r> {
         };
         *self.head.borrow_mut() = Some(head);
         Ok(())
+    }
+
+    /// 0 while there is no head.
+    pub fn status(&self) -> u16 {
+        self.head.borrow().as_ref().map_or(0, |head| head.status)
     }
 
     pub fn has_head(&self) -> bool {
@@ -170,13 +194,21 @@ impl<'r> Call<'r> {
         })
     }
 
+    /// Runs `work` with the GIL released.
+    pub fn detached<T>(&self, attached: &Attached, work: impl FnOnce() -> T) -> T {
+        let Some(watch) = &self.watch else { return attached.detached(work) };
+        let (result, waited) = attached.detached_timed(work);
+        watch.gil.add(0, waited);
+        result
+    }
+
     /// Runs `work`, which gives something to the server, detached and as the only sender.
     fn exclusively(&self, attached: &Attached, work: impl FnOnce() -> bool) -> Result<bool> {
         // Tried, not waited for: this thread has the GIL. Taken attached, so before `settle` waits for it.
         let Ok(guard) = self.sending.try_lock() else {
             return raise_runtime_error("another thread is sending this answer");
         };
-        let sent = attached.detached(work);
+        let sent = self.detached(attached, work);
         drop(guard);
         if !sent {
             self.gone.set(true);
@@ -238,27 +270,39 @@ impl<'r> Call<'r> {
             &described
         };
         let send = self.io.send.expect("every server sends");
+        let began = self.watch.as_ref().map(|_| Instant::now());
         // SAFETY: the head and the data live until the call returns.
         let result = unsafe { send(self.exchange, described, body, flags) };
+        if let (Some(watch), Some(began)) = (&self.watch, began) {
+            watch.output.add(body.len, began.elapsed());
+        }
         self.sent.set(self.sent.get() + body.len as u64);
         self.progress.set(if flags & BURROW_LAST != 0 { Progress::Complete } else { Progress::Started });
         result == 0
     }
 
-    /// Sends what is left of the answer and says how the request ended. Called detached.
+    /// Says how the request ended, once all is sent. Called detached.
     pub fn end(self) -> burrow_outcome {
+        self.finish();
+        match self.progress.get() {
+            _ if self.gone.get() => BURROW_GONE,
+            Progress::Open => BURROW_FAILED,
+            Progress::Started => BURROW_ABORTED,
+            Progress::Complete => BURROW_DONE,
+        }
+    }
+
+    /// Sends what is left of the answer. Called detached.
+    pub fn finish(&self) {
+        if self.finished.replace(true) {
+            return;
+        }
         log::flush_thread();
         if !self.failed.get() && !self.gone.get() {
             self.complete();
         }
         if self.excess.get() {
             self.complain("sent more than its Content-Length; the rest was dropped");
-        }
-        match self.progress.get() {
-            _ if self.gone.get() => BURROW_GONE,
-            Progress::Open => BURROW_FAILED,
-            Progress::Started => BURROW_ABORTED,
-            Progress::Complete => BURROW_DONE,
         }
     }
 
@@ -278,8 +322,7 @@ impl<'r> Call<'r> {
 
     /// Logs what the application did wrong without raising.
     fn complain(&self, what: &str) {
-        let line =
-            format!("mod_wsgi (pid={}): WSGI script '{}' {what}.", std::process::id(), self.app.name());
+        let line = format!("burrow: WSGI script '{}' {what}.", self.app.name());
         log::line(BURROW_LOG_ERR, line.as_bytes());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::OnceLock;
 
 use burrow_abi::*;
@@ -14,7 +15,11 @@ use crate::app::App;
 use crate::bootstrap::State;
 use crate::host::host;
 use crate::module;
-use crate::object::{boolean, fs_decoded, interned, latin1, set_item, Object, Raised, Result};
+use crate::object::{
+    boolean, float, fs_decoded, integer, integers, interned, latin1, seconds, set_item, Object, Raised,
+    Result,
+};
+use crate::observe::thread_id;
 
 const VARS: usize = BURROW_VAR_COUNT as usize;
 
@@ -44,42 +49,16 @@ const VAR_NAMES: [&CStr; VARS] = [
     c"mod_wsgi.connection_id",
 ];
 
-/// Variables whose values rarely change from request to request of an application: the template has
-/// those of the first request, and a request sets only what differs.
-const STEADY: [burrow_var; 15] = [
-    BURROW_REQUEST_METHOD,
-    BURROW_SCRIPT_NAME,
-    BURROW_QUERY_STRING,
-    BURROW_SERVER_PROTOCOL,
-    BURROW_REQUEST_SCHEME,
-    BURROW_SERVER_NAME,
-    BURROW_SERVER_PORT,
-    BURROW_SERVER_ADDR,
-    BURROW_REMOTE_ADDR,
-    BURROW_DOCUMENT_ROOT,
-    BURROW_SCRIPT_FILENAME,
-    BURROW_SERVER_SOFTWARE,
-    BURROW_REQUEST_HANDLER,
-    BURROW_LISTENER_HOST,
-    BURROW_LISTENER_PORT,
-];
-
-const fn is_steady(var: usize) -> bool {
-    let mut index = 0;
-    while index < STEADY.len() {
-        if STEADY[index] as usize == var {
-            return true;
-        }
-        index += 1;
-    }
-    false
-}
-
 /// Interned keys, one set for each interpreter.
 pub struct Keys {
     vars: [Object; VARS],
     url_scheme: Object,
+    script_name: Object,
+    path_info: Object,
     input: Object,
+    thread_id: Object,
+    request_start: Object,
+    application_start: Object,
 }
 
 impl Keys {
@@ -88,8 +67,23 @@ impl Keys {
         Ok(Keys {
             vars: vars.try_into().unwrap_or_else(|_| unreachable!("as many as VAR_NAMES")),
             url_scheme: interned(c"wsgi.url_scheme")?,
+            script_name: interned(c"mod_wsgi.script_name")?,
+            path_info: interned(c"mod_wsgi.path_info")?,
             input: interned(c"wsgi.input")?,
+            thread_id: interned(c"mod_wsgi.thread_id")?,
+            request_start: interned(c"mod_wsgi.request_start")?,
+            application_start: interned(c"mod_wsgi.application_start")?,
         })
+    }
+
+    /// The second key that has a variable's value.
+    fn twin(&self, var: usize) -> Option<&Object> {
+        match var as burrow_var {
+            BURROW_REQUEST_SCHEME => Some(&self.url_scheme),
+            BURROW_SCRIPT_NAME => Some(&self.script_name),
+            BURROW_PATH_INFO => Some(&self.path_info),
+            _ => None,
+        }
     }
 }
 
@@ -100,11 +94,13 @@ pub struct Template {
     learned: OnceLock<Learned>,
 }
 
-/// The fixed part with the steady variables of the first request, and the values of those.
+/// The fixed part with the variables of the first request. Other requests set only what differs, which
+/// replaces a value and so never makes the dict grow.
 struct Learned {
     /// Never handed out, only copied.
     dict: Object,
     values: [Option<Box<[u8]>>; VARS],
+    thread: u32,
 }
 
 impl Template {
@@ -117,38 +113,65 @@ impl Template {
             // SAFETY: a live object.
             set(c"wsgi.errors", unsafe { &Object::borrowed(errors) })?;
         }
-        set(c"wsgi.version", &module::tuple(&[1, 0])?)?;
+        set(c"wsgi.version", &integers(&[1, 0])?)?;
         set(c"wsgi.multithread", &boolean(app.multithread))?;
         set(c"wsgi.multiprocess", &boolean(host().multiprocess))?;
-        set(c"wsgi.run_once", &boolean(false))?;
+        set(c"wsgi.run_once", &boolean(host().run_once))?;
         set(c"wsgi.input_terminated", &boolean(true))?;
         set(c"wsgi.file_wrapper", &state.file_wrapper_type)?;
         set(c"wsgi.input", &state.empty_input)?;
         set(c"mod_wsgi.version", &module::version()?)?;
-        set(c"mod_wsgi.process_group", &latin1(b"")?)?;
+        set(c"mod_wsgi.process_group", &latin1(&host().process_group)?)?;
         set(c"mod_wsgi.application_group", &latin1(&app.group)?)?;
         set(c"mod_wsgi.callable_object", &latin1(&app.callable)?)?;
+        set(c"mod_wsgi.handler_script", &latin1(b"")?)?;
+        set(c"mod_wsgi.server_pid", &latin1(std::process::id().to_string().as_bytes())?)?;
+        set(c"mod_wsgi.queue_start", &float(0.0)?)?;
+        set(c"mod_wsgi.daemon_start", &float(0.0)?)?;
+        if let Some(apache) = host().apache() {
+            set(c"apache.version", &integers(&apache.version.map(u64::from))?)?;
+        }
         Ok(Template { fixed, learned: OnceLock::new() })
     }
 
     /// The template to copy. No Python code runs between the look and the copy.
-    fn learned(&self, state: &State, request: &burrow_request) -> Result<&Learned> {
+    fn learned(&self, state: &State, call: &Call) -> Result<&Learned> {
         if let Some(learned) = self.learned.get() {
             return Ok(learned);
         }
         let dict = copy(&self.fixed)?;
         let mut values = [const { None }; VARS];
-        for var in STEADY.map(|var| var as usize) {
+        for (var, given) in call.request.vars.iter().enumerate() {
             // SAFETY: the request's strings live as long as the call.
-            let value = unsafe { request.vars[var].bytes() };
-            if !request.vars[var].is_absent() {
+            let value = unsafe { given.bytes() };
+            if !given.is_absent() {
                 set_var(state, &dict, var, value)?;
                 values[var] = Some(value.into());
             }
         }
+        let thread = thread_id();
+        set_item(&dict, state.keys.thread_id.as_ptr(), &integer(thread.into())?)?;
+        add_moments(state, &dict, call)?;
+        make_room(&dict)?;
         // Another thread may have been quicker, if making the strings let it run.
-        Ok(self.learned.get_or_init(|| Learned { dict, values }))
+        Ok(self.learned.get_or_init(|| Learned { dict, values, thread }))
     }
+}
+
+/// CPython's dicts of up to 42 keys grow at the next one, to room for 85.
+const GROWN: isize = 43;
+
+/// Makes the dict's table large enough for headers and further variables too: copies have one of that size,
+/// and do not grow in every request.
+fn make_room(dict: &Object) -> Result<()> {
+    let mut spare = Vec::new();
+    // SAFETY: a live dict.
+    while unsafe { ffi::PyDict_Size(dict.as_ptr()) } < GROWN {
+        let key = latin1(format!("spare{}", spare.len()).as_bytes())?;
+        set_item(dict, key.as_ptr(), &key)?;
+        spare.push(key);
+    }
+    spare.iter().try_for_each(|key| delete(dict, key))
 }
 
 fn copy(dict: &Object) -> Result<Object> {
@@ -159,20 +182,22 @@ fn copy(dict: &Object) -> Result<Object> {
 /// The environ of a call, and its `wsgi.input` if the request has a body.
 pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<Object>, Object)> {
     let request = call.request;
-    let Learned { dict, values } = template.learned(state, request)?;
+    let Learned { dict, values, thread } = template.learned(state, call)?;
     let environ = copy(dict)?;
-    for (var, given) in request.vars.iter().enumerate() {
+    for (var, (given, known)) in request.vars.iter().zip(values).enumerate() {
         // SAFETY: the request's strings live as long as the call.
         let value = unsafe { given.bytes() };
-        if is_steady(var) && values[var].as_deref() == (!given.is_absent()).then_some(value) {
-            continue;
-        }
-        if !given.is_absent() {
-            set_var(state, &environ, var, value)?;
-        } else if is_steady(var) {
-            delete(&environ, &state.keys.vars[var])?;
+        match known {
+            None if given.is_absent() => {}
+            Some(_) if given.is_absent() => delete(&environ, &state.keys.vars[var])?,
+            Some(known) if known.len() == value.len() && **known == *value => {}
+            _ => set_var(state, &environ, var, value)?,
         }
     }
+    if thread_id() != *thread {
+        set_item(&environ, state.keys.thread_id.as_ptr(), &integer(thread_id().into())?)?;
+    }
+    add_moments(state, &environ, call)?;
     add_headers(state, &environ, request)?;
     add_params(&environ, request)?;
     let input = input::new(state, call)?;
@@ -188,10 +213,17 @@ fn set_var(state: &State, environ: &Object, var: usize, value: &[u8]) -> Result<
         _ => latin1(value)?,
     };
     set_item(environ, state.keys.vars[var].as_ptr(), &text)?;
-    if var as burrow_var == BURROW_REQUEST_SCHEME {
-        set_item(environ, state.keys.url_scheme.as_ptr(), &text)?;
+    match state.keys.twin(var) {
+        Some(twin) => set_item(environ, twin.as_ptr(), &text),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// When it came and when the application is called.
+fn add_moments(state: &State, environ: &Object, call: &Call) -> Result<()> {
+    let keys = &state.keys;
+    set_item(environ, keys.request_start.as_ptr(), &seconds(call.request.request_start)?)?;
+    set_item(environ, keys.application_start.as_ptr(), &seconds(call.started)?)
 }
 
 fn delete(environ: &Object, key: &Object) -> Result<()> {
@@ -218,9 +250,30 @@ fn add_params(environ: &Object, request: &burrow_request) -> Result<()> {
 
 /// Header names as they were received, and the keys they become. Bounded: clients choose names.
 #[derive(Default)]
-pub struct HeaderNames(HashMap<Box<[u8]>, Option<Object>>);
+pub struct HeaderNames(HashMap<Box<[u8]>, Option<Object>, BuildHasherDefault<Fnv>>);
 
 const MOST_NAMES: usize = 512;
+
+/// FNV-1a: the names are short, and so few are kept that names made to collide cost nobody much.
+#[derive(Default)]
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.0 ^= number as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its upper bits, which short names hardly reach.
+        self.0 ^ self.0.rotate_left(32)
+    }
+}
 
 impl HeaderNames {
     /// The key of a header; None for a header that applications do not get.
@@ -264,10 +317,19 @@ fn add_headers(state: &State, environ: &Object, request: &burrow_request) -> Res
         // SAFETY: as above.
         let (name, value) = unsafe { (header.name.bytes(), header.value.bytes()) };
         let Some(key) = state.header_names.borrow_mut().key(name)? else { continue };
-        // SAFETY: the environ and the key are live; the result is borrowed, or NULL if there is none.
-        let before = unsafe { ffi::PyDict_GetItemWithError(environ.as_ptr(), key.as_ptr()) };
-        let text = if before.is_null() { latin1(value)? } else { merged(before, name, value)? };
-        set_item(environ, key.as_ptr(), &text)?;
+        let text = latin1(value)?;
+        // SAFETY: a live dict and live objects; what is found is borrowed: the text, or one from before.
+        let (found, is_new) = unsafe {
+            let size = ffi::PyDict_Size(environ.as_ptr());
+            let found = ffi::PyDict_SetDefault(environ.as_ptr(), key.as_ptr(), text.as_ptr());
+            (found, ffi::PyDict_Size(environ.as_ptr()) > size)
+        };
+        if found.is_null() {
+            return Err(Raised);
+        }
+        if !is_new {
+            set_item(environ, key.as_ptr(), &merged(found, name, value)?)?;
+        }
     }
     Ok(())
 }

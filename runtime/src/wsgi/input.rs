@@ -3,6 +3,7 @@
 use std::ffi::{c_void, CStr};
 use std::mem::ManuallyDrop;
 use std::ptr::null_mut;
+use std::time::Instant;
 
 use burrow_abi::BURROW_NO_BODY;
 use pyo3_ffi as ffi;
@@ -219,15 +220,17 @@ unsafe fn access(
             Reader::Over => raise_value_error("the request is over"),
             Reader::Reading => raise_runtime_error("another thread is reading this body"),
             Reader::Memory { call, position } => {
-                memory(&mut Memory { body: (**call).request.body.bytes(), position })
+                let call = &**call;
+                timed(call, || memory(&mut Memory { body: call.request.body.bytes(), position }))
             }
             Reader::Stream(_) => {
                 let taken = std::mem::replace(reader, ManuallyDrop::new(Reader::Reading));
                 let Reader::Stream(mut taken) = ManuallyDrop::into_inner(taken) else { unreachable!() };
                 let call = &*taken.call;
                 let guard = call.reading.lock().unwrap();
-                let result =
-                    Attached::callback(interpreter_of(object), |attached| stream(&mut taken, attached));
+                let result = timed(call, || {
+                    Attached::callback(interpreter_of(object), |attached| stream(&mut taken, attached))
+                });
                 let reader = reader_of(object);
                 if matches!(**reader, Reader::Reading) {
                     **reader = Reader::Stream(taken);
@@ -238,6 +241,16 @@ unsafe fn access(
             }
         }
     }
+}
+
+/// Reads, and keeps what and how long, if somebody looks on.
+fn timed(call: &Call, read: impl FnOnce() -> Result<Object>) -> Result<Object> {
+    let Some(watch) = &call.watch else { return read() };
+    let began = Instant::now();
+    let bytes = read()?;
+    // SAFETY: every reader gives bytes.
+    watch.input.add(unsafe { ffi::Py_SIZE(bytes.as_ptr()) } as usize, began.elapsed());
+    Ok(bytes)
 }
 
 struct Memory<'a> {
@@ -272,8 +285,8 @@ impl Stream {
         let call = unsafe { &*self.call };
         let read = call.io.read.expect("every server reads");
         // SAFETY: the space is as long as it says.
-        let count =
-            attached.detached(|| unsafe { read(call.exchange, space.as_mut_ptr().cast(), space.len()) });
+        let count = call
+            .detached(attached, || unsafe { read(call.exchange, space.as_mut_ptr().cast(), space.len()) });
         match usize::try_from(count) {
             Ok(count) => {
                 self.taken += count as u64;

@@ -9,15 +9,14 @@ pub mod start_response;
 use std::ffi::c_void;
 
 use burrow_abi::{
-    burrow_io, burrow_outcome, burrow_request, RuntimeApp, BURROW_FAILED, BURROW_LOG_ERR, BURROW_LOG_INFO,
-    BURROW_RELOADING,
+    burrow_io, burrow_outcome, burrow_request, RuntimeApp, BURROW_FAILED, BURROW_LOG_INFO, BURROW_RELOADING,
 };
 use pyo3_ffi as ffi;
 
 use crate::app::{App, Loaded};
 use crate::attach::Attached;
 use crate::object::{take_exception, Object, Raised, Result};
-use crate::{fork, log};
+use crate::{fork, log, observe};
 use call::Call;
 
 /// Serves one request on the calling thread. See [`burrow_abi::RuntimeApi::serve`].
@@ -35,14 +34,16 @@ pub unsafe extern "C" fn serve(
     let Some(loaded) = app.loaded(interpreter, request.flags & BURROW_RELOADING != 0) else {
         return BURROW_FAILED;
     };
-    let call = Call::new(app, request, io, exchange);
-    let attached = Attached::to(interpreter);
+    let call = Call::new(app, request, io, exchange, observe::watch(interpreter));
+    let attached = observe::attach(interpreter, call.watch.as_deref());
+    observe::enter(interpreter.state(), &call);
     if run(&attached, &loaded, &call).is_err() {
         failed(&attached, app, &call);
     }
     if fork::is_child() {
         fork::leave_child();
     }
+    observe::leave(&attached, &call);
     // The last reference to a replaced import goes while attached.
     drop(loaded);
     drop(attached);
@@ -54,11 +55,13 @@ fn run(attached: &Attached, loaded: &Loaded, call: &Call) -> Result<()> {
     let state = attached.interpreter.state();
     let (input, environ) = environ::build(state, &loaded.template, call)?;
     let start_response = start_response::new(state, call)?;
+    let replaced = observe::started(state, call, &environ, &loaded.callable)?;
+    let callable = replaced.as_ref().unwrap_or(&loaded.callable);
     let arguments = [environ.as_ptr(), start_response.as_ptr()];
     // SAFETY: the callable and two live arguments.
     let result = unsafe {
         Object::owned(ffi::PyObject_Vectorcall(
-            loaded.callable.as_ptr(),
+            callable.as_ptr(),
             arguments.as_ptr(),
             arguments.len(),
             std::ptr::null_mut(),
@@ -71,6 +74,9 @@ fn run(attached: &Attached, loaded: &Loaded, call: &Call) -> Result<()> {
         input::expire(&input);
     }
     call.settle(attached);
+    if let Some(watch) = &call.watch {
+        watch.finished.set(observe::now());
+    }
     sent
 }
 
@@ -80,20 +86,15 @@ fn failed(attached: &Attached, app: &App, call: &Call) {
     // SAFETY: an exception is set; the type is a builtin.
     let client_left = call.is_gone() && unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_OSError) != 0 };
     let exception = take_exception();
-    let process = std::process::id();
+    let Some(exception) = exception else { return };
     if client_left {
-        let line = format!(
-            "mod_wsgi (pid={process}): the client left before WSGI script '{}' was done.",
-            app.name()
-        );
+        let line = format!("burrow: the client left before WSGI script '{}' was done.", app.name());
         state.log(BURROW_LOG_INFO, &line);
         return;
     }
     call.fail();
-    let line =
-        format!("mod_wsgi (pid={process}): Exception occurred processing WSGI script '{}'.", app.name());
-    state.log(BURROW_LOG_ERR, &line);
-    state.report(exception);
+    observe::raised(state, call, &exception);
+    app.report(attached, exception);
 }
 
 /// Calls a method without arguments.

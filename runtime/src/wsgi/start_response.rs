@@ -15,6 +15,7 @@ use crate::object::{
     append_latin1, bytes_of, raise_gone, raise_runtime_error, raise_type_error, raise_value_error, restore,
     type_name, Object, Raised, Result,
 };
+use crate::observe;
 
 #[repr(C)]
 struct StartResponse {
@@ -123,7 +124,8 @@ fn start(call: &Call, arguments: &[*mut PyObject]) -> Result<()> {
     }
     // SAFETY: live arguments.
     let head = unsafe { parse(arguments[0], arguments[1])? };
-    call.set_head(head)
+    call.set_head(head)?;
+    observe::responded(call, arguments)
 }
 
 /// Raises the exception of an exc_info tuple.
@@ -247,9 +249,24 @@ fn parse_length(value: &[u8]) -> Result<u64> {
 
 /// RFC 9110, 5.6.2.
 fn is_token(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut index = 0;
+    while index < others.len() {
+        table[others[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 /// No control character but the tab (RFC 9110, 5.5): nothing that could begin another line.
 fn is_field_value(value: &[u8]) -> bool {
