@@ -305,11 +305,11 @@ def test_log_lines(server):
     ask(server, "/interval")
     server.wait_log(f"Loading WSGI script '{script}' into sub-interpreter 'one' in embedded mode.")
     assert server.get("/raise").status_code == 500
-    server.wait_log(re.escape(f"WSGI0174: [script {script}] LookupError exception raised processing WSGI script "
-                              f"'{script}' for sub-interpreter 'one' in embedded mode."))
+    server.wait_log(re.escape(f"WSGI0174: [script {script}] LookupError exception raised processing "
+                              f"WSGI script '{script}' for sub-interpreter 'one' in embedded mode."))
     assert server.get("/exit").status_code == 500
-    server.wait_log(re.escape(f"WSGI0175: [script {script}] SystemExit exception raised by WSGI script "
-                              f"'{script}' for sub-interpreter 'one' in embedded mode; ignored."))
+    server.wait_log(re.escape(f"WSGI0175: [script {script}] SystemExit exception raised by "
+                              f"WSGI script '{script}' for sub-interpreter 'one' in embedded mode; ignored."))
     os.utime(script, (1, 1))
     ask(server, "/interval")
     server.wait_log(f"Reloading WSGI script '{script}' into sub-interpreter 'one' in embedded mode.")
