@@ -270,10 +270,11 @@ class Server:
 
     def close(self):
         """Stops, checks and removes everything; keeps the directory when something was wrong."""
-        self.client.close()
         try:
+            # Before the client: httpd's event MPM may crash in a SIGTERM while a connection is being closed.
             self.stop()
         finally:
+            self.client.close()
             self.log_start = 0
             self.check()
         if not self.keep:
