@@ -18,6 +18,7 @@ def said(environ):
     if query == "exit":
         raise SystemExit("left by a hook")
     if query.startswith("sleep"):
+        print("a hook sleeps")
         time.sleep(float(query[5:]))
         return True
     return ANSWERS[query]

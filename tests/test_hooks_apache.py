@@ -1,0 +1,161 @@
+"""Hooks that httpd alone has: digests, groups, dispatch and handler scripts."""
+
+import pytest
+from servers import Mount
+from test_hooks import TRACEBACK, USER, check_told, hooked
+
+DIGEST = "LoadModule auth_digest_module /usr/lib/apache2/modules/mod_auth_digest.so"
+
+
+def test_digest(apache):
+    path = apache.apps / "hooks.py"
+    digest = (
+        f'AuthType Digest\nAuthName "the realm"\nAuthDigestProvider wsgi\nWSGIAuthUserScript {path}\n'
+        "Require valid-user"
+    )
+    apache.start(mounts=[Mount("/", "hooks.py", apache=digest)], main=DIGEST)
+
+    def status(user):
+        _, out = apache.curl("/", "--digest", "-u", user, "-w", "%{http_code}", "-o", "/dev/null", tls=False)
+        return int(out)
+
+    assert status("me:geheim") == 200
+    assert status("me:wrong") == 401
+    assert status("nobody:geheim") == 401
+    assert TRACEBACK not in apache.log()
+    assert status("raise:geheim") == 500
+    check_told(apache, "WSGIAuthUserScript")
+
+
+def grouped(server, require):
+    path = server.apps / "hooks.py"
+    return Mount(
+        "/",
+        "hooks.py",
+        "%{GLOBAL}",
+        apache=(
+            f"AuthType Basic\nAuthName x\nAuthBasicProvider wsgi\nWSGIAuthUserScript {path}\n"
+            f"WSGIAuthGroupScript {path}\nWSGIGroupAuthoritative On\n{require}"
+        ),
+    )
+
+
+def test_groups(apache):
+    apache.start(mounts=[grouped(apache, "Require wsgi-group staff admins")])
+
+    def status(query):
+        apache.mark()
+        return apache.get(f"/?{query}", auth=USER).status_code
+
+    assert [status("true"), status("generator")] == [200, 200]
+    assert status("false") == 401
+    assert TRACEBACK not in apache.log()
+    for query in ("late", "number", "admins", "raise", "none", "one", "euro"):
+        assert status(query) == 500, query
+        check_told(apache, "WSGIAuthGroupScript")
+
+
+def test_groups_negated(apache):
+    """A failure is no way around "not"."""
+    require = "<RequireAll>\nRequire valid-user\nRequire not wsgi-group admins\n</RequireAll>"
+    apache.start(mounts=[grouped(apache, require)])
+    assert apache.get("/?true", auth=USER).status_code == 401
+    assert apache.get("/?false", auth=USER).status_code == 200
+    assert apache.get("/?raise", auth=USER).status_code == 500
+
+
+def test_hooks_without_script(apache):
+    auth = "AuthType Basic\nAuthName x\nAuthBasicProvider wsgi\nRequire valid-user"
+    apache.start(mounts=[Mount("/", "hello.py", apache=auth)])
+    assert apache.get("/", auth=USER).status_code == 500
+    assert "WSGIAuthUserScript" in apache.log()
+
+
+def test_htaccess(apache):
+    folder = apache.htdocs / "private"
+    folder.mkdir()
+    (folder / "file.txt").write_text("private\n")
+    allowed = f"<Directory {apache.htdocs}>\nAllowOverride AuthConfig\n</Directory>"
+    (folder / ".htaccess").write_text(f"WSGIAccessScript {apache.apps}/hooks.py\n")
+    apache.start(apache=f"{allowed}\nAlias /private {folder}")
+    assert apache.get("/private/file.txt?true").text == "private\n"
+    assert apache.get("/private/file.txt?false").status_code == 403
+    apache.mark()
+    assert apache.get("/private/file.txt?raise").status_code == 403
+    check_told(apache, "WSGIAccessScript")
+    assert ".htaccess:1" in apache.log()
+
+
+DISPATCH = """
+def application_group(environ):
+    return {"main": "%{GLOBAL}", "none": None, "number": 1}.get(environ["QUERY_STRING"], "dispatched")
+
+def callable_object(environ):
+    return b"other" if environ["QUERY_STRING"] == "other" else None
+"""
+DISPATCHED = """
+import mod_wsgi
+
+def application(environ, start_response, name="application"):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{name} {mod_wsgi.application_group}".encode()]
+
+def other(environ, start_response):
+    return application(environ, start_response, "other")
+"""
+
+
+def test_dispatch(apache):
+    apache.write_app("dispatch.py", DISPATCH)
+    apache.write_app("dispatched.py", DISPATCHED)
+    dispatch = f"WSGIDispatchScript {apache.apps}/dispatch.py"
+    apache.start(mounts=[Mount("/", "dispatched.py", "configured", apache=dispatch)])
+    assert apache.get("/").text == "application dispatched"
+    assert apache.get("/?other").text == "other dispatched"
+    assert apache.get("/?none").text == "application configured"
+    assert apache.get("/?main").text == "application "
+    assert TRACEBACK not in apache.log()
+    assert apache.get("/?number").status_code == 500
+    check_told(apache, "WSGIDispatchScript")
+
+
+@pytest.mark.parametrize(("group", "status"), [("", 200), ("%{GLOBAL}", 200), ("shop", 500)])
+def test_dispatch_to_a_process_group(apache, group, status):
+    apache.write_app("dispatch.py", f"def process_group(environ):\n    return {group!r}\n")
+    dispatch = f"WSGIDispatchScript {apache.apps}/dispatch.py"
+    apache.start(mounts=[Mount("/", "hello.py", apache=dispatch)])
+    assert apache.get("/").status_code == status
+    assert status == 200 or "daemon mode" in apache.log()
+
+
+def test_handler_script(apache):
+    path = apache.apps / "hooks.py"
+    (apache.htdocs / "page.bobo").write_text("page")
+    apache.start(
+        apache=f"""
+        WSGIHandlerScript bobo {path} application-group=%{{GLOBAL}} pass-authorization=On
+        WSGIHandlerScript plain {path}
+        <Directory {apache.htdocs}>
+            AddHandler bobo .bobo
+        </Directory>
+        <Location /set>
+            SetHandler plain
+        </Location>
+        RewriteEngine on
+        RewriteRule ^/rewritten - [H=plain]
+        """,
+        mounts=[],
+    )
+    sent = {"Authorization": "Bearer x"}
+    assert apache.get("/page.bobo/more", headers=sent).text == f"{path} /page.bobo /more Bearer x page.bobo"
+    assert apache.get("/set", headers=sent).text == f"{path} /set  - set"
+    assert apache.get("/rewritten").text.startswith(str(path))
+    assert apache.get("/static.txt").text == "static\n"
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker"])
+def test_mpms(apache, mpm):
+    apache.start(mounts=hooked(apache), mpm=mpm)
+    assert apache.get("/access?true").status_code == 200
+    assert apache.get("/access?false").status_code == 403
+    assert apache.get("/user?text", auth=("me", "told")).text.split()[0] == "someone"
