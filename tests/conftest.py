@@ -1,5 +1,7 @@
 """Fixtures: `server` is a fresh one for the test to start, `site` one that many tests share."""
 
+import resource
+
 import pytest
 import servers
 from servers import KINDS, Mount
@@ -13,6 +15,7 @@ SITE = [
 
 def pytest_configure(config):
     servers.adopt_orphans()
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -143,6 +143,8 @@ class Server:
 
     kind: str
     program: str
+    #: What it logs when it has started.
+    ready: str
     #: Finds level and text in a line of the error log.
     log_pattern: re.Pattern
 
@@ -151,10 +153,12 @@ class Server:
         self.root.chmod(0o755)
         self.apps = self.root / "apps"
         shutil.copytree(APPS, self.apps, ignore=shutil.ignore_patterns("__pycache__"))
-        #: A folder that the workers may write to.
+        #: Folders that the workers may write to: for applications, and for what is left of a crash.
         self.data = self.root / "data"
-        self.data.mkdir()
-        os.chown(self.data, WORKER.pw_uid, WORKER.pw_gid)
+        self.cores = self.root / "cores"
+        for folder in (self.data, self.cores):
+            folder.mkdir()
+            os.chown(folder, WORKER.pw_uid, WORKER.pw_gid)
         self.htdocs = self.root / "htdocs"
         self.htdocs.mkdir()
         (self.htdocs / "static.txt").write_text("static\n")
@@ -197,6 +201,7 @@ class Server:
         wait_for(self.accepts, f"{self.kind} listening on {self.port}")
         if "master_process off" not in settings.get("main", ""):
             # Only now does it heed signals.
+            self.wait_log(self.ready)
             processes = settings.get("processes", 1)
             wait_for(lambda: len(self.workers()) == processes, f"{processes} worker processes")
         return self
@@ -294,7 +299,8 @@ class Server:
     def connections(self):
         """How many connections of clients the workers have open."""
         return sum(
-            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == self.port
+            connection.status == psutil.CONN_ESTABLISHED
+            and connection.laddr.port in (self.port, self.tls_port)
             for pid in self.workers()
             for connection in psutil.Process(pid).net_connections("tcp")
         )
@@ -408,6 +414,7 @@ def read_response(connection, method="GET"):
 
 class Nginx(Server):
     kind = "nginx"
+    ready = "start worker process "
     reload_signal = signal.SIGHUP
     log_pattern = re.compile(
         r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(?P<level>\w+)\] \d+#\d+: (?:\*\d+ )?(?P<text>.*)"
@@ -449,6 +456,8 @@ pid {self.root}/server.pid;
 error_log {self.error_log} {log_level};
 load_module {DIST}/lib/burrow/ngx_http_burrow_module.so;
 {main}
+working_directory {self.cores};
+worker_rlimit_core 500m;
 events {{ worker_connections 512; }}
 http {{
     access_log {self.root}/access.log;
@@ -482,6 +491,7 @@ http {{
 
 class Apache(Server):
     kind = "apache"
+    ready = "resuming normal operations"
     reload_signal = signal.SIGUSR1
     log_pattern = re.compile(
         r"\[[^\]]+\] \[\w*:(?P<level>[a-z]+)\d?\] (?:\[pid \d+(?::tid \d+)?\] )?(?P<text>.*)"
@@ -495,8 +505,22 @@ class Apache(Server):
         file = str(self.root / "httpd.conf")
         return ["apache2", "-d", str(self.root), "-f", file, *(options or ["-DFOREGROUND"])]
 
+    def stop(self, how=signal.SIGTERM, timeout=20):
+        """As for every server, but only once no connection is being closed.
+
+        When it is told to stop at that moment, mpm_event of httpd 2.4 shuts down sockets that its worker
+        threads have just freed, and now and then crashes in it, whatever modules there are.
+        """
+        if self.process is not None and how == signal.SIGTERM:
+            self.client.close()
+            deadline = time.monotonic() + 1
+            while self.process.poll() is None and self.connections() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return super().stop(how, timeout)
+
     def is_worker(self, process):
-        return process.name() in ("apache2", "httpd")
+        # The manager is one of these too until it has become its own program.
+        return process.name() in ("apache2", "httpd") and process.uids().real == WORKER.pw_uid
 
     def location(self, mount):
         lines = [f"WSGIScriptAlias {mount.path} {self.apps / mount.target}"]
@@ -550,6 +574,7 @@ LoadModule wsgi_module {DIST}/lib/burrow/mod_burrow.so
 ErrorLog {self.error_log}
 LogLevel {log_level} ssl:warn http2:warn
 LogFormat "%h %t \\"%r\\" %>s %b" common
+CoreDumpDirectory {self.cores}
 CustomLog {self.root}/access.log common
 TypesConfig /etc/mime.types
 Timeout 30

@@ -26,7 +26,7 @@ def test_module_state_lasts(site):
 def test_thread_local_lasts(server):
     server.start("state.py", threads=1)
     for number in range(1, 6):
-        assert server.get("/").json()["thread_requests"] == number
+        assert json.loads(server.request("/").body)["thread_requests"] == number
 
 
 def test_thread_local_in_two_interpreters(server):
