@@ -543,7 +543,7 @@ class Apache(Server):
             threads = threads or 8
             limits = (
                 f"StartServers {processes}\nServerLimit {processes}\nThreadLimit {threads}\n"
-                f"ThreadsPerChild {threads}\nMinSpareThreads 1\nMaxSpareThreads {threads * processes}\n"
+                f"ThreadsPerChild {threads}\nMinSpareThreads 1\nMaxSpareThreads {threads * (processes + 1)}\n"
                 f"MaxRequestWorkers {threads * processes}"
             )
         modules = "\n".join(
