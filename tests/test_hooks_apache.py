@@ -159,3 +159,34 @@ def test_mpms(apache, mpm):
     assert apache.get("/access?true").status_code == 200
     assert apache.get("/access?false").status_code == 403
     assert apache.get("/user?text", auth=("me", "told")).text.split()[0] == "someone"
+
+
+INCLUDING = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/html")])
+    for query in ("true", "false", "raise"):
+        print("before", query)
+        yield f'<!--#include virtual="/inner/static.txt?{query}" -->|'.encode()
+    print("behind")
+"""
+
+
+@pytest.mark.parametrize("mpm", ["event", "prefork"])
+def test_hook_inside_of_an_answer(apache, mpm):
+    """A subrequest asks on the thread, and in the interpreter, of the answer that includes it."""
+    apache.write_app("including.py", INCLUDING)
+    included = "SetOutputFilter INCLUDES\nOptions +Includes"
+    access = f"WSGIAccessScript {apache.apps}/hooks.py"
+    inner = f"Alias /inner {apache.htdocs}\n<Location /inner>\n{access}\n</Location>"
+    apache.start(
+        mounts=[Mount("/", "including.py", "%{GLOBAL}", apache=included)],
+        mpm=mpm,
+        main="LoadModule include_module /usr/lib/apache2/modules/mod_include.so",
+        apache=inner,
+    )
+    first, second, third, rest = apache.get("/").text.split("|")
+    assert (first, rest) == ("static\n", "")
+    assert "error" in second
+    assert "error" in third
+    check_told(apache, "WSGIAccessScript")
+    assert "] behind" in apache.log()

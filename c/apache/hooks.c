@@ -176,7 +176,7 @@ static int check_access(request_rec *r)
     default:
         if (ap_satisfies(r) != SATISFY_ANY || !ap_some_auth_required(r))
             ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                          "Client denied by server configuration: '%s'.", r->filename);
+                          "WSGI0057: Client denied by server configuration: '%s'.", r->filename);
         return HTTP_FORBIDDEN;
     }
 }
@@ -271,7 +271,7 @@ static authz_status check_groups(request_rec *r, const char *wanted, const void 
     if (member.found)
         return AUTHZ_GRANTED;
     ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                  "Authorization of user '%s' to access '%s' failed. User is not a member of "
+                  "WSGI0060: Authorization of user '%s' to access '%s' failed. User is not a member of "
                   "designated groups.",
                   r->user, r->uri);
     return AUTHZ_DENIED;
