@@ -48,6 +48,40 @@ void burrow_settings_destroy(burrow_settings *settings);
 const char *burrow_settings_python_home(burrow_settings *settings, burrow_str dir);
 /* Folders for sys.path, separated by ':'; may be said several times. */
 const char *burrow_settings_python_path(burrow_settings *settings, burrow_str dirs);
+
+/* Where a directive stands, for what can be judged only once all of them are read. */
+typedef struct {
+    burrow_str directive;
+    burrow_str file;
+    unsigned line;
+    /* Where its virtual host keeps its name, which may follow; NULL in the main server. Read until
+     * burrow_settings_check. */
+    const char *const *server_name;
+} burrow_place;
+
+/* The interpreters that an option is for. */
+typedef struct {
+    burrow_str process_group;     /* "" is the server's own processes; absent: of any */
+    burrow_str application_group; /* "" is the main interpreter; absent: any */
+} burrow_scope;
+
+/* An option of Python, of its interpreters or of the telemetry, by the name in src/settings/options.rs;
+ * scope is NULL where it is for all interpreters. */
+const char *burrow_settings_option(burrow_settings *settings, const burrow_place *place,
+                                   const burrow_scope *scope, burrow_str name, burrow_str value);
+/* A process group of daemon mode; its options are those of src/settings/process_group.rs. */
+const char *burrow_settings_daemon_process(burrow_settings *settings, const burrow_place *place,
+                                           burrow_str name, const burrow_pair *options,
+                                           size_t n_options);
+/* Something is to run in this process group, not "". burrow_settings_check judges it. */
+void burrow_settings_use_process_group(burrow_settings *settings, const burrow_place *place,
+                                       burrow_str name);
+/* There will be requests for applications in the server's own processes, not known by name yet. */
+void burrow_settings_expect_embedded(burrow_settings *settings);
+/* NULL, or why no application may run in the server's own processes. */
+const char *burrow_settings_refuse_embedded(const burrow_settings *settings);
+/* What was read and has no effect, with the reason: for the log, once. NULL behind the last one. */
+const char *burrow_settings_note(const burrow_settings *settings, size_t index);
 /* Once the whole configuration is read, also under configtest: runs no Python, opens no library. */
 const char *burrow_settings_check(burrow_settings *settings);
 
@@ -230,6 +264,30 @@ typedef struct {
 /* httpd: asks on the calling thread; `exchange` is what log lines are bound to. */
 burrow_verdict burrow_ask(burrow_app *script, const burrow_question *question,
                           const burrow_request *request, void *exchange);
+
+/* ---- what trusted proxies say about a request ------------------------------------------------ */
+
+/* A network of addresses. IPv4 is written as in ::ffff:192.0.2.0/120. */
+typedef struct {
+    unsigned char address[16];
+    unsigned prefix;
+} burrow_network;
+
+typedef struct {
+    const unsigned char *headers; /* codes of burrow_proxy_header; a later one wins */
+    size_t n_headers;
+    const burrow_network *networks; /* of the proxies that are trusted; NULL: every peer is */
+    size_t n_networks;
+} burrow_proxies;
+
+/* The code of a header that a proxy may say something with; 0 for any other. */
+unsigned char burrow_proxy_header(burrow_str name);
+/* "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". Whether it is one. */
+int burrow_network_parse(burrow_str text, burrow_network *network);
+/* Applies the headers of a trusted peer and drops those that must not be believed. What changes is
+ * allocated from `alloc`, and `request` points there afterwards. */
+void burrow_proxies_apply(const burrow_proxies *proxies, burrow_request *request,
+                          void *(*alloc)(void *pool, size_t size), void *pool);
 
 /* ---- nginx: requests cross from the event loop to application threads ----------------------- */
 

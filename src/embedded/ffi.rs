@@ -6,7 +6,7 @@ use std::time::Duration;
 use burrow_abi::{burrow_app, burrow_io, burrow_outcome, burrow_request, burrow_server, burrow_settings};
 
 use super::{log, App, Server};
-use crate::python::load::{Apache, Options, Setup};
+use crate::python::load::{Apache, Setup};
 use crate::settings;
 
 /// # Safety
@@ -23,6 +23,9 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
         home: settings.python_home().to_owned(),
         paths: settings.python_paths().to_owned(),
         apps: settings.apps(),
+        starts_python: settings.needs_python(),
+        interpreters: settings.embedded().interpreters.clone(),
+        runs_exit_functions: settings.embedded().run_exit_functions,
         setup: Setup {
             multiprocess: server.multiprocess != 0,
             multithread: server.multithread != 0,
@@ -30,7 +33,7 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
             threads: server.threads,
             // SAFETY: c/shim.h: lives as long as the process.
             apache: unsafe { server.apache.as_ref() }.map(Apache),
-            options: Options::default(),
+            options: settings.embedded().python.clone(),
         },
     });
 }

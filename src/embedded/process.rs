@@ -12,6 +12,7 @@ use burrow_abi::{burrow_str, InterpreterOptions, RuntimeApi, BURROW_LOG_ERR, BUR
 
 use super::{log, App};
 use crate::python::load::{self, Setup};
+use crate::settings::interpreters::Interpreters;
 use crate::settings::ServerKind;
 
 /// Enough for deep recursion while an application is imported.
@@ -23,6 +24,10 @@ pub struct Server {
     pub home: PathBuf,
     pub paths: Vec<Vec<u8>>,
     pub apps: Vec<Arc<App>>,
+    /// Now, not at the first request.
+    pub starts_python: bool,
+    pub interpreters: Interpreters,
+    pub runs_exit_functions: bool,
     pub setup: Setup,
 }
 
@@ -50,7 +55,7 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 static LEFT: AtomicBool = AtomicBool::new(false);
 
 /// Starts Python on a thread of its own and returns at once; at the first request where the configuration
-/// has no application. Refuses where the process is root.
+/// names nothing that needs it. Refuses where the process is root.
 pub fn start(server: Server) {
     if SERVER.get().is_some() {
         return; // A server of one process that has read its configuration again.
@@ -67,7 +72,7 @@ pub fn start(server: Server) {
             &format!("no Python is started, since this worker process is root: {cure} in the configuration"),
         );
         change(&mut phase(), Phase::Failed);
-    } else if !server.apps.is_empty() {
+    } else if server.starts_python {
         spawn(&mut phase(), server);
     }
 }
@@ -99,13 +104,22 @@ pub fn runtime() -> Option<&'static RuntimeApi> {
 }
 
 /// The options of an application group's interpreter.
-pub unsafe extern "C" fn options(_group: burrow_str) -> InterpreterOptions {
+///
+/// # Safety
+/// As `HostApi::options`.
+pub unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
+    // SAFETY: the name lives for the length of the call.
+    let group = unsafe { group.bytes() };
+    let interpreters = SERVER.get().map(|server| server.interpreters.of(b"", group)).unwrap_or_default();
+    // Asked for once for each interpreter, and interpreters live as long as the process.
+    let paths: &[Vec<u8>] = interpreters.paths.leak();
+    let paths: &[burrow_str] = paths.iter().map(|path| burrow_str::new(path)).collect::<Vec<_>>().leak();
     InterpreterOptions {
-        paths: ptr::null(),
-        n_paths: 0,
-        restrict_stdin: 0,
-        restrict_stdout: 0,
-        restrict_signal: 1,
+        paths: paths.as_ptr(),
+        n_paths: paths.len(),
+        restrict_stdin: interpreters.restrict_stdin.into(),
+        restrict_stdout: interpreters.restrict_stdout.into(),
+        restrict_signal: interpreters.restrict_signal.into(),
     }
 }
 
@@ -262,8 +276,10 @@ fn main(server: &'static Server) {
         now = CHANGED.wait(now).unwrap();
     }
     drop(now);
-    // SAFETY: on Python's main thread, once.
-    unsafe { (runtime.stop)(burrow_str::new(b"")) };
+    if server.runs_exit_functions {
+        // SAFETY: on Python's main thread, once.
+        unsafe { (runtime.stop)(burrow_str::new(b"")) };
+    }
     change(&mut phase(), Phase::Stopped);
     park();
 }

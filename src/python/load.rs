@@ -36,7 +36,7 @@ unsafe impl Send for Apache {}
 unsafe impl Sync for Apache {}
 
 /// What can be said to every python on its command line.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// 0 to 2.
     pub optimize: u8,

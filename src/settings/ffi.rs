@@ -4,13 +4,18 @@ use std::ffi::{c_char, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::slice;
 use std::sync::Arc;
 
 use burrow_abi::{
-    burrow_app, burrow_app_key, burrow_server_kind, burrow_settings, burrow_str, BURROW_APACHE,
+    burrow_app, burrow_app_key, burrow_pair, burrow_place, burrow_scope, burrow_server_kind, burrow_settings,
+    burrow_str, BURROW_APACHE,
 };
 
-use super::{AppKey, ServerKind, Settings};
+use super::interpreters::Scope;
+use super::process_group::ProcessGroup;
+use super::usage::VirtualHost;
+use super::{AppKey, Place, ServerKind, Settings};
 use crate::embedded::App;
 
 /// # Safety
@@ -115,4 +120,116 @@ pub unsafe extern "C" fn burrow_app_find(
 pub unsafe extern "C" fn burrow_app_preload(app: *mut burrow_app) {
     // SAFETY: c/shim.h.
     unsafe { App::from_c(app) }.set_preload();
+}
+
+/// # Safety
+/// `place` is as c/shim.h says.
+unsafe fn place(place: *const burrow_place) -> Place {
+    // SAFETY: the caller vouches.
+    unsafe {
+        let place = &*place;
+        Place {
+            directive: text(place.directive),
+            file: text(place.file),
+            line: place.line,
+            virtual_host: (!place.server_name.is_null()).then(|| VirtualHost::new(place.server_name)),
+        }
+    }
+}
+
+/// # Safety
+/// `str` is as c/shim.h says.
+unsafe fn text(str: burrow_str) -> String {
+    // SAFETY: the caller vouches.
+    String::from_utf8_lossy(unsafe { str.bytes() }).into_owned()
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_option(
+    settings: *mut burrow_settings,
+    at: *const burrow_place,
+    scope: *const burrow_scope,
+    name: burrow_str,
+    value: burrow_str,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    unsafe {
+        let group = |name: burrow_str| (!name.is_absent()).then(|| name.bytes().into());
+        let scope = scope.as_ref().map(|scope| Scope {
+            process_group: group(scope.process_group),
+            application_group: group(scope.application_group),
+        });
+        let settings = settings_mut(settings);
+        let result = settings.set_option(&place(at), scope, &text(name), &text(value));
+        refusal(settings, result)
+    }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_daemon_process(
+    settings: *mut burrow_settings,
+    at: *const burrow_place,
+    name: burrow_str,
+    options: *const burrow_pair,
+    n_options: usize,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    unsafe {
+        let options = if n_options == 0 { &[] } else { slice::from_raw_parts(options, n_options) };
+        let options: Vec<_> = options.iter().map(|pair| (text(pair.name), text(pair.value))).collect();
+        let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let settings = settings_mut(settings);
+        let result = ProcessGroup::new(&text(name), options)
+            .and_then(|group| settings.add_process_group(place(at), group));
+        refusal(settings, result)
+    }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_use_process_group(
+    settings: *mut burrow_settings,
+    at: *const burrow_place,
+    name: burrow_str,
+) {
+    // SAFETY: c/shim.h.
+    unsafe { settings_mut(settings).use_process_group(place(at), name.bytes()) }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_expect_embedded(settings: *mut burrow_settings) {
+    // SAFETY: c/shim.h.
+    unsafe { settings_mut(settings) }.expect_embedded();
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_refuse_embedded(
+    settings: *const burrow_settings,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    match unsafe { self::settings(settings) }.allows_embedded() {
+        true => ptr::null(),
+        false => c"WSGIRestrictEmbedded On: no application runs in the server's own processes".as_ptr(),
+    }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_note(
+    settings: *const burrow_settings,
+    index: usize,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    let notes = unsafe { self::settings(settings) }.notes();
+    notes.get(index).map_or(ptr::null(), |note| note.as_ptr())
 }

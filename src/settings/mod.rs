@@ -1,7 +1,11 @@
 //! One configuration, as the server has read it.
 
 mod ffi;
+pub mod interpreters;
+pub mod options;
+pub mod process_group;
 mod target;
+mod usage;
 
 pub(crate) use ffi::settings as from_c;
 
@@ -14,6 +18,10 @@ use burrow_abi::WHOLE_SCRIPT;
 
 use crate::embedded::{App, Group};
 use crate::python::{self, Installation};
+use interpreters::Scope;
+use options::Embedded;
+use process_group::ProcessGroup;
+use usage::{Place, ProcessGroups};
 
 /// Whose words the messages are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +61,12 @@ pub struct Settings {
     server: ServerKind,
     python_home: Option<PathBuf>,
     python_paths: Vec<Vec<u8>>,
+    embedded: Embedded,
+    process_groups: ProcessGroups,
+    /// There will be applications whose names requests decide.
+    expects_embedded: bool,
+    /// What was read and has no effect.
+    notes: Vec<CString>,
     apps: RwLock<Apps>,
     /// What was refused, for as long as the server may want to print it.
     messages: Mutex<BTreeSet<CString>>,
@@ -93,6 +107,10 @@ impl Settings {
             server,
             python_home: None,
             python_paths: Vec::new(),
+            embedded: Embedded::default(),
+            process_groups: ProcessGroups::default(),
+            expects_embedded: false,
+            notes: Vec::new(),
             apps: RwLock::default(),
             messages: Mutex::default(),
         }
@@ -119,21 +137,66 @@ impl Settings {
 
     /// Adds folders, separated by ':', to `sys.path`.
     pub fn add_python_path(&mut self, folders: &[u8]) -> Result<(), String> {
-        for folder in folders.split(|byte| *byte == b':').filter(|folder| !folder.is_empty()) {
-            if folder[0] != b'/' {
-                return Err(format!(
-                    "'{}' is a relative path: write the whole path",
-                    String::from_utf8_lossy(folder)
-                ));
-            }
-            self.python_paths.push(folder.to_owned());
+        self.python_paths.extend(path_list(folders)?);
+        Ok(())
+    }
+
+    /// Sets an option of Python or of its interpreters.
+    pub fn set_option(
+        &mut self,
+        place: &Place,
+        scope: Option<Scope>,
+        name: &str,
+        value: &str,
+    ) -> Result<(), String> {
+        if let Some(group) = scope.as_ref().and_then(|scope| scope.process_group.as_deref()) {
+            self.process_groups.name(place.clone(), group);
+        }
+        if let Some(reason) = self.embedded.set(name, value, scope)? {
+            let note = format!("{} has no effect: {reason} ({place})", place.directive);
+            self.notes.push(c_string(note));
         }
         Ok(())
     }
 
-    /// Whether the Python of embedded applications can be used, where there is need of one.
+    /// Adds a process group of daemon mode.
+    pub fn add_process_group(&mut self, place: Place, group: ProcessGroup) -> Result<(), String> {
+        self.process_groups.define(place, group)
+    }
+
+    /// Something is to run in a process group.
+    pub fn use_process_group(&mut self, place: Place, name: &[u8]) {
+        self.process_groups.run_in(place, name);
+    }
+
+    pub fn expect_embedded(&mut self) {
+        self.expects_embedded = true;
+    }
+
+    /// Whether applications may run in the server's own processes.
+    pub fn allows_embedded(&self) -> bool {
+        !self.embedded.restricted
+    }
+
+    pub fn embedded(&self) -> &Embedded {
+        &self.embedded
+    }
+
+    /// Python is needed in the worker processes, and not only for a request that may never come.
+    pub fn needs_python(&self) -> bool {
+        self.allows_embedded() && (self.expects_embedded || !self.apps.read().unwrap().in_order.is_empty())
+    }
+
+    /// What the configuration says that has no effect.
+    pub fn notes(&self) -> &[CString] {
+        &self.notes
+    }
+
+    /// Whether everything is there that the configuration needs: its process groups, and the Python of embedded
+    /// applications where there is need of one.
     pub fn check(&self) -> Result<(), String> {
-        if self.python_home.is_none() && self.apps.read().unwrap().in_order.is_empty() {
+        self.process_groups.check(self.server)?;
+        if self.python_home.is_none() && !self.needs_python() {
             return Ok(());
         }
         let usable = || {
@@ -203,7 +266,7 @@ impl Settings {
 
     /// Keeps a message; each text once, since requests can be refused too.
     pub(crate) fn keep(&self, message: String) -> *const c_char {
-        let message = CString::new(message.replace('\0', "\\0")).expect("has no zero byte");
+        let message = c_string(message);
         let mut messages = self.messages.lock().unwrap();
         if let Some(kept) = messages.get(&message) {
             return kept.as_ptr();
@@ -213,6 +276,23 @@ impl Settings {
         messages.insert(message);
         address
     }
+}
+
+fn c_string(text: String) -> CString {
+    CString::new(text.replace('\0', "\\0")).expect("has no zero byte")
+}
+
+/// Whole paths, separated by ':'.
+fn path_list(folders: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let folders = folders.split(|byte| *byte == b':').filter(|folder| !folder.is_empty());
+    folders
+        .map(|folder| match folder[0] {
+            b'/' => Ok(folder.to_owned()),
+            _ => {
+                Err(format!("'{}' is a relative path: write the whole path", String::from_utf8_lossy(folder)))
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]

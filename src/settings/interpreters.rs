@@ -1,0 +1,141 @@
+//! What can differ from interpreter to interpreter: the sections that ask for it, and what comes of them.
+
+/// The interpreters that an option is for. None: any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Empty: the server's own processes.
+    pub process_group: Option<Box<[u8]>>,
+    /// Empty: the main interpreter.
+    pub application_group: Option<Box<[u8]>>,
+}
+
+impl Scope {
+    fn holds(&self, process_group: &[u8], application_group: &[u8]) -> bool {
+        self.process_group.as_deref().is_none_or(|name| name == process_group)
+            && self.application_group.as_deref().is_none_or(|name| name == application_group)
+    }
+
+    /// How closely it describes an interpreter.
+    fn precision(&self) -> u8 {
+        u8::from(self.process_group.is_some()) + 2 * u8::from(self.application_group.is_some())
+    }
+}
+
+/// What an interpreter keeps from its applications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restriction {
+    Stdin,
+    Stdout,
+    Signal,
+}
+
+/// What comes of all options for one interpreter.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Interpreter {
+    /// Besides those of all interpreters.
+    pub paths: Vec<Vec<u8>>,
+    pub restrict_stdin: bool,
+    pub restrict_stdout: bool,
+    pub restrict_signal: bool,
+}
+
+impl Default for Interpreter {
+    fn default() -> Self {
+        Interpreter {
+            paths: Vec::new(),
+            restrict_stdin: false,
+            restrict_stdout: false,
+            restrict_signal: true,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Choice {
+    Restrict(Restriction, bool),
+    Paths(Vec<Vec<u8>>),
+}
+
+/// The options as they were written.
+#[derive(Clone, Debug, Default)]
+pub struct Interpreters {
+    options: Vec<(Scope, Choice)>,
+}
+
+impl Interpreters {
+    pub fn restrict(&mut self, scope: Scope, what: Restriction, on: bool) {
+        self.options.push((scope, Choice::Restrict(what, on)));
+    }
+
+    pub fn add_paths(&mut self, scope: Scope, paths: Vec<Vec<u8>>) {
+        self.options.push((scope, Choice::Paths(paths)));
+    }
+
+    /// The most precise scope wins, among equals the later option; folders add up, in that order.
+    pub fn of(&self, process_group: &[u8], application_group: &[u8]) -> Interpreter {
+        let holds = |(scope, _): &&(Scope, Choice)| scope.holds(process_group, application_group);
+        let mut options: Vec<_> = self.options.iter().filter(holds).collect();
+        options.sort_by_key(|(scope, _)| scope.precision());
+        let mut interpreter = Interpreter::default();
+        for (_, option) in options {
+            match option {
+                Choice::Paths(paths) => interpreter.paths.extend_from_slice(paths),
+                Choice::Restrict(Restriction::Stdin, on) => interpreter.restrict_stdin = *on,
+                Choice::Restrict(Restriction::Stdout, on) => interpreter.restrict_stdout = *on,
+                Choice::Restrict(Restriction::Signal, on) => interpreter.restrict_signal = *on,
+            }
+        }
+        interpreter
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(process: Option<&str>, application: Option<&str>) -> Scope {
+        Scope {
+            process_group: process.map(|name| name.as_bytes().into()),
+            application_group: application.map(|name| name.as_bytes().into()),
+        }
+    }
+
+    #[test]
+    fn defaults_are_mod_wsgis() {
+        let plain = Interpreters::default().of(b"", b"shop");
+        assert!(!plain.restrict_stdin && !plain.restrict_stdout && plain.restrict_signal);
+        assert!(plain.paths.is_empty());
+    }
+
+    #[test]
+    fn the_most_precise_scope_wins_and_the_later_option_among_equals() {
+        let mut all = Interpreters::default();
+        all.restrict(scope(Some(""), Some("shop")), Restriction::Stdout, true);
+        all.restrict(scope(None, Some("shop")), Restriction::Stdout, false);
+        all.restrict(scope(None, None), Restriction::Stdin, true);
+        all.restrict(scope(Some(""), None), Restriction::Stdin, false);
+        all.restrict(scope(Some(""), None), Restriction::Signal, true);
+        all.restrict(scope(Some(""), None), Restriction::Signal, false);
+        let shop = all.of(b"", b"shop");
+        assert!(shop.restrict_stdout && !shop.restrict_stdin && !shop.restrict_signal);
+        let daemon = all.of(b"tools", b"");
+        assert!(daemon.restrict_stdin && !daemon.restrict_stdout && daemon.restrict_signal);
+    }
+
+    #[test]
+    fn an_empty_name_is_the_main_interpreter_alone() {
+        let mut all = Interpreters::default();
+        all.restrict(scope(None, Some("")), Restriction::Stdin, true);
+        assert!(all.of(b"", b"").restrict_stdin);
+        assert!(!all.of(b"", b"shop").restrict_stdin);
+    }
+
+    #[test]
+    fn folders_add_up() {
+        let mut all = Interpreters::default();
+        all.add_paths(scope(None, Some("shop")), vec![b"/shop".to_vec()]);
+        all.add_paths(scope(None, None), vec![b"/all".to_vec(), b"/more".to_vec()]);
+        assert_eq!(all.of(b"", b"shop").paths, [b"/all".to_vec(), b"/more".to_vec(), b"/shop".to_vec()]);
+        assert_eq!(all.of(b"", b"tools").paths.len(), 2);
+    }
+}

@@ -1,0 +1,293 @@
+//! Options of Python and of its interpreters, and those that have no effect here, with the reason.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::interpreters::{Interpreters, Restriction, Scope};
+use crate::python::load::Options;
+
+/// What the options make of embedded Python.
+pub struct Embedded {
+    pub python: Options,
+    pub interpreters: Interpreters,
+    /// No application may run in the server's own processes.
+    pub restricted: bool,
+    /// Run the exit functions when the process ends.
+    pub run_exit_functions: bool,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Embedded {
+            python: Options::default(),
+            interpreters: Interpreters::default(),
+            restricted: false,
+            run_exit_functions: true,
+        }
+    }
+}
+
+type Check = fn(&str) -> Result<(), String>;
+
+/// Options without an effect: name, what may be written, and the reason.
+const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
+    ("verbose-debugging", is_flag, "mod_wsgi does nothing with it either; LogLevel says how much is logged"),
+    ("accept-mutex", is_mutex, "no lock is taken to accept a connection"),
+    ("socket-rotation", is_flag, "a reload keeps the sockets of process groups"),
+    ("socket-prefix", is_path, "there are no sockets of process groups before daemon mode"),
+    ("case-sensitivity", is_flag, "no name of a module is made from the letters of a path"),
+    ("python-eggs", is_path, "nothing unpacks eggs any more; set PYTHON_EGG_CACHE in the script if something does"),
+    ("server-metrics", is_flag, "the server's own metrics are not collected yet"),
+    ("telemetry-service", is_telemetry_service, "there is no telemetry yet: nothing is sent"),
+    ("telemetry-options", is_telemetry_options, "there is no telemetry yet: nothing is sent"),
+    ("slow-requests", is_seconds, "there is no telemetry yet: slow requests are not reported"),
+    ("error-override", is_flag, "it concerns daemon mode only: the client gets the application's own error pages"),
+    ("ignore-activity", is_flag, "there are no daemon processes whose inactivity could be measured"),
+    (
+        "pass-apache-request",
+        is_flag,
+        "apache.request_rec is not in the environ: no C extension may reach into httpd's request from there",
+    ),
+];
+
+impl Embedded {
+    /// Sets an option. The reason where it has no effect.
+    pub fn set(
+        &mut self,
+        name: &str,
+        value: &str,
+        scope: Option<Scope>,
+    ) -> Result<Option<&'static str>, String> {
+        match name {
+            "python-optimize" => self.python.optimize = between(value, 0, 2)?,
+            "python-hash-seed" => {
+                self.python.hash_seed = match value {
+                    "random" => None,
+                    number => Some(
+                        between(number, 0, u32::MAX).map_err(|message| format!("{message}, or random"))?,
+                    ),
+                }
+            }
+            "python-warnings" => self.python.warnings.push(value.into()),
+            "dont-write-bytecode" => self.python.dont_write_bytecode = flag(value)?,
+            "switch-interval" => return self.set_switch_interval(value, scope),
+            "destroy-interpreter" => self.run_exit_functions = flag(value)?,
+            "restrict-embedded" => self.restricted = flag(value)?,
+            "restrict-stdin" => self.restrict(Restriction::Stdin, value, scope)?,
+            "restrict-stdout" => self.restrict(Restriction::Stdout, value, scope)?,
+            "restrict-signal" => self.restrict(Restriction::Signal, value, scope)?,
+            "python-path" => {
+                self.interpreters.add_paths(scope.unwrap_or_default(), super::path_list(value.as_bytes())?)
+            }
+            "per-interpreter-gil" => not_yet(value, "the interpreters of a process share one lock")?,
+            "free-threading" => not_yet(value, "Python runs with its lock")?,
+            _ => {
+                let (_, check, reason) = WITHOUT_EFFECT
+                    .iter()
+                    .find(|(known, ..)| *known == name)
+                    .ok_or_else(|| format!("there is no option {name}"))?;
+                check(value)?;
+                return Ok(Some(reason));
+            }
+        }
+        Ok(None)
+    }
+
+    fn restrict(&mut self, what: Restriction, value: &str, scope: Option<Scope>) -> Result<(), String> {
+        self.interpreters.restrict(scope.unwrap_or_default(), what, flag(value)?);
+        Ok(())
+    }
+
+    /// Interpreters that share a lock share the interval.
+    fn set_switch_interval(
+        &mut self,
+        value: &str,
+        scope: Option<Scope>,
+    ) -> Result<Option<&'static str>, String> {
+        let interval: f64 = number(value)?;
+        if !interval.is_finite() || interval <= 0.0 {
+            return Err(format!("'{value}' is not a positive number of seconds"));
+        }
+        let Scope { process_group, application_group } = scope.unwrap_or_default();
+        if application_group.is_some() {
+            return Err("the interpreters of a process share one lock, and the switch interval is its own: leave \
+                 application-group out"
+                .into());
+        }
+        if process_group.is_some_and(|group| !group.is_empty()) {
+            return Ok(Some("it is for a process group, and nothing runs there before daemon mode"));
+        }
+        self.python.switch_interval = interval;
+        Ok(None)
+    }
+}
+
+/// On is refused.
+fn not_yet(value: &str, instead: &str) -> Result<(), String> {
+    if flag(value)? {
+        return Err(format!("On is not possible yet: {instead}; write Off, or remove the line"));
+    }
+    Ok(())
+}
+
+/// On or Off, in any case of letters.
+pub fn flag(value: &str) -> Result<bool, String> {
+    if value.eq_ignore_ascii_case("on") {
+        Ok(true)
+    } else if value.eq_ignore_ascii_case("off") {
+        Ok(false)
+    } else {
+        Err(format!("'{value}' is neither On nor Off"))
+    }
+}
+
+pub fn number<T: FromStr>(value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("'{value}' is not a number that is possible here"))
+}
+
+pub fn between<T: FromStr + PartialOrd + Display>(value: &str, least: T, most: T) -> Result<T, String> {
+    match value.parse() {
+        Ok(number) if number >= least && number <= most => Ok(number),
+        _ => Err(format!("'{value}' is not a number from {least} to {most}")),
+    }
+}
+
+fn is_flag(value: &str) -> Result<(), String> {
+    flag(value).map(drop)
+}
+
+fn is_path(value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("a path is missing".into());
+    }
+    Ok(())
+}
+
+fn is_mutex(value: &str) -> Result<(), String> {
+    const KINDS: [&str; 6] = ["default", "flock", "fcntl", "sysvsem", "posixsem", "pthread"];
+    if KINDS.iter().any(|kind| value.eq_ignore_ascii_case(kind)) {
+        return Ok(());
+    }
+    Err(format!("'{value}' is none of {}", KINDS.join(", ")))
+}
+
+fn is_seconds(value: &str) -> Result<(), String> {
+    match number::<f64>(value)? {
+        seconds if seconds.is_finite() && seconds >= 0.0 => Ok(()),
+        _ => Err(format!("'{value}' is not a number of seconds")),
+    }
+}
+
+/// "unix:/path [interval=seconds]".
+fn is_telemetry_service(value: &str) -> Result<(), String> {
+    let (target, interval) = value.split_once(' ').unwrap_or((value, ""));
+    if !target.strip_prefix("unix:").is_some_and(|path| path.starts_with('/')) {
+        return Err(format!("'{target}' is not of the form unix:/path"));
+    }
+    if interval.is_empty() {
+        return Ok(());
+    }
+    match interval.strip_prefix("interval=").map(str::parse::<f64>) {
+        Some(Ok(seconds)) if seconds.is_finite() && seconds >= 0.5 => Ok(()),
+        _ => Err(format!("'{interval}' is not interval= with at least 0.5 seconds")),
+    }
+}
+
+/// "None", "All", "CaptureUserAgent", or the last with a sign.
+fn is_telemetry_options(value: &str) -> Result<(), String> {
+    let words: Vec<&str> = value.split_whitespace().collect();
+    let signed = |word: &&&str| word.starts_with(['+', '-']);
+    let is = |word: &str, name: &str| word.eq_ignore_ascii_case(name);
+    let known = |word: &&&str| {
+        is(word.trim_start_matches(['+', '-']), "CaptureUserAgent") || is(word, "None") || is(word, "All")
+    };
+    if let Some(unknown) = words.iter().find(|word| !known(word)) {
+        return Err(format!("'{unknown}' is none of None, All, CaptureUserAgent, +CaptureUserAgent and -CaptureUserAgent"));
+    }
+    match words.iter().filter(signed).count() {
+        _ if words.is_empty() => Err("options are missing".into()),
+        0 => Ok(()),
+        count if count == words.len() => Ok(()),
+        _ => Err("options with a sign and such without cannot be mixed".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: &str) -> Result<Embedded, String> {
+        let mut embedded = Embedded::default();
+        embedded.set(name, value, None).map(|_| embedded)
+    }
+
+    #[test]
+    fn flags_of_python() {
+        assert_eq!(set("python-optimize", "2").unwrap().python.optimize, 2);
+        assert!(set("python-optimize", "3").is_err());
+        assert_eq!(set("python-hash-seed", "4294967295").unwrap().python.hash_seed, Some(u32::MAX));
+        assert_eq!(set("python-hash-seed", "random").unwrap().python.hash_seed, None);
+        assert!(set("python-hash-seed", "-1").err().unwrap().contains("or random"));
+        assert!(set("dont-write-bytecode", "oN").unwrap().python.dont_write_bytecode);
+        assert_eq!(set("switch-interval", "0.01").unwrap().python.switch_interval, 0.01);
+        for bad in ["0", "-1", "NaN", "inf", "soon"] {
+            assert!(set("switch-interval", bad).is_err(), "{bad}");
+        }
+        assert!(!set("destroy-interpreter", "Off").unwrap().run_exit_functions);
+    }
+
+    #[test]
+    fn warnings_add_up() {
+        let mut embedded = Embedded::default();
+        for filter in ["error", "ignore::DeprecationWarning"] {
+            embedded.set("python-warnings", filter, None).unwrap();
+        }
+        assert_eq!(embedded.python.warnings.len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_what_does_nothing_is_explained() {
+        for name in ["per-interpreter-gil", "free-threading"] {
+            assert!(set(name, "On").err().unwrap().contains("not possible yet"), "{name}");
+            assert!(set(name, "Off").is_ok());
+        }
+        let reason = |name, value| Embedded::default().set(name, value, None);
+        assert!(reason("accept-mutex", "Flock").unwrap().is_some());
+        assert!(reason("accept-mutex", "spin").is_err());
+        assert!(reason("socket-rotation", "maybe").is_err());
+        assert!(reason("colour", "blue").is_err());
+    }
+
+    #[test]
+    fn telemetry_is_checked() {
+        for good in ["unix:/run/telemetry", "unix:/run/telemetry interval=0.5"] {
+            assert_eq!(is_telemetry_service(good), Ok(()), "{good}");
+        }
+        for bad in ["udp:host:1", "unix:here", "unix:/a interval=0.1", "unix:/a interval=x", "unix:/a 5"] {
+            assert!(is_telemetry_service(bad).is_err(), "{bad}");
+        }
+        for good in ["None", "all", "+CaptureUserAgent", "-captureuseragent"] {
+            assert_eq!(is_telemetry_options(good), Ok(()), "{good}");
+        }
+        for bad in ["", "+None", "Everything", "CaptureUserAgent +CaptureUserAgent"] {
+            assert!(is_telemetry_options(bad).is_err(), "{bad}");
+        }
+        assert!(is_seconds("0").is_ok() && is_seconds("-1").is_err());
+    }
+
+    #[test]
+    fn a_switch_interval_is_for_a_lock() {
+        let mut embedded = Embedded::default();
+        let of = |process: Option<&str>, application: Option<&str>| {
+            Some(Scope {
+                process_group: process.map(|name| name.as_bytes().into()),
+                application_group: application.map(|name| name.as_bytes().into()),
+            })
+        };
+        assert!(embedded.set("switch-interval", "1", of(None, Some("shop"))).is_err());
+        assert!(embedded.set("switch-interval", "1", of(Some("shop"), None)).unwrap().is_some());
+        assert_eq!(embedded.python.switch_interval, 0.0);
+        embedded.set("switch-interval", "1", of(Some(""), None)).unwrap();
+        assert_eq!(embedded.python.switch_interval, 1.0);
+    }
+}

@@ -1,0 +1,306 @@
+//! Process groups of daemon mode, as the configuration describes them: one table of their options.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use nix::unistd;
+
+use super::options::{between, flag, number};
+use crate::python::Installation;
+
+/// What may be written for an option.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A whole number, from the least to the most.
+    Number(i64, i64),
+    /// A number of bytes: 0, or at least this many.
+    Bytes(i64),
+    /// Seconds with a fraction, more than 0.
+    Fraction,
+    /// Permission bits, octal.
+    Mode,
+    Flag,
+    /// A user, by name or as #id; whether it may be root.
+    User {
+        root: bool,
+    },
+    Group,
+    /// Groups, separated by commas.
+    Groups,
+    /// A folder's whole path.
+    Folder,
+    /// Folders' whole paths, separated by colons.
+    Folders,
+    /// A virtual environment or installation of Python.
+    PythonHome,
+    Text,
+}
+
+use Kind::*;
+
+/// An option of a process group.
+pub struct Definition {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// As it would be written; empty where there is none.
+    pub default: &'static str,
+    pub meaning: &'static str,
+}
+
+const fn option(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    meaning: &'static str,
+) -> Definition {
+    Definition { name, kind, default, meaning }
+}
+
+const ANY_COUNT: Kind = Number(0, i32::MAX as i64);
+const SECONDS: Kind = ANY_COUNT;
+
+/// All options, for both servers.
+pub const OPTIONS: &[Definition] = &[
+    option("processes", Number(1, 32767), "1", "processes of the group"),
+    option("threads", Number(0, 32767), "15", "threads that take requests in each process; 0: the script alone runs"),
+    option("user", User { root: false }, "", "who the processes run as; else as the server's workers"),
+    option("group", Group, "", "the group that they run as; else that of the server's workers"),
+    option("supplementary-groups", Groups, "", "further groups"),
+    option("umask", Mode, "", "permissions that new files do not get; else as the server"),
+    option("home", Folder, "", "the working directory, also on sys.path; else the user's home"),
+    option("chroot", Folder, "", "the root directory"),
+    option("lang", Text, "", "LANG"),
+    option("locale", Text, "", "LC_ALL"),
+    option("python-home", PythonHome, "", "the virtual environment or installation"),
+    option("python-path", Folders, "", "folders for sys.path"),
+    option("python-eggs", Folder, "", "where eggs are unpacked"),
+    option("switch-interval", Fraction, "0.005", "seconds until a thread that waits gets Python's lock"),
+    option("display-name", Text, "", "how ps shows the processes"),
+    option("script-user", User { root: true }, "", "who has to own a script and its folder"),
+    option("script-group", Group, "", "the group that has to own a script and its folder"),
+    option("socket-user", User { root: true }, "", "who may connect; else the user of the server's workers"),
+    option("listen-backlog", ANY_COUNT, "100", "requests that wait to be taken"),
+    option("connect-timeout", SECONDS, "15", "until a request that no process takes is answered 503"),
+    option("socket-timeout", SECONDS, "", "for one read or write between server and process; else the server's"),
+    option("queue-timeout", SECONDS, "0", "that a request waits for a thread, then 504; 0: no limit"),
+    option("request-timeout", SECONDS, "0", "for one request, then its process is replaced; 0: no limit"),
+    option("interrupt-timeout", SECONDS, "0", "after which a request is interrupted, the process stays; 0: never"),
+    option("graceful-timeout", SECONDS, "15", "for requests in progress when a process is to be replaced"),
+    option("eviction-timeout", SECONDS, "0", "the same on SIGUSR1; 0: graceful-timeout"),
+    option("shutdown-timeout", SECONDS, "5", "for the end of a process, then it is killed"),
+    option("deadlock-timeout", SECONDS, "300", "for which Python's lock may not be got; 0: no limit"),
+    option("startup-timeout", SECONDS, "0", "for the first import that succeeds; 0: no limit"),
+    option("inactivity-timeout", SECONDS, "0", "without a request, then a process is replaced; 0: never"),
+    option("restart-interval", SECONDS, "0", "after which a process is replaced; 0: never"),
+    option("maximum-requests", ANY_COUNT, "0", "after which a process is replaced; 0: never"),
+    option("cpu-time-limit", SECONDS, "0", "of processor time, then a process is replaced; 0: no limit"),
+    option("cpu-priority", Number(-20, 20), "0", "niceness"),
+    option("memory-limit", Bytes(0), "0", "of data; 0: no limit"),
+    option("virtual-memory-limit", Bytes(0), "0", "of address space; 0: no limit"),
+    option("stack-size", Bytes(16384), "0", "of a thread; 0: the system's"),
+    option("send-buffer-size", Bytes(512), "0", "of the socket; 0: the system's"),
+    option("receive-buffer-size", Bytes(512), "0", "of the socket; 0: the system's"),
+    option("header-buffer-size", Bytes(8192), "0", "the longest line of a head; 0: 32768"),
+    option("response-buffer-size", Bytes(65536), "0", "of an answer that the client is slow to take; 0: 8388608"),
+    option("response-socket-timeout", SECONDS, "0", "for one write to the client; 0: socket-timeout"),
+    option("response-flush-delay", ANY_COUNT, "5", "milliseconds without output, then what there is leaves"),
+    option("server-metrics", Flag, "Off", "whether applications may read the server's own metrics"),
+];
+
+/// A process group, validated.
+#[derive(Debug)]
+pub struct ProcessGroup {
+    pub name: String,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl ProcessGroup {
+    pub fn new<'a>(
+        name: &str,
+        options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, String> {
+        if name.is_empty() || name.starts_with('%') || name.contains(|c: char| c.is_control() || c == '/') {
+            return Err(format!("'{name}' cannot name a process group"));
+        }
+        let mut group = ProcessGroup { name: name.to_owned(), values: BTreeMap::new() };
+        for (option, value) in options {
+            let known = OPTIONS.iter().find(|known| known.name == option).ok_or_else(|| unknown(option))?;
+            if group.values.insert(known.name, value.to_owned()).is_some() {
+                return Err(format!("option {option} is there twice"));
+            }
+        }
+        group.check().map(|()| group)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for known in OPTIONS {
+            let Some(value) = self.values.get(known.name) else { continue };
+            // A Python below another root cannot be looked at from here.
+            if known.kind == PythonHome && self.values.contains_key("chroot") {
+                continue;
+            }
+            known.kind.check(value).map_err(|message| format!("{}={value}: {message}", known.name))?;
+        }
+        if self.values.contains_key("script-user") && self.values.contains_key("script-group") {
+            return Err("there can be script-user or script-group, not both".into());
+        }
+        Ok(())
+    }
+
+    /// What was written for an option.
+    pub fn written(&self, option: &str) -> Option<&str> {
+        self.values.get(option).map(String::as_str)
+    }
+
+    /// What was written for an option, else its default.
+    pub fn value(&self, option: &str) -> &str {
+        let default = || OPTIONS.iter().find(|known| known.name == option).map(|known| known.default);
+        self.written(option).or_else(default).unwrap_or_default()
+    }
+}
+
+fn unknown(option: &str) -> String {
+    let near = OPTIONS.iter().find(|known| known.name.replace('-', "") == option.replace(['-', '_'], ""));
+    match near {
+        Some(near) => format!("there is no option {option}; write {}", near.name),
+        None => format!("there is no option {option}"),
+    }
+}
+
+impl Kind {
+    fn check(self, value: &str) -> Result<(), String> {
+        match self {
+            Text => {}
+            Number(least, most) => drop(between(value, least, most)?),
+            Bytes(least) => match number::<i64>(value)? {
+                bytes if bytes == 0 || bytes >= least.max(1) => {}
+                _ => return Err(format!("write 0 or at least {least} bytes")),
+            },
+            Fraction => match number::<f64>(value)? {
+                seconds if seconds.is_finite() && seconds > 0.0 => {}
+                _ => return Err("write a positive number of seconds".into()),
+            },
+            Mode => match u32::from_str_radix(value, 8) {
+                Ok(mode) if mode <= 0o777 => {}
+                _ => return Err("write permission bits in octal, such as 0027".into()),
+            },
+            Flag => drop(flag(value)?),
+            User { root } => {
+                let id = user(value)?;
+                if id == 0 && !root {
+                    return Err("applications do not run as root: name another user".into());
+                }
+            }
+            Group => check_group(value)?,
+            Groups => value.split(',').map(str::trim).try_for_each(check_group)?,
+            Folder => check_absolute(value)?,
+            Folders => value.split(':').filter(|path| !path.is_empty()).try_for_each(check_absolute)?,
+            PythonHome => {
+                check_absolute(value)?;
+                Installation::find(Path::new(value)).map(drop)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_absolute(path: &str) -> Result<(), String> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(format!("'{path}' is a relative path: write the whole path"))
+}
+
+fn user(name: &str) -> Result<u32, String> {
+    let found = match name.strip_prefix('#') {
+        Some(id) => unistd::User::from_uid(number::<u32>(id)?.into()),
+        None => unistd::User::from_name(name),
+    };
+    match found {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("there is no such user".into()),
+        Err(error) => Err(format!("the user cannot be looked up: {error}")),
+    }
+}
+
+fn check_group(name: &str) -> Result<(), String> {
+    let found = match name.strip_prefix('#') {
+        Some(id) => unistd::Group::from_gid(number::<u32>(id)?.into()),
+        None => unistd::Group::from_name(name),
+    };
+    match found {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("there is no group '{name}'")),
+        Err(error) => Err(format!("the group cannot be looked up: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(options: &[(&'static str, &'static str)]) -> Result<ProcessGroup, String> {
+        ProcessGroup::new("shop", options.iter().copied())
+    }
+
+    #[test]
+    fn the_table_has_every_option_once_and_its_defaults_are_possible() {
+        let mut names: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!((names.len(), OPTIONS.len()), (44, 44));
+        for option in OPTIONS.iter().filter(|option| !option.default.is_empty()) {
+            assert_eq!(option.kind.check(option.default), Ok(()), "{}", option.name);
+        }
+        assert!(OPTIONS.iter().all(|option| !option.meaning.is_empty()));
+    }
+
+    #[test]
+    fn what_is_written_wins_over_the_default() {
+        let shop = group(&[("processes", "1"), ("user", "#65534"), ("umask", "0027")]).unwrap();
+        assert_eq!((shop.written("processes"), shop.written("threads")), (Some("1"), None));
+        assert_eq!((shop.value("threads"), shop.value("deadlock-timeout")), ("15", "300"));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_option() {
+        for (option, value, says) in [
+            ("processes", "0", "from 1 to"),
+            ("threads", "-1", "from 0 to"),
+            ("request-timeout", "1m", "from 0 to"),
+            ("header-buffer-size", "100", "at least 8192"),
+            ("memory-limit", "-1", "write 0"),
+            ("umask", "0o27", "octal"),
+            ("umask", "1777", "octal"),
+            ("switch-interval", "0", "positive"),
+            ("server-metrics", "yes", "neither On nor Off"),
+            ("user", "nobody-there", "no such user"),
+            ("user", "root", "root"),
+            ("user", "#0", "root"),
+            ("group", "nobody-there", "no group"),
+            ("supplementary-groups", "daemon,nobody-there", "nobody-there"),
+            ("home", "shop", "relative"),
+            ("python-path", "/shop:lib", "'lib' is a relative path"),
+            ("python-home", "/nonexistent", "does not exist"),
+            ("colour", "blue", "no option colour"),
+            ("python_home", "/usr", "write python-home"),
+        ] {
+            let message = group(&[(option, value)]).unwrap_err();
+            assert!(message.contains(says) && message.contains(option), "{option}={value}: {message}");
+        }
+    }
+
+    #[test]
+    fn options_that_exclude_each_other() {
+        assert!(group(&[("threads", "1"), ("threads", "2")]).unwrap_err().contains("twice"));
+        assert!(group(&[("script-user", "root"), ("script-group", "root")]).unwrap_err().contains("both"));
+        assert!(group(&[("chroot", "/srv"), ("python-home", "/nonexistent")]).is_ok());
+    }
+
+    #[test]
+    fn names_are_names() {
+        for bad in ["", "%{GLOBAL}", "a/b", "a\nb"] {
+            assert!(ProcessGroup::new(bad, []).is_err(), "{bad}");
+        }
+    }
+}
