@@ -4,5 +4,6 @@ pub mod embedded;
 pub mod hooks;
 pub mod manager;
 pub mod nginx;
+pub mod proxies;
 pub mod python;
 pub mod settings;

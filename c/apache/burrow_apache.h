@@ -29,6 +29,8 @@ typedef struct {
     const char *location;
     ap_regex_t *regex; /* WSGIScriptAliasMatch */
     const char *script;
+    int is_module;                 /* it is "package.module:callable" */
+    const char *process_group;     /* NULL: what the directory says */
     const char *application_group; /* NULL: what the directory says */
     const char *callable;          /* NULL: what the directory says */
     int pass_authorization;        /* -1: what the directory says */
@@ -49,20 +51,36 @@ typedef struct {
 typedef struct {
     const char *name;
     const char *path;
+    const char *process_group;     /* NULL: what the directory says */
     const char *application_group; /* NULL: what the directory says */
     int pass_authorization;        /* -1: what the directory says */
 } handler_script;
+
+typedef enum {
+    WSGI_MAP_HEAD_UNSET,
+    WSGI_MAP_HEAD_OFF,
+    WSGI_MAP_HEAD_ON,
+    WSGI_MAP_HEAD_AUTO
+} map_head_to_get;
 
 typedef struct {
     const hook_script *access; /* NULL: none */
     const hook_script *auth_user;
     const hook_script *auth_group;
     const hook_script *dispatch;
-    apr_array_header_t *handlers;  /* of handler_script; NULL: none */
-    const char *application_group; /* NULL: %{RESOURCE} */
-    const char *callable;          /* NULL: the default */
-    int script_reloading;          /* -1: unset */
-    int pass_authorization;        /* -1: unset */
+    apr_array_header_t *handlers;         /* of handler_script; NULL: none */
+    const char *process_group;            /* NULL: httpd's own processes, as "" */
+    const char *application_group;        /* NULL: %{RESOURCE} */
+    const char *callable;                 /* NULL: the default */
+    apr_array_header_t *restrict_process; /* of names; NULL: any process group */
+    apr_array_header_t *proxy_headers;    /* codes, or NULL */
+    apr_array_header_t *proxies;          /* of burrow_network; NULL: every peer */
+    map_head_to_get map_head_to_get;
+    /* Flags; -1: unset. */
+    int script_reloading;
+    int pass_authorization;
+    int chunked_request;
+    int enable_sendfile;
 } dir_config;
 
 /* A request that an alias took; kept in its request_config. */
@@ -85,29 +103,57 @@ typedef struct {
 extern burrow_settings *wsgi_settings;
 extern int wsgi_multithread;
 
+static inline burrow_str wsgi_str(const char *s)
+{
+    return (burrow_str){s, s ? strlen(s) : 0};
+}
+
 /* directives.c */
 extern const command_rec wsgi_directives[];
+burrow_place wsgi_place(const cmd_parms *cmd);
+
+/* aliases.c: the functions of directives, and what their arguments have in common. */
+const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args);
+const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args);
+const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args);
+/* Takes "name=value", the value quoted or not, from *args. */
 const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **name,
                              const char **value);
 const char *wsgi_unknown_option(cmd_parms *cmd, const char *name, const char *known);
-const char *wsgi_check_process_group(cmd_parms *cmd, const char *value);
-const char *wsgi_check_application_group(cmd_parms *cmd, const char **value);
 const char *wsgi_check_script(cmd_parms *cmd, const char *path);
+/* Make %{GLOBAL} the empty name, and leave other expansions for the request. */
+const char *wsgi_check_process_group(cmd_parms *cmd, const char **value);
+const char *wsgi_check_application_group(cmd_parms *cmd, const char **value);
+
+/* python_options.c */
+const char *wsgi_set_python_home(cmd_parms *cmd, void *dir, const char *value);
+const char *wsgi_set_anywhere(cmd_parms *cmd, void *dir, const char *value);
+const char *wsgi_set_global(cmd_parms *cmd, void *dir, const char *value);
+const char *wsgi_set_two_words(cmd_parms *cmd, void *dir, const char *one, const char *other);
+const char *wsgi_set_for_interpreters(cmd_parms *cmd, void *dir, const char *value);
+const char *wsgi_interpreter_options(cmd_parms *cmd, void *dir, const char *args);
+
+/* proxies.c */
+const char *wsgi_add_proxy_headers(cmd_parms *cmd, void *dir, const char *args);
+const char *wsgi_add_trusted_proxies(cmd_parms *cmd, void *dir, const char *args);
+/* Where the directory has proxy_headers. */
+void wsgi_apply_proxies(burrow_request *request, request_rec *r, const dir_config *config);
 
 /* hooks.c */
 const char *wsgi_set_hook_script(cmd_parms *cmd, void *dir, const char *args);
 const char *wsgi_add_handler_script(cmd_parms *cmd, void *dir, const char *args);
 const handler_script *wsgi_find_handler(const dir_config *config, const char *name);
 void wsgi_register_hooks(apr_pool_t *p);
-/* What the dispatch script, if any, puts in the place of *group and *callable. OK or a status. */
-int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **group,
-                  const char **callable);
+/* What the dispatch script, if any, puts in the place of the names. OK or a status. */
+int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **process_group,
+                  const char **application_group, const char **callable);
 
 /* handler.c */
 int wsgi_translate_name(request_rec *r);
+int wsgi_map_to_storage(request_rec *r);
 int wsgi_handler(request_rec *r);
-/* Expands what a directive says; NULL is %{RESOURCE}. */
-const char *wsgi_application_group(request_rec *r, const char *s, burrow_str script_name);
+/* The name of a group with what is to be expanded in it. */
+const char *wsgi_group_name(request_rec *r, const char *s, burrow_str script_name);
 /* Around whatever Python does: see handler.c. */
 void wsgi_block_signals(sigset_t *before);
 void wsgi_restore_signals(const sigset_t *before);

@@ -65,15 +65,29 @@ static const alias_match *find_alias(request_rec *r, int *len)
 int wsgi_translate_name(request_rec *r)
 {
     const alias_match *match;
+    const char *rest;
     int len;
 
     if (*r->uri != '/' || !(match = find_alias(r, &len)))
         return DECLINED;
     ap_set_module_config(r->request_config, &wsgi_module, (void *)match);
-    /* The slash of an alias for "/" belongs to PATH_INFO. */
-    r->filename = apr_pstrcat(r->pool, match->script, r->uri + (len == 1 ? 0 : len), NULL);
     r->handler = WSGI_HANDLER;
+    /* The slash of an alias for "/" belongs to PATH_INFO. */
+    rest = r->uri + (len == 1 ? 0 : len);
+    if (match->alias->is_module) {
+        r->filename = apr_pstrdup(r->pool, match->script);
+        r->path_info = apr_pstrdup(r->pool, rest);
+    } else {
+        r->filename = apr_pstrcat(r->pool, match->script, rest, NULL);
+    }
     return OK;
+}
+
+/* A module is no file: there are no directories to walk and no .htaccess files. <Location> holds. */
+int wsgi_map_to_storage(request_rec *r)
+{
+    const alias_match *match = ap_get_module_config(r->request_config, &wsgi_module);
+    return match && match->alias->is_module ? OK : DECLINED;
 }
 
 /* The alias that took this request, or NULL. */
@@ -114,12 +128,13 @@ static const char *with_port(request_rec *r, const char *host)
     return apr_pstrcat(r->pool, host, ":", apr_itoa(r->pool, port), NULL);
 }
 
-const char *wsgi_application_group(request_rec *r, const char *s, burrow_str script_name)
+/* What is not known stays as it is written. */
+const char *wsgi_group_name(request_rec *r, const char *s, burrow_str script_name)
 {
-    const char *value;
-    if (s && (value = env_value(r, s)))
+    const char *value = env_value(r, s);
+    if (value)
         s = value;
-    if (!s || !strcmp(s, "%{RESOURCE}"))
+    if (!strcmp(s, "%{RESOURCE}"))
         return apr_pstrcat(r->pool, with_port(r, r->server->server_hostname), "|",
                            apr_pstrmemdup(r->pool, script_name.data, script_name.len), NULL);
     if (!strcmp(s, "%{GLOBAL}"))
@@ -133,7 +148,34 @@ const char *wsgi_application_group(request_rec *r, const char *s, burrow_str scr
 
 static const char *callable_object(request_rec *r, const char *s)
 {
-    return s && *s == '%' ? env_value(r, s) : s;
+    const char *value = s ? env_value(r, s) : NULL;
+    return value ? value : s;
+}
+
+static int is_among(const char *name, const apr_array_header_t *names)
+{
+    int i;
+    for (i = 0; i < names->nelts; i++) {
+        if (!strcmp(APR_ARRAY_IDX(names, i, const char *), name))
+            return 1;
+    }
+    return 0;
+}
+
+/* May the application run in httpd's own processes, the only ones there are? OK, or the status. */
+static int check_process_group(request_rec *r, const char *name, const dir_config *config)
+{
+    const char *error;
+    if (config->restrict_process && !is_among(name, config->restrict_process))
+        error = apr_psprintf(r->pool, "process group \"%s\" is not among those that "
+                             "WSGIRestrictProcess allows here", name);
+    else if (*name)
+        error = apr_psprintf(r->pool, "No WSGI daemon process called '%s' has been configured: "
+                             "process groups come with daemon mode", name);
+    else if (!(error = burrow_settings_refuse_embedded(wsgi_settings)))
+        return OK;
+    ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s: %s", error, r->filename);
+    return HTTP_INTERNAL_SERVER_ERROR;
 }
 
 static int check_path_info(request_rec *r)
@@ -222,10 +264,16 @@ static int finish(exchange *x, burrow_outcome outcome)
 /* What the directives say about a request, before anything is expanded. */
 typedef struct {
     const char *script;
-    const char *group;    /* NULL: %{RESOURCE} */
-    const char *callable; /* NULL: the default */
+    const char *process_group;     /* NULL: httpd's own processes */
+    const char *application_group; /* NULL: %{RESOURCE} */
+    const char *callable;          /* NULL: the default */
     int pass_authorization;
 } application;
+
+static const char *either(const char *first, const char *otherwise)
+{
+    return first ? first : otherwise;
+}
 
 /* OK, or the status that says why the request cannot be had. */
 static int find_application(request_rec *r, const dir_config *config, application *app)
@@ -235,19 +283,20 @@ static int find_application(request_rec *r, const dir_config *config, applicatio
     const script_alias *alias;
     int status;
 
-    *app = (application){NULL, config->application_group, config->callable,
+    *app = (application){NULL, config->process_group, config->application_group, config->callable,
                          config->pass_authorization};
     if (!strcmp(r->handler, WSGI_HANDLER)) {
         match = alias_of(r);
         if ((status = check_script(r, match)) != OK)
             return status;
         app->script = r->finfo.filetype == APR_NOFILE ? match->script : r->filename;
-        alias = match ? match->alias : NULL;
-        if (alias && alias->application_group)
-            app->group = alias->application_group;
-        if (alias && alias->callable)
-            app->callable = alias->callable;
-        if (alias && alias->pass_authorization >= 0)
+        if (!match)
+            return OK;
+        alias = match->alias;
+        app->process_group = either(alias->process_group, app->process_group);
+        app->application_group = either(alias->application_group, app->application_group);
+        app->callable = either(alias->callable, app->callable);
+        if (alias->pass_authorization >= 0)
             app->pass_authorization = alias->pass_authorization;
         return OK;
     }
@@ -255,43 +304,60 @@ static int find_application(request_rec *r, const dir_config *config, applicatio
         return DECLINED;
     app->script = handler->path;
     app->callable = "handle_request";
-    if (handler->application_group)
-        app->group = handler->application_group;
+    app->process_group = either(handler->process_group, app->process_group);
+    app->application_group = either(handler->application_group, app->application_group);
     if (handler->pass_authorization >= 0)
         app->pass_authorization = handler->pass_authorization;
     apr_table_setn(r->subprocess_env, "mod_wsgi.handler_script", handler->path);
     return check_path_info(r);
 }
 
+/* The host's record of an application. SCRIPT_NAME is that of the URL still. OK or a status. */
+static int find_record(request_rec *r, const dir_config *config, const application *found,
+                       burrow_str script_name, burrow_app **app)
+{
+    const char *process_group = "", *application_group, *callable, *error;
+    burrow_app_key key;
+    int status;
+
+    if (found->process_group)
+        process_group = wsgi_group_name(r, found->process_group, script_name);
+    if ((status = check_process_group(r, process_group, config)) != OK)
+        return status;
+    application_group = either(found->application_group, "%{RESOURCE}");
+    application_group = wsgi_group_name(r, application_group, script_name);
+    callable = callable_object(r, found->callable);
+    key = (burrow_app_key){.target = wsgi_str(found->script),
+                           .callable = wsgi_str(callable),
+                           .application_group = wsgi_str(application_group)};
+    if ((*app = burrow_app_find(wsgi_settings, &key, &error)))
+        return OK;
+    ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", error);
+    return HTTP_INTERNAL_SERVER_ERROR;
+}
+
 int wsgi_handler(request_rec *r)
 {
     const dir_config *config = ap_get_module_config(r->per_dir_config, &wsgi_module);
-    const char *error;
     application found;
     burrow_request request;
-    burrow_app_key key;
     burrow_app *app;
     exchange x = {.r = r};
     int status;
 
     if ((status = find_application(r, config, &found)) != OK
-        || (status = ap_setup_client_block(r, REQUEST_CHUNKED_DECHUNK)) != OK)
+        || (status = ap_setup_client_block(r, config->chunked_request ? REQUEST_CHUNKED_DECHUNK
+                                                                      : REQUEST_CHUNKED_ERROR))
+               != OK)
         return status;
     wsgi_request_build(&request, r, found.pass_authorization > 0);
     if (config->script_reloading)
         request.flags |= BURROW_RELOADING;
-    if ((status = wsgi_dispatch(r, &request, &found.group, &found.callable)) != OK)
+    if ((status = wsgi_dispatch(r, &request, &found.process_group, &found.application_group,
+                                &found.callable)) != OK
+        || (status = find_record(r, config, &found, request.vars[BURROW_SCRIPT_NAME], &app)) != OK)
         return status;
-
-    found.group = wsgi_application_group(r, found.group, request.vars[BURROW_SCRIPT_NAME]);
-    found.callable = callable_object(r, found.callable);
-    key = (burrow_app_key){
-        .target = {found.script, strlen(found.script)},
-        .callable = {found.callable, found.callable ? strlen(found.callable) : 0},
-        .application_group = {found.group, strlen(found.group)}};
-    if (!(app = burrow_app_find(wsgi_settings, &key, &error))) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", error);
-        return HTTP_INTERNAL_SERVER_ERROR;
-    }
+    if (config->proxy_headers)
+        wsgi_apply_proxies(&request, r, config);
     return finish(&x, serve(app, &request, &x));
 }

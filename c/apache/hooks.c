@@ -49,7 +49,8 @@ const char *wsgi_add_handler_script(cmd_parms *cmd, void *dir, const char *args)
         if ((error = wsgi_next_option(cmd, &args, &name, &value)))
             return error;
         if (!strcmp(name, "process-group")) {
-            error = wsgi_check_process_group(cmd, value);
+            error = wsgi_check_process_group(cmd, &value);
+            handler.process_group = value;
         } else if (!strcmp(name, "application-group")) {
             error = wsgi_check_application_group(cmd, &value);
             handler.application_group = value;
@@ -90,18 +91,13 @@ static const dir_config *config_of(request_rec *r)
     return ap_get_module_config(r->per_dir_config, &wsgi_module);
 }
 
-static burrow_str str(const char *s)
-{
-    return (burrow_str){s, s ? strlen(s) : 0};
-}
-
 /* Without what SetEnv and other modules add. */
 static void cut_down(burrow_request *request, request_rec *r, burrow_pair *params)
 {
     const char *host = ap_get_remote_host(r->connection, r->per_dir_config, REMOTE_HOST, NULL);
 
-    params[0] = (burrow_pair){str("SERVER_ADMIN"), str(r->server->server_admin)};
-    params[1] = (burrow_pair){str("REMOTE_HOST"), str(host)};
+    params[0] = (burrow_pair){wsgi_str("SERVER_ADMIN"), wsgi_str(r->server->server_admin)};
+    params[1] = (burrow_pair){wsgi_str("REMOTE_HOST"), wsgi_str(host)};
     request->params = params;
     request->n_params = host ? 2 : 1;
 }
@@ -115,13 +111,13 @@ static burrow_verdict ask(request_rec *r, const hook_script *hook, burrow_questi
     const char *group, *error;
     sigset_t before;
 
-    group = wsgi_application_group(r, hook->application_group, request->vars[BURROW_SCRIPT_NAME]);
-    script = burrow_script_find(wsgi_settings, str(hook->path), str(group), 0, &error);
+    group = wsgi_group_name(r, hook->application_group, request->vars[BURROW_SCRIPT_NAME]);
+    script = burrow_script_find(wsgi_settings, wsgi_str(hook->path), wsgi_str(group), 0, &error);
     if (!script) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s: %s", hook->place, error);
         return BURROW_FAILURE;
     }
-    question->place = str(hook->place);
+    question->place = wsgi_str(hook->place);
     wsgi_block_signals(&before);
     verdict = burrow_ask(script, question, request, &x);
     wsgi_restore_signals(&before);
@@ -134,7 +130,7 @@ static burrow_verdict ask_early(request_rec *r, const hook_script *hook, burrow_
                                 void (*text)(void *to, burrow_str text), void *to)
 {
     burrow_question question = {
-        .hook = function, .arguments = {str(first), str(second)}, .text = text, .to = to};
+        .hook = function, .arguments = {wsgi_str(first), wsgi_str(second)}, .text = text, .to = to};
     burrow_request request;
     burrow_pair params[2];
 
@@ -311,26 +307,18 @@ static int dispatch(request_rec *r, const hook_script *hook, burrow_hook functio
     }
 }
 
-int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **group,
-                  const char **callable)
+int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **process_group,
+                  const char **application_group, const char **callable)
 {
     const hook_script *hook = config_of(r)->dispatch;
     burrow_request request = *described;
-    const char *process_group = NULL;
     int status;
 
     if (!hook)
         return OK;
     request.flags |= BURROW_NO_BODY;
-    if ((status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, &process_group)) != OK
-        || (status = dispatch(r, hook, BURROW_APPLICATION_GROUP, &request, group)) != OK
-        || (status = dispatch(r, hook, BURROW_CALLABLE_OBJECT, &request, callable)) != OK)
+    if ((status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, process_group)) != OK
+        || (status = dispatch(r, hook, BURROW_APPLICATION_GROUP, &request, application_group)) != OK)
         return status;
-    if (process_group && *process_group && strcmp(process_group, "%{GLOBAL}")) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                      "%s: process_group() of '%s' gave \"%s\": daemon mode is not available yet",
-                      hook->place, hook->path, process_group);
-        return HTTP_INTERNAL_SERVER_ERROR;
-    }
-    return OK;
+    return dispatch(r, hook, BURROW_CALLABLE_OBJECT, &request, callable);
 }

@@ -29,33 +29,39 @@ static void *create_dir_config(apr_pool_t *p, char *dir)
     dir_config *config = apr_pcalloc(p, sizeof *config);
     config->script_reloading = -1;
     config->pass_authorization = -1;
+    config->chunked_request = -1;
+    config->enable_sendfile = -1;
     return config;
 }
+
+#define INHERIT(field, is_unset) \
+    if (is_unset(config->field)) \
+    config->field = base->field
+#define IS_NULL(value) (!(value))
+#define IS_NEGATIVE(value) ((value) < 0)
 
 static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
 {
     const dir_config *base = base_conf, *add = add_conf;
     dir_config *config = apr_pmemdup(p, add, sizeof *add);
-    if (!config->access)
-        config->access = base->access;
-    if (!config->auth_user)
-        config->auth_user = base->auth_user;
-    if (!config->auth_group)
-        config->auth_group = base->auth_group;
-    if (!config->dispatch)
-        config->dispatch = base->dispatch;
-    if (!config->handlers)
-        config->handlers = base->handlers;
-    else if (base->handlers)
+    INHERIT(access, IS_NULL);
+    INHERIT(auth_user, IS_NULL);
+    INHERIT(auth_group, IS_NULL);
+    INHERIT(dispatch, IS_NULL);
+    if (config->handlers && base->handlers)
         config->handlers = apr_array_append(p, base->handlers, add->handlers);
-    if (!config->application_group)
-        config->application_group = base->application_group;
-    if (!config->callable)
-        config->callable = base->callable;
-    if (config->script_reloading < 0)
-        config->script_reloading = base->script_reloading;
-    if (config->pass_authorization < 0)
-        config->pass_authorization = base->pass_authorization;
+    INHERIT(handlers, IS_NULL);
+    INHERIT(process_group, IS_NULL);
+    INHERIT(application_group, IS_NULL);
+    INHERIT(callable, IS_NULL);
+    INHERIT(restrict_process, IS_NULL);
+    INHERIT(proxy_headers, IS_NULL);
+    INHERIT(proxies, IS_NULL);
+    INHERIT(map_head_to_get, IS_NULL);
+    INHERIT(script_reloading, IS_NEGATIVE);
+    INHERIT(pass_authorization, IS_NEGATIVE);
+    INHERIT(chunked_request, IS_NEGATIVE);
+    INHERIT(enable_sendfile, IS_NEGATIVE);
     return config;
 }
 
@@ -84,9 +90,15 @@ static int check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
 
 static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
+    const char *note;
+    size_t i;
+
     /* The first of the two rounds at start-up runs before httpd becomes a daemon. */
-    if (ap_state_query(AP_SQ_MAIN_STATE) != AP_SQ_MS_CREATE_PRE_CONFIG)
-        wsgi_manager_configure(s);
+    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG)
+        return OK;
+    for (i = 0; (note = burrow_settings_note(wsgi_settings, i)); i++)
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, s, "%s", note);
+    wsgi_manager_configure(s);
     return OK;
 }
 
@@ -112,11 +124,6 @@ static int mpm_query(int what)
     return ap_mpm_query(what, &value) == APR_SUCCESS && value > 0 ? value : 1;
 }
 
-static burrow_str text(const char *s)
-{
-    return (burrow_str){s, strlen(s)};
-}
-
 static void child_init(apr_pool_t *pchild, server_rec *s)
 {
     int threads = mpm_query(AP_MPMQ_MAX_THREADS), processes = mpm_query(AP_MPMQ_MAX_DAEMONS);
@@ -125,7 +132,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
     burrow_server server = {
         .kind = BURROW_APACHE,
         .apache = &apache,
-        .software = text(ap_get_server_banner()),
+        .software = wsgi_str(ap_get_server_banner()),
         .multiprocess = processes > 1,
         .multithread = threads > 1,
         .processes = (unsigned)processes,
@@ -135,9 +142,9 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
     ap_get_server_revision(&version);
     apache = (burrow_apache){
         .version = {(unsigned)version.major, (unsigned)version.minor, (unsigned)version.patch},
-        .description = text(ap_get_server_description()),
-        .mpm_name = text(ap_show_mpm()),
-        .build_date = text(ap_get_server_built()),
+        .description = wsgi_str(ap_get_server_description()),
+        .mpm_name = wsgi_str(ap_show_mpm()),
+        .build_date = wsgi_str(ap_get_server_built()),
     };
     wsgi_multithread = server.multithread;
     wsgi_manager_detach();
@@ -157,6 +164,7 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_monitor(wsgi_manager_monitor, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_translate_name(wsgi_translate_name, after, before, APR_HOOK_MIDDLE);
+    ap_hook_map_to_storage(wsgi_map_to_storage, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(wsgi_handler, NULL, NULL, APR_HOOK_MIDDLE);
     wsgi_register_hooks(p);
 }

@@ -5,11 +5,6 @@
 
 #include "util_script.h"
 
-static burrow_str str(const char *s)
-{
-    return (burrow_str){s, s ? strlen(s) : 0};
-}
-
 /* The names of r->subprocess_env that are httpd's own business or that the request itself sets, in
  * strcmp's order. ap_add_common_vars, called by another module before us, can have put them there. */
 static const char *const reserved[] = {
@@ -39,7 +34,7 @@ static burrow_str request_target(request_rec *r)
 {
     const char *start, *end;
     if (!r->the_request)
-        return str("");
+        return wsgi_str("");
     for (start = r->the_request; *start && *start != ' '; start++)
         ;
     while (*start == ' ')
@@ -57,24 +52,33 @@ static burrow_str collapsed(request_rec *r, burrow_str path)
         return path;
     copy = apr_pstrmemdup(r->pool, path.data, path.len);
     ap_no2slash(copy);
-    return str(copy);
+    return wsgi_str(copy);
 }
 
 static void set_paths(burrow_str *vars, request_rec *r)
 {
-    burrow_str script_name = str(r->uri), path_info = str(r->path_info ? r->path_info : "");
+    burrow_str script_name = wsgi_str(r->uri), path_info = wsgi_str(r->path_info ? r->path_info : "");
     if (path_info.len && strcmp(r->protocol, "INCLUDED"))
         script_name.len = (size_t)ap_find_path_info(r->uri, r->path_info);
     vars[BURROW_SCRIPT_NAME] = collapsed(r, script_name);
     vars[BURROW_PATH_INFO] = collapsed(r, path_info);
 }
 
-/* A HEAD request is a GET for the application where a filter must see the whole answer to know the
- * right headers. */
+/* Unless the directory says otherwise, a HEAD request is a GET for the application where a filter must
+ * see the whole answer to know the right headers. */
 static const char *method(request_rec *r)
 {
-    int filtered = r->output_filters->frec->ftype < AP_FTYPE_PROTOCOL;
-    return r->header_only && r->method_number == M_GET && filtered ? "GET" : r->method;
+    const dir_config *config;
+    int maps;
+
+    if (!r->header_only || r->method_number != M_GET)
+        return r->method;
+    config = ap_get_module_config(r->per_dir_config, &wsgi_module);
+    if (config->map_head_to_get == WSGI_MAP_HEAD_ON || config->map_head_to_get == WSGI_MAP_HEAD_OFF)
+        maps = config->map_head_to_get == WSGI_MAP_HEAD_ON;
+    else
+        maps = r->output_filters->frec->ftype < AP_FTYPE_PROTOCOL;
+    return maps ? "GET" : r->method;
 }
 
 static const char *scheme(request_rec *r)
@@ -91,31 +95,31 @@ static void set_vars(burrow_str *vars, request_rec *r)
     const char *name = ap_get_server_name_for_url(r);
 
     set_paths(vars, r);
-    vars[BURROW_REQUEST_METHOD] = str(method(r));
+    vars[BURROW_REQUEST_METHOD] = wsgi_str(method(r));
     vars[BURROW_REQUEST_URI] = request_target(r);
-    vars[BURROW_QUERY_STRING] = str(r->args ? r->args : "");
-    vars[BURROW_SERVER_PROTOCOL] = str(r->protocol);
-    vars[BURROW_REQUEST_SCHEME] = str(scheme(r));
-    vars[BURROW_SERVER_NAME] = str(strpbrk(name, "<>&\"") ? ap_escape_html(r->pool, name) : name);
-    vars[BURROW_SERVER_PORT] = str(apr_itoa(r->pool, ap_get_server_port(r)));
-    vars[BURROW_SERVER_ADDR] = str(c->local_ip);
-    vars[BURROW_REMOTE_ADDR] = str(r->useragent_ip);
-    vars[BURROW_REMOTE_PORT] = str(apr_itoa(r->pool, c->client_addr->port));
-    vars[BURROW_REMOTE_USER] = str(r->user);
-    vars[BURROW_AUTH_TYPE] = str(r->ap_auth_type);
-    vars[BURROW_DOCUMENT_ROOT] = str(ap_document_root(r));
-    vars[BURROW_SCRIPT_FILENAME] = str(r->filename);
-    vars[BURROW_SERVER_SOFTWARE] = str(ap_get_server_banner());
-    vars[BURROW_REQUEST_HANDLER] = str(r->handler);
-    vars[BURROW_LISTENER_HOST] = str(c->local_addr->hostname ? c->local_addr->hostname : "");
-    vars[BURROW_LISTENER_PORT] = str(apr_itoa(r->pool, c->local_addr->port));
+    vars[BURROW_QUERY_STRING] = wsgi_str(r->args ? r->args : "");
+    vars[BURROW_SERVER_PROTOCOL] = wsgi_str(r->protocol);
+    vars[BURROW_REQUEST_SCHEME] = wsgi_str(scheme(r));
+    vars[BURROW_SERVER_NAME] = wsgi_str(strpbrk(name, "<>&\"") ? ap_escape_html(r->pool, name) : name);
+    vars[BURROW_SERVER_PORT] = wsgi_str(apr_itoa(r->pool, ap_get_server_port(r)));
+    vars[BURROW_SERVER_ADDR] = wsgi_str(c->local_ip);
+    vars[BURROW_REMOTE_ADDR] = wsgi_str(r->useragent_ip);
+    vars[BURROW_REMOTE_PORT] = wsgi_str(apr_itoa(r->pool, c->client_addr->port));
+    vars[BURROW_REMOTE_USER] = wsgi_str(r->user);
+    vars[BURROW_AUTH_TYPE] = wsgi_str(r->ap_auth_type);
+    vars[BURROW_DOCUMENT_ROOT] = wsgi_str(ap_document_root(r));
+    vars[BURROW_SCRIPT_FILENAME] = wsgi_str(r->filename);
+    vars[BURROW_SERVER_SOFTWARE] = wsgi_str(ap_get_server_banner());
+    vars[BURROW_REQUEST_HANDLER] = wsgi_str(r->handler);
+    vars[BURROW_LISTENER_HOST] = wsgi_str(c->local_addr->hostname ? c->local_addr->hostname : "");
+    vars[BURROW_LISTENER_PORT] = wsgi_str(apr_itoa(r->pool, c->local_addr->port));
     /* httpd makes them when they are asked for; the access log's %L is the same. */
     if (!r->log_id)
         ap_run_generate_log_id(c, r, &r->log_id);
     if (!c->log_id)
         ap_run_generate_log_id(c, NULL, &c->log_id);
-    vars[BURROW_REQUEST_ID] = str(r->log_id);
-    vars[BURROW_CONNECTION_ID] = str(c->log_id);
+    vars[BURROW_REQUEST_ID] = wsgi_str(r->log_id);
+    vars[BURROW_CONNECTION_ID] = wsgi_str(c->log_id);
 }
 
 static void set_headers(burrow_request *request, request_rec *r, int pass_authorization)
@@ -132,7 +136,7 @@ static void set_headers(burrow_request *request, request_rec *r, int pass_author
         if ((!ap_cstr_casecmp(field->key, "Authorization") && !pass_authorization && !cgi_pass_auth)
             || (!ap_cstr_casecmp(field->key, "Proxy-Authorization") && !cgi_pass_auth))
             continue;
-        *headers++ = (burrow_pair){str(field->key), str(field->val)};
+        *headers++ = (burrow_pair){wsgi_str(field->key), wsgi_str(field->val)};
     }
     request->n_headers = (size_t)(headers - request->headers);
 }
@@ -141,13 +145,13 @@ static void set_headers(burrow_request *request, request_rec *r, int pass_author
 static burrow_pair *add_redirect(burrow_pair *param, request_rec *r)
 {
     request_rec *prev = r->prev;
-    *param++ = (burrow_pair){str("REDIRECT_URL"), str(prev->uri)};
+    *param++ = (burrow_pair){wsgi_str("REDIRECT_URL"), wsgi_str(prev->uri)};
     if (prev->args)
-        *param++ = (burrow_pair){str("REDIRECT_QUERY_STRING"), str(prev->args)};
+        *param++ = (burrow_pair){wsgi_str("REDIRECT_QUERY_STRING"), wsgi_str(prev->args)};
     while (prev && !prev->user)
         prev = prev->prev;
     if (!r->user && prev)
-        *param++ = (burrow_pair){str("REDIRECT_REMOTE_USER"), str(prev->user)};
+        *param++ = (burrow_pair){wsgi_str("REDIRECT_REMOTE_USER"), wsgi_str(prev->user)};
     return param;
 }
 
@@ -159,12 +163,12 @@ static void set_params(burrow_request *request, request_rec *r)
     burrow_pair *param = apr_palloc(r->pool, ((size_t)env->nelts + 6) * sizeof *param);
 
     request->params = param;
-    *param++ = (burrow_pair){str("CONTEXT_PREFIX"), str(ap_context_prefix(r))};
-    *param++ = (burrow_pair){str("CONTEXT_DOCUMENT_ROOT"), str(ap_context_document_root(r))};
-    *param++ = (burrow_pair){str("SERVER_ADMIN"), str(r->server->server_admin)};
+    *param++ = (burrow_pair){wsgi_str("CONTEXT_PREFIX"), wsgi_str(ap_context_prefix(r))};
+    *param++ = (burrow_pair){wsgi_str("CONTEXT_DOCUMENT_ROOT"), wsgi_str(ap_context_document_root(r))};
+    *param++ = (burrow_pair){wsgi_str("SERVER_ADMIN"), wsgi_str(r->server->server_admin)};
     for (; entry < end; entry++) {
         if (!is_reserved(entry->key))
-            *param++ = (burrow_pair){str(entry->key), str(entry->val)};
+            *param++ = (burrow_pair){wsgi_str(entry->key), wsgi_str(entry->val)};
     }
     if (r->prev)
         param = add_redirect(param, r);

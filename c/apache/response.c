@@ -50,13 +50,15 @@ static apr_status_t close_fd(void *fd)
 static apr_status_t add_file(exchange *x, const burrow_body *body)
 {
     request_rec *r = x->r;
+    const dir_config *config = ap_get_module_config(r->per_dir_config, &wsgi_module);
     core_dir_config *core = ap_get_core_module_config(r->per_dir_config);
     apr_int32_t flags = APR_FOPEN_READ | APR_FOPEN_BINARY;
     apr_os_file_t fd = body->fd;
     apr_file_t *file;
     apr_status_t rv;
 
-    if (core->enable_sendfile != ENABLE_SENDFILE_OFF)
+    if (config->enable_sendfile >= 0 ? config->enable_sendfile
+                                     : core->enable_sendfile != ENABLE_SENDFILE_OFF)
         flags |= APR_FOPEN_SENDFILE_ENABLED;
     apr_pool_cleanup_register(r->pool, (void *)(intptr_t)fd, close_fd, apr_pool_cleanup_null);
     if ((rv = apr_os_file_put(&file, &fd, flags, r->pool)) != APR_SUCCESS)

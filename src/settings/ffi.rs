@@ -212,9 +212,7 @@ pub unsafe extern "C" fn burrow_settings_expect_embedded(settings: *mut burrow_s
 /// # Safety
 /// c/shim.h.
 #[no_mangle]
-pub unsafe extern "C" fn burrow_settings_refuse_embedded(
-    settings: *const burrow_settings,
-) -> *const c_char {
+pub unsafe extern "C" fn burrow_settings_refuse_embedded(settings: *const burrow_settings) -> *const c_char {
     // SAFETY: c/shim.h.
     match unsafe { self::settings(settings) }.allows_embedded() {
         true => ptr::null(),

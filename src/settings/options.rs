@@ -36,12 +36,20 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
     ("socket-rotation", is_flag, "a reload keeps the sockets of process groups"),
     ("socket-prefix", is_path, "there are no sockets of process groups before daemon mode"),
     ("case-sensitivity", is_flag, "no name of a module is made from the letters of a path"),
-    ("python-eggs", is_path, "nothing unpacks eggs any more; set PYTHON_EGG_CACHE in the script if something does"),
+    (
+        "python-eggs",
+        is_path,
+        "nothing unpacks eggs any more; set PYTHON_EGG_CACHE in the script if something does",
+    ),
     ("server-metrics", is_flag, "the server's own metrics are not collected yet"),
     ("telemetry-service", is_telemetry_service, "there is no telemetry yet: nothing is sent"),
     ("telemetry-options", is_telemetry_options, "there is no telemetry yet: nothing is sent"),
     ("slow-requests", is_seconds, "there is no telemetry yet: slow requests are not reported"),
-    ("error-override", is_flag, "it concerns daemon mode only: the client gets the application's own error pages"),
+    (
+        "error-override",
+        is_flag,
+        "it concerns daemon mode only: the client gets the application's own error pages",
+    ),
     ("ignore-activity", is_flag, "there are no daemon processes whose inactivity could be measured"),
     (
         "pass-apache-request",
@@ -110,9 +118,11 @@ impl Embedded {
         }
         let Scope { process_group, application_group } = scope.unwrap_or_default();
         if application_group.is_some() {
-            return Err("the interpreters of a process share one lock, and the switch interval is its own: leave \
+            return Err(
+                "the interpreters of a process share one lock, and the switch interval is its own: leave \
                  application-group out"
-                .into());
+                    .into(),
+            );
         }
         if process_group.is_some_and(|group| !group.is_empty()) {
             return Ok(Some("it is for a process group, and nothing runs there before daemon mode"));
@@ -202,7 +212,9 @@ fn is_telemetry_options(value: &str) -> Result<(), String> {
         is(word.trim_start_matches(['+', '-']), "CaptureUserAgent") || is(word, "None") || is(word, "All")
     };
     if let Some(unknown) = words.iter().find(|word| !known(word)) {
-        return Err(format!("'{unknown}' is none of None, All, CaptureUserAgent, +CaptureUserAgent and -CaptureUserAgent"));
+        return Err(format!(
+            "'{unknown}' is none of None, All, CaptureUserAgent, +CaptureUserAgent and -CaptureUserAgent"
+        ));
     }
     match words.iter().filter(signed).count() {
         _ if words.is_empty() => Err("options are missing".into()),

@@ -47,12 +47,7 @@ pub struct Definition {
     pub meaning: &'static str,
 }
 
-const fn option(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    meaning: &'static str,
-) -> Definition {
+const fn option(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Definition {
     Definition { name, kind, default, meaning }
 }
 
@@ -62,7 +57,12 @@ const SECONDS: Kind = ANY_COUNT;
 /// All options, for both servers.
 pub const OPTIONS: &[Definition] = &[
     option("processes", Number(1, 32767), "1", "processes of the group"),
-    option("threads", Number(0, 32767), "15", "threads that take requests in each process; 0: the script alone runs"),
+    option(
+        "threads",
+        Number(0, 32767),
+        "15",
+        "threads that take requests in each process; 0: the script alone runs",
+    ),
     option("user", User { root: false }, "", "who the processes run as; else as the server's workers"),
     option("group", Group, "", "the group that they run as; else that of the server's workers"),
     option("supplementary-groups", Groups, "", "further groups"),
@@ -81,10 +81,20 @@ pub const OPTIONS: &[Definition] = &[
     option("socket-user", User { root: true }, "", "who may connect; else the user of the server's workers"),
     option("listen-backlog", ANY_COUNT, "100", "requests that wait to be taken"),
     option("connect-timeout", SECONDS, "15", "until a request that no process takes is answered 503"),
-    option("socket-timeout", SECONDS, "", "for one read or write between server and process; else the server's"),
+    option(
+        "socket-timeout",
+        SECONDS,
+        "",
+        "for one read or write between server and process; else the server's",
+    ),
     option("queue-timeout", SECONDS, "0", "that a request waits for a thread, then 504; 0: no limit"),
     option("request-timeout", SECONDS, "0", "for one request, then its process is replaced; 0: no limit"),
-    option("interrupt-timeout", SECONDS, "0", "after which a request is interrupted, the process stays; 0: never"),
+    option(
+        "interrupt-timeout",
+        SECONDS,
+        "0",
+        "after which a request is interrupted, the process stays; 0: never",
+    ),
     option("graceful-timeout", SECONDS, "15", "for requests in progress when a process is to be replaced"),
     option("eviction-timeout", SECONDS, "0", "the same on SIGUSR1; 0: graceful-timeout"),
     option("shutdown-timeout", SECONDS, "5", "for the end of a process, then it is killed"),
@@ -101,7 +111,12 @@ pub const OPTIONS: &[Definition] = &[
     option("send-buffer-size", Bytes(512), "0", "of the socket; 0: the system's"),
     option("receive-buffer-size", Bytes(512), "0", "of the socket; 0: the system's"),
     option("header-buffer-size", Bytes(8192), "0", "the longest line of a head; 0: 32768"),
-    option("response-buffer-size", Bytes(65536), "0", "of an answer that the client is slow to take; 0: 8388608"),
+    option(
+        "response-buffer-size",
+        Bytes(65536),
+        "0",
+        "of an answer that the client is slow to take; 0: 8388608",
+    ),
     option("response-socket-timeout", SECONDS, "0", "for one write to the client; 0: socket-timeout"),
     option("response-flush-delay", ANY_COUNT, "5", "milliseconds without output, then what there is leaves"),
     option("server-metrics", Flag, "Off", "whether applications may read the server's own metrics"),

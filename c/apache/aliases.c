@@ -1,0 +1,212 @@
+/* The directives that name applications: aliases, scripts imported at the start, process groups. */
+#include "burrow_apache.h"
+
+const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **name,
+                             const char **value)
+{
+    size_t len = strcspn(*args, "= \t");
+    if (!len || (*args)[len] != '=')
+        return apr_psprintf(cmd->pool, "%s: \"%s\" is not an option of the form name=value",
+                            cmd->cmd->name, *args);
+    *name = apr_pstrmemdup(cmd->pool, *args, len);
+    *args += len + 1;
+    *value = ap_getword_conf(cmd->pool, args);
+    if (!**value)
+        return apr_psprintf(cmd->pool, "%s: option %s has no value", cmd->cmd->name, *name);
+    return NULL;
+}
+
+const char *wsgi_unknown_option(cmd_parms *cmd, const char *name, const char *known)
+{
+    return apr_psprintf(cmd->pool, "%s: unknown option %s; there are %s", cmd->cmd->name, name,
+                        known);
+}
+
+static int is_env(const char *value)
+{
+    return !strncmp(value, "%{ENV:", 6) && value[strlen(value) - 1] == '}';
+}
+
+static int is_expansion(const char *value)
+{
+    return is_env(value) || !strcmp(value, "%{RESOURCE}") || !strcmp(value, "%{SERVER}")
+           || !strcmp(value, "%{HOST}");
+}
+
+const char *wsgi_check_process_group(cmd_parms *cmd, const char **value)
+{
+    burrow_place place = wsgi_place(cmd);
+    if (!strcmp(*value, "%{GLOBAL}")) {
+        *value = "";
+        return NULL;
+    }
+    if (is_expansion(*value))
+        return NULL;
+    if (**value == '%')
+        return apr_psprintf(cmd->pool,
+                            "process group \"%s\": write a name, %%{GLOBAL} or %%{ENV:variable}",
+                            *value);
+    burrow_settings_use_process_group(wsgi_settings, &place, wsgi_str(*value));
+    return NULL;
+}
+
+const char *wsgi_check_application_group(cmd_parms *cmd, const char **value)
+{
+    if (!strcmp(*value, "%{GLOBAL}")) {
+        *value = "";
+        return NULL;
+    }
+    if (**value != '%' || is_expansion(*value))
+        return NULL;
+    return apr_psprintf(cmd->pool,
+                        "application group \"%s\": write a name, %%{GLOBAL}, %%{SERVER}, %%{HOST}, "
+                        "%%{RESOURCE} or %%{ENV:variable}",
+                        *value);
+}
+
+const char *wsgi_check_script(cmd_parms *cmd, const char *path)
+{
+    if (*path == '/')
+        return NULL;
+    return apr_psprintf(cmd->pool, "%s: write the whole path of %s, beginning with a slash",
+                        cmd->cmd->name, path);
+}
+
+/* "package.module:callable" and no file. */
+static int is_module(const char *target)
+{
+    return ap_strchr_c(target, ':') && !strpbrk(target, "/$");
+}
+
+static const char *check_target(cmd_parms *cmd, const char *target)
+{
+    if (*target == '/' || is_module(target))
+        return NULL;
+    return apr_psprintf(cmd->pool,
+                        "%s: write the whole path of %s, beginning with a slash, or a module as "
+                        "package.module:callable",
+                        cmd->cmd->name, target);
+}
+
+/* Has a fully known application imported when a process starts. */
+static const char *preload(const char *target, const char *callable, const char *group)
+{
+    burrow_app_key key = {.target = wsgi_str(target),
+                          .callable = wsgi_str(callable),
+                          .application_group = wsgi_str(group)};
+    const char *error = NULL;
+    burrow_app *app = burrow_app_find(wsgi_settings, &key, &error);
+    if (app)
+        burrow_app_preload(app);
+    return error;
+}
+
+static const char *read_alias_options(cmd_parms *cmd, script_alias *alias, const char *args)
+{
+    const char *error = NULL, *name, *value;
+
+    while (*args && !(error = wsgi_next_option(cmd, &args, &name, &value))) {
+        if (!strcmp(name, "process-group")) {
+            error = wsgi_check_process_group(cmd, &value);
+            alias->process_group = value;
+        } else if (!strcmp(name, "application-group")) {
+            error = wsgi_check_application_group(cmd, &value);
+            alias->application_group = value;
+        } else if (!strcmp(name, "callable-object")) {
+            alias->callable = value;
+        } else if (!strcmp(name, "pass-authorization")) {
+            alias->pass_authorization = !ap_cstr_casecmp(value, "On");
+            if (!alias->pass_authorization && ap_cstr_casecmp(value, "Off"))
+                error = "pass-authorization must be On or Off";
+        } else {
+            error = wsgi_unknown_option(cmd, name,
+                                        "process-group, application-group, callable-object and "
+                                        "pass-authorization");
+        }
+        if (error)
+            break;
+    }
+    return error;
+}
+
+/* Can the application be named already, before there is a request? */
+static int is_known(const script_alias *alias)
+{
+    return alias->process_group && !*alias->process_group && alias->application_group
+           && *alias->application_group != '%' && !(alias->callable && *alias->callable == '%')
+           && !(alias->regex && ap_strchr_c(alias->script, '$'));
+}
+
+const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
+{
+    server_config *config = ap_get_module_config(cmd->server->module_config, &wsgi_module);
+    script_alias alias = {.pass_authorization = -1};
+    int is_match = cmd->info != NULL;
+    const char *error;
+
+    alias.location = ap_getword_conf(cmd->pool, &args);
+    alias.script = ap_getword_conf(cmd->pool, &args);
+    if (!*alias.location || !*alias.script)
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes at least two arguments, ",
+                           cmd->cmd->errmsg, NULL);
+    if (!(is_match && *alias.script == '$') && (error = check_target(cmd, alias.script)))
+        return error;
+    alias.is_module = is_module(alias.script);
+    if ((error = read_alias_options(cmd, &alias, args)))
+        return error;
+    if (is_match && !(alias.regex = ap_pregcomp(cmd->pool, alias.location, AP_REG_EXTENDED)))
+        return apr_psprintf(cmd->pool, "%s: \"%s\" is not a regular expression", cmd->cmd->name,
+                            alias.location);
+    APR_ARRAY_PUSH(config->aliases, script_alias) = alias;
+    if (is_known(&alias))
+        return preload(alias.script, alias.callable, alias.application_group);
+    burrow_settings_expect_embedded(wsgi_settings);
+    return NULL;
+}
+
+const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args)
+{
+    const char *script = ap_getword_conf(cmd->pool, &args);
+    const char *process_group = NULL, *group = NULL, *error, *name, *value;
+
+    while (*args) {
+        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
+            return error;
+        if (!strcmp(name, "process-group")) {
+            error = wsgi_check_process_group(cmd, &value);
+            process_group = value;
+        } else if (!strcmp(name, "application-group")) {
+            error = wsgi_check_application_group(cmd, &value);
+            group = value;
+        } else {
+            error = wsgi_unknown_option(cmd, name, "process-group and application-group");
+        }
+        if (error)
+            return error;
+    }
+    if (!*script || !process_group || !group)
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
+    if ((error = check_target(cmd, script)))
+        return error;
+    if (*group == '%' || *process_group == '%')
+        return apr_psprintf(cmd->pool, "%s: there is no request yet that could tell what %s is; "
+                            "write a name or %%{GLOBAL}", cmd->cmd->name,
+                            *group == '%' ? group : process_group);
+    return *process_group ? NULL : preload(script, NULL, group);
+}
+
+const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args)
+{
+    const char *name = ap_getword_conf(cmd->pool, &args), *error, *option, *value;
+    apr_array_header_t *options = apr_array_make(cmd->pool, 8, sizeof(burrow_pair));
+    burrow_place place = wsgi_place(cmd);
+
+    while (*args) {
+        if ((error = wsgi_next_option(cmd, &args, &option, &value)))
+            return error;
+        APR_ARRAY_PUSH(options, burrow_pair) = (burrow_pair){wsgi_str(option), wsgi_str(value)};
+    }
+    return burrow_settings_daemon_process(wsgi_settings, &place, wsgi_str(name),
+                                          (const burrow_pair *)options->elts,
+                                          (size_t)options->nelts);
+}
