@@ -15,6 +15,11 @@ pub enum Status {
     NoEffect(&'static str),
     /// Works where the value is `%{GLOBAL}`: httpd's own processes.
     EmbeddedOnly,
+    /// Read and checked; refused where something uses it.
+    RefusedInUse {
+        why: &'static str,
+        cure: &'static str,
+    },
     Refused {
         why: &'static str,
         cure: &'static str,
@@ -80,10 +85,6 @@ pub(super) const fn setting(
     Setting { name, default, httpd, nginx }
 }
 
-const fn not_yet(cure: &'static str) -> Status {
-    Refused { why: "not in Burrow yet", cure }
-}
-
 const FILE_INFO: Context = Htaccess("FileInfo");
 const AUTH_CONFIG: Context = Htaccess("AuthConfig");
 
@@ -118,7 +119,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "*name* [*options*]",
         VirtualHost,
         "",
-        Refused { why: NO_DAEMON, cure: EMBEDDED },
+        RefusedInUse { why: NO_DAEMON, cure: EMBEDDED },
         NO_DAEMON_NGINX,
     ),
     directive("WSGIProcessGroup", "*name*", Directory, "`%{GLOBAL}`", EmbeddedOnly, NO_DAEMON_NGINX),
@@ -208,7 +209,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         FILE_INFO,
         "Off",
-        not_yet("remove it: chunked request bodies are always taken"),
+        Differs("chunked request bodies are taken unless it says Off"),
         Own("chunked request bodies are always taken"),
     ),
     directive(
@@ -216,7 +217,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off\\|Auto",
         FILE_INFO,
         "Auto",
-        not_yet("remove it: it is as with Auto"),
+        Same,
         Own("HEAD reaches the application; nginx sends no body"),
     ),
     directive(
@@ -224,7 +225,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         FILE_INFO,
         "Off",
-        not_yet("remove it: the client gets the application's own error pages"),
+        NoEffect("it concerns daemon mode only: the client gets the application's own error pages"),
         Has("wsgi_intercept_errors", ""),
     ),
     directive(
@@ -232,23 +233,16 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         FILE_INFO,
         "Off",
-        not_yet("remove it: `EnableSendfile` of httpd decides"),
+        Differs("without it, `EnableSendfile` of httpd decides"),
         Own("`sendfile`"),
     ),
-    directive(
-        "WSGIIgnoreActivity",
-        "On\\|Off",
-        FILE_INFO,
-        "Off",
-        Refused { why: NO_DAEMON, cure: REMOVE },
-        NO_DAEMON_NGINX,
-    ),
+    directive("WSGIIgnoreActivity", "On\\|Off", FILE_INFO, "Off", NoEffect(NO_DAEMON), NO_DAEMON_NGINX),
     directive(
         "WSGITrustedProxyHeaders",
         "*names*",
         FILE_INFO,
         "",
-        not_yet("use mod_remoteip's `RemoteIPHeader` for the client's address"),
+        Same,
         Own("the realip module's `real_ip_header`"),
     ),
     directive(
@@ -256,7 +250,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "*addresses*",
         FILE_INFO,
         "",
-        not_yet("use mod_remoteip's `RemoteIPTrustedProxy`"),
+        Differs("names in the headers are never looked up in DNS"),
         Own("the realip module's `set_real_ip_from`"),
     ),
     directive(
@@ -264,35 +258,14 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         Directory,
         "Off",
-        not_yet("remove it where no application uses `apache.request_rec`"),
+        NoEffect("`apache.request_rec` is not in the environ"),
         Nothing("`request_rec` is httpd's"),
     ),
-    directive(
-        "WSGIRestrictProcess",
-        "*names*",
-        Directory,
-        "",
-        Refused { why: NO_DAEMON, cure: REMOVE },
-        NO_DAEMON_NGINX,
-    ),
-    directive(
-        "WSGIRestrictEmbedded",
-        "On\\|Off",
-        MainServer,
-        "Off",
-        Refused { why: NO_DAEMON, cure: REMOVE },
-        NO_DAEMON_NGINX,
-    ),
-    directive("WSGIRestrictStdin", "On\\|Off", MainServerOrInterpreterOptions, "Off", not_yet(REMOVE), LATER),
-    directive(
-        "WSGIRestrictStdout",
-        "On\\|Off",
-        MainServerOrInterpreterOptions,
-        "Off",
-        not_yet(REMOVE),
-        LATER,
-    ),
-    directive("WSGIRestrictSignal", "On\\|Off", MainServerOrInterpreterOptions, "On", not_yet(REMOVE), LATER),
+    directive("WSGIRestrictProcess", "*names*", Directory, "", Same, NO_DAEMON_NGINX),
+    directive("WSGIRestrictEmbedded", "On\\|Off", MainServer, "Off", Same, NO_DAEMON_NGINX),
+    directive("WSGIRestrictStdin", "On\\|Off", MainServerOrInterpreterOptions, "Off", Same, LATER),
+    directive("WSGIRestrictStdout", "On\\|Off", MainServerOrInterpreterOptions, "Off", Same, LATER),
+    directive("WSGIRestrictSignal", "On\\|Off", MainServerOrInterpreterOptions, "On", Same, LATER),
     directive(
         "WSGIPythonHome",
         "*folder*",
@@ -316,33 +289,19 @@ pub const DIRECTIVES: &[Directive] = &[
         "*folder*",
         MainServer,
         "",
-        not_yet("set `PYTHON_EGG_CACHE` in the script, where something still uses eggs"),
+        NoEffect("set `PYTHON_EGG_CACHE` in the script, where something still uses eggs"),
         Nothing("set `PYTHON_EGG_CACHE` in the script"),
     ),
-    directive("WSGIPythonOptimize", "0\\|1\\|2", MainServer, "0", not_yet("remove it"), LATER),
-    directive("WSGIPythonHashSeed", "random\\|*number*", MainServer, "random", not_yet(REMOVE), LATER),
-    directive(
-        "WSGIPythonWarnings",
-        "*filter*",
-        MainServer,
-        "",
-        not_yet("call `warnings.filterwarnings` in the script"),
-        LATER,
-    ),
-    directive(
-        "WSGIDontWriteBytecode",
-        "On\\|Off",
-        MainServer,
-        "Off",
-        not_yet("set `sys.dont_write_bytecode` in the script"),
-        LATER,
-    ),
+    directive("WSGIPythonOptimize", "0\\|1\\|2", MainServer, "0", Same, LATER),
+    directive("WSGIPythonHashSeed", "random\\|*number*", MainServer, "random", Same, LATER),
+    directive("WSGIPythonWarnings", "*filter*", MainServer, "", Same, LATER),
+    directive("WSGIDontWriteBytecode", "On\\|Off", MainServer, "Off", Same, LATER),
     directive(
         "WSGISwitchInterval",
         "*seconds*",
         MainServerOrInterpreterOptions,
         "0.005",
-        not_yet("call `sys.setswitchinterval` in the script"),
+        Differs("with application-group refused: the interpreters of a process share one lock"),
         LATER,
     ),
     directive(
@@ -350,7 +309,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         MainServer,
         "On",
-        not_yet("remove it: interpreters are never ended; `atexit` functions run when the process ends"),
+        Differs("interpreters are never ended; Off: no exit functions run when the process ends"),
         Nothing("interpreters are never ended; `atexit` functions run when the process ends"),
     ),
     directive(
@@ -358,16 +317,23 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         MainServerOrInterpreterOptions,
         "Off",
-        not_yet(REMOVE),
+        Differs("On is refused: the interpreters of a process share one lock"),
         LATER,
     ),
-    directive("WSGIFreeThreading", "On\\|Off", MainServerOrInterpreterOptions, "Off", not_yet(REMOVE), LATER),
+    directive(
+        "WSGIFreeThreading",
+        "On\\|Off",
+        MainServerOrInterpreterOptions,
+        "Off",
+        Differs("On is refused: Python runs with its lock"),
+        LATER,
+    ),
     directive(
         "<WSGIInterpreterOptions",
         "[process-group=*name*] [application-group=*name*]",
         MainServer,
         "",
-        not_yet("remove the section"),
+        Same,
         LATER,
     ),
     directive(
@@ -375,7 +341,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "*path*",
         MainServer,
         "`wsgi` in httpd's run folder",
-        Refused { why: NO_DAEMON, cure: REMOVE },
+        NoEffect(NO_DAEMON),
         NO_DAEMON_NGINX,
     ),
     directive(
@@ -383,7 +349,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         MainServer,
         "On",
-        Refused { why: NO_DAEMON, cure: REMOVE },
+        NoEffect("a reload keeps the sockets of process groups"),
         NO_DAEMON_NGINX,
     ),
     directive(
@@ -391,7 +357,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "*method*",
         MainServer,
         "Default",
-        Refused { why: NO_DAEMON, cure: REMOVE },
+        NoEffect("no lock is taken to accept a connection"),
         NO_DAEMON_NGINX,
     ),
     directive(
@@ -399,26 +365,40 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         MainServer,
         "On",
-        not_yet("remove it: no name is made from a hash of the path's letters"),
+        NoEffect("no name is made from the letters of a path"),
         Nothing("paths are taken as they are written"),
     ),
-    directive("WSGIServerMetrics", "On\\|Off", MainServer, "Off", not_yet(REMOVE), LATER),
+    directive(
+        "WSGIServerMetrics",
+        "On\\|Off",
+        MainServer,
+        "Off",
+        NoEffect("the server's own metrics are not collected yet"),
+        LATER,
+    ),
     directive(
         "WSGITelemetryService",
         "unix:*socket* [interval=*seconds*]",
         MainServer,
         "",
-        not_yet(REMOVE),
+        NoEffect("there is no telemetry yet"),
         LATER,
     ),
-    directive("WSGISlowRequests", "*seconds*", MainServer, "", not_yet(REMOVE), LATER),
-    directive("WSGITelemetryOptions", "*options*", MainServer, "None", not_yet(REMOVE), LATER),
+    directive("WSGISlowRequests", "*seconds*", MainServer, "", NoEffect("there is no telemetry yet"), LATER),
+    directive(
+        "WSGITelemetryOptions",
+        "*options*",
+        MainServer,
+        "None",
+        NoEffect("there is no telemetry yet"),
+        LATER,
+    ),
     directive(
         "WSGIVerboseDebugging",
         "On\\|Off",
         MainServer,
         "Off",
-        not_yet("remove it: mod_wsgi reads it and does nothing with it"),
+        NoEffect("mod_wsgi does nothing with it either"),
         Nothing("`error_log … debug`"),
     ),
 ];
@@ -476,7 +456,7 @@ pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
 /// Whether there are process groups. While there are none, a configuration that has several means something
 /// else when all of it runs in httpd's own processes.
 pub fn daemon_mode() -> bool {
-    find("WSGIDaemonProcess").is_some_and(|directive| !matches!(directive.httpd, Refused { .. }))
+    find("WSGIDaemonProcess").is_some_and(|directive| !matches!(directive.httpd, RefusedInUse { .. }))
 }
 
 /// The directive of this name, in any case of letters.

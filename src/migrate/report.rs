@@ -191,7 +191,9 @@ fn finding(directive: &Directive, subject: &str, status: Status, value: &str) ->
         Status::EmbeddedOnly => {
             (Verdict::NotSupported, format!("{}; {}", directives::NO_DAEMON, directives::EMBEDDED))
         }
-        Status::Refused { why, cure } => (Verdict::NotSupported, format!("{why}; {cure}")),
+        Status::Refused { why, cure } | Status::RefusedInUse { why, cure } => {
+            (Verdict::NotSupported, format!("{why}; {cure}"))
+        }
     };
     // The table is written in Markdown.
     Finding::at(directive, subject, verdict, reason.replace('`', ""))

@@ -78,6 +78,7 @@ fn status(status: Status) -> String {
             format!("implemented for `%{{GLOBAL}}`; else refused: {}", directives::NO_DAEMON)
         }
         Status::NoEffect(why) => format!("no effect: {why}"),
+        Status::RefusedInUse { why, cure } => format!("checked; refused where it is used: {why}; {cure}"),
         Status::Refused { why, cure } => format!("refused: {why}; {cure}"),
     }
 }
