@@ -45,6 +45,7 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
     ("telemetry-service", is_telemetry_service, "there is no telemetry yet: nothing is sent"),
     ("telemetry-options", is_telemetry_options, "there is no telemetry yet: nothing is sent"),
     ("slow-requests", is_seconds, "there is no telemetry yet: slow requests are not reported"),
+    ("group-authoritative", is_flag, "Require says what is needed; mod_wsgi does nothing with it either"),
     (
         "error-override",
         is_flag,
