@@ -164,7 +164,9 @@ static int check_access(request_rec *r)
     if (!hook)
         return DECLINED;
     host = ap_get_remote_host(r->connection, r->per_dir_config, REMOTE_HOST, NULL);
-    switch (ask_early(r, hook, BURROW_ALLOW_ACCESS, host ? host : r->useragent_ip, NULL, NULL, NULL)) {
+    if (!host)
+        host = r->useragent_ip;
+    switch (ask_early(r, hook, BURROW_ALLOW_ACCESS, host, NULL, NULL, NULL)) {
     case BURROW_TRUE:
         return OK;
     case BURROW_NONE:

@@ -18,14 +18,6 @@ static ngx_uint_t take_option(ngx_str_t arg, const char *option, size_t len, ngx
 
 #define TAKE_OPTION(arg, option, value) take_option(arg, option, sizeof(option) - 1, value)
 
-static char *refuse(ngx_conf_t *cf, const char *message)
-{
-    ngx_str_t *args = cf->args->elts;
-
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "%V: %s", &args[0], message);
-    return NGX_CONF_ERROR;
-}
-
 /* "realm" stands in a quoted string of a header. */
 static ngx_uint_t is_realm(ngx_str_t realm)
 {
@@ -53,14 +45,14 @@ char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     script->target = args[1];
     script->off = args[1].len == 3 && ngx_strncmp(args[1].data, "off", 3) == 0;
     if (script->off) {
-        return cf->args->nelts == 2 ? NGX_CONF_OK : refuse(cf, "off has no options");
+        return cf->args->nelts == 2 ? NGX_CONF_OK : ngx_burrow_refuse(cf, "off has no options");
     }
     ngx_str_set(&script->realm, "restricted");
     for (i = 2; i < cf->args->nelts; i++) {
         if (TAKE_OPTION(args[i], group_option, &value)) {
             if (value.len >= 2 && ngx_strncmp(value.data, "%{", 2) == 0) {
                 if (value.len != 9 || ngx_strncmp(value.data, "%{GLOBAL}", 9) != 0) {
-                    return refuse(cf, "application-group takes a name or %{GLOBAL}");
+                    return ngx_burrow_refuse(cf, "application-group takes a name or %{GLOBAL}");
                 }
                 value.len = 0;
             }
@@ -69,7 +61,8 @@ char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
                    && TAKE_OPTION(args[i], realm_option, &value))
         {
             if (!is_realm(value)) {
-                return refuse(cf, "a realm has no quotes, backslashes or control characters");
+                return ngx_burrow_refuse(cf, "a realm has no quotes, backslashes or control "
+                                             "characters");
             }
             script->realm = value;
         } else {

@@ -7,7 +7,7 @@
 #define EVERYWHERE \
     (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_HTTP_LIF_CONF)
 
-static char *refuse(ngx_conf_t *cf, const char *message)
+char *ngx_burrow_refuse(ngx_conf_t *cf, const char *message)
 {
     ngx_str_t *args = cf->args->elts;
 
@@ -21,7 +21,7 @@ static char *set_python(ngx_conf_t *cf, ngx_burrow_main_conf_t *conf,
     ngx_str_t *args = cf->args->elts;
     const char *error = set(conf->settings, ngx_burrow_str(args[1]));
 
-    return error == NULL ? NGX_CONF_OK : refuse(cf, error);
+    return error == NULL ? NGX_CONF_OK : ngx_burrow_refuse(cf, error);
 }
 
 static char *python_home(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
@@ -67,10 +67,10 @@ static char *param(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     ngx_burrow_param_t *new;
 
     if (cf->args->nelts == 4 && ngx_strcmp(args[3].data, "if_not_empty") != 0) {
-        return refuse(cf, "the third parameter can be \"if_not_empty\" only");
+        return ngx_burrow_refuse(cf, "the third parameter can be \"if_not_empty\" only");
     }
     if (args[1].len == 0) {
-        return refuse(cf, "a variable needs a name");
+        return ngx_burrow_refuse(cf, "a variable needs a name");
     }
     if (conf->params == NULL) {
         conf->params = ngx_array_create(cf->pool, 4, sizeof(ngx_burrow_param_t));
@@ -105,7 +105,7 @@ static char *application_group(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
         && ngx_strcmp(args[1].data, "%{RESOURCE}") != 0
         && ngx_strcmp(args[1].data, "%{SERVER}") != 0)
     {
-        return refuse(cf, "say a name, %{GLOBAL}, %{RESOURCE} or %{SERVER}");
+        return ngx_burrow_refuse(cf, "say a name, %{GLOBAL}, %{RESOURCE} or %{SERVER}");
     }
     conf->application_group = args[1];
     return NGX_CONF_OK;

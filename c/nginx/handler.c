@@ -3,8 +3,9 @@
 
 #define HOLD_MS 60000
 
-/* Requests that applications or scripts work on. While there are any a timer runs: it keeps a worker that quits
- * gracefully from ending under them, as nothing else of theirs may be known to the event loop. */
+/* Requests that applications or scripts work on. While there are any a timer runs: it keeps a worker
+ * that quits gracefully from ending under them, as nothing else of theirs may be known to the event
+ * loop. */
 static ngx_uint_t in_flight;
 static ngx_event_t hold;
 

@@ -101,6 +101,7 @@ typedef struct {
 extern ngx_command_t ngx_burrow_commands[];
 
 /* directives.c */
+char *ngx_burrow_refuse(ngx_conf_t *cf, const char *message);
 void *ngx_burrow_create_main_conf(ngx_conf_t *cf);
 void *ngx_burrow_create_loc_conf(ngx_conf_t *cf);
 char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child);
