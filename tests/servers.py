@@ -5,6 +5,7 @@ copy of tests/apps. Every test talks to it as a client would, and reads its erro
 administrator would.
 """
 
+import atexit
 import ctypes
 import dataclasses
 import functools
@@ -67,6 +68,7 @@ def wait_for(condition, what, timeout=10):
 def certificate():
     """A self-signed certificate and its key, made once."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="burrow-cert-"))
+    atexit.register(shutil.rmtree, folder)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
          "-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-days", "2",
