@@ -543,6 +543,9 @@ class Apache(Server):
             limits = "\n".join(f"{name} {processes}" for name in names)
         else:
             threads = threads or 8
+            if threads < 4:
+                # mpm_event drops connections that are kept alive when it runs out of idle threads.
+                self.client.headers["connection"] = "close"
             limits = (
                 f"StartServers {processes}\nServerLimit {processes}\nThreadLimit {threads}\n"
                 f"ThreadsPerChild {threads}\nMinSpareThreads 1\nMaxSpareThreads {threads * (processes + 1)}\n"
