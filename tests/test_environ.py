@@ -233,6 +233,15 @@ def test_remote_user(server):
         assert "HTTP_AUTHORIZATION" not in seen
 
 
+@pytest.mark.parametrize("early", ['if ($remote_user = "x") { return 400; }', "satisfy any; allow all; auth_basic x;"])
+def test_unchecked_user_is_none(nginx, early):
+    users = nginx.root / "users"
+    users.write_text("ann:{PLAIN}secret\n")
+    nginx.start("environ.py", nginx=f"auth_basic_user_file {users}; {early}")
+    seen = strings(nginx.get("/", headers={"Authorization": credentials("ann", "wrong")}))
+    assert "REMOTE_USER" not in seen and "AUTH_TYPE" not in seen
+
+
 def test_authorization_is_passed(server):
     server.start("environ.py", apache="WSGIPassAuthorization On")
     sent = credentials("ann", "secret")

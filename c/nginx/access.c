@@ -341,11 +341,18 @@ static ngx_int_t check_user(ngx_http_request_t *r)
     return start(r, &conf->auth_user, BURROW_CHECK_PASSWORD, user, r->headers_in.passwd, ask);
 }
 
+/* A variable that was looked at before this phase has set the user without a look at the password. */
+static ngx_int_t forget_early_user(ngx_http_request_t *r)
+{
+    ngx_str_null(&r->headers_in.user);
+    return NGX_DECLINED;
+}
+
 ngx_int_t ngx_burrow_add_access_handlers(ngx_conf_t *cf)
 {
     ngx_http_core_main_conf_t *core = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
     ngx_array_t *handlers = &core->phases[NGX_HTTP_ACCESS_PHASE].handlers;
-    ngx_http_handler_pt *handler = ngx_array_push_n(handlers, 2);
+    ngx_http_handler_pt *handler = ngx_array_push_n(handlers, 3);
 
     if (handler == NULL) {
         return NGX_ERROR;
@@ -353,5 +360,6 @@ ngx_int_t ngx_burrow_add_access_handlers(ngx_conf_t *cf)
     /* nginx runs the last one first. */
     handler[0] = check_user;
     handler[1] = check_access;
+    handler[2] = forget_early_user;
     return NGX_OK;
 }

@@ -248,8 +248,8 @@ ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *req
     set_path(r, conf->script_name, vars);
     set_connection(r, vars);
     set_listener(r->connection, vars);
-    /* Set by auth_basic once it has checked the password. */
-    if (r->headers_in.user.len > 0) {
+    /* Set by auth_basic. Where it has asked for a password, "satisfy any" has let in a stranger. */
+    if (r->headers_in.user.len > 0 && r->headers_out.www_authenticate == NULL) {
         vars[BURROW_REMOTE_USER] = ngx_burrow_str(r->headers_in.user);
         vars[BURROW_AUTH_TYPE] = LITERAL("Basic");
     }
