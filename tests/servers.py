@@ -543,8 +543,8 @@ class Apache(Server):
             limits = "\n".join(f"{name} {processes}" for name in names)
         else:
             threads = threads or 8
-            if threads < 4:
-                # mpm_event drops connections that are kept alive when it runs out of idle threads.
+            if threads == 1:
+                # mpm_event drops connections that are kept alive when no thread is idle.
                 self.client.headers["connection"] = "close"
             limits = (
                 f"StartServers {processes}\nServerLimit {processes}\nThreadLimit {threads}\n"

@@ -37,7 +37,7 @@ ABSENT = {"PATH_TRANSLATED", "GATEWAY_INTERFACE", "SERVER_SIGNATURE", "REMOTE_HO
 def api(server):
     """The same script in two application groups. httpd with one thread would close idle connections."""
     return server.start(mounts=[Mount("/api", "api.py", "one"), Mount("/other", "api.py", "two"),
-                                Mount("/environ", "environ.py", "one")], threads=2)  # fmt: skip
+                                Mount("/environ", "environ.py", "one")], threads=4)  # fmt: skip
 
 
 def ask(server, path, **options):
@@ -129,7 +129,7 @@ def test_apache(api):
     assert module["description"].startswith("Apache/2.4.")
     assert module["mpm_name"] == "event"
     assert module["build_date"]
-    assert (module["maximum_processes"], module["threads_per_process"]) == (1, 2)
+    assert (module["maximum_processes"], module["threads_per_process"]) == (1, 4)
 
 
 def test_packages_of_the_same_name(server):
