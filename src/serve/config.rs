@@ -18,9 +18,6 @@ use super::{refuse, Options, Refusal};
 const NGINX: &str = include_str!("../../conf/serve-nginx.conf.j2");
 const APACHE: &str = include_str!("../../conf/serve-apache.conf.j2");
 
-/// In the server's private directory.
-pub const IMPORT_SCRIPT: &str = "application.wsgi";
-
 /// Everything that was found out about what to serve, and how.
 pub struct Site<'a> {
     pub options: &'a Options,
@@ -49,8 +46,6 @@ struct Values<'a> {
     target: String,
     /// For a script; a module's is part of the target.
     callable: Option<&'a str>,
-    /// The text of `target`, where that is a script of ours.
-    import_script: Option<String>,
     mount: &'a str,
     static_files: Vec<Static<'a>>,
     mime_types: Option<&'static str>,
@@ -88,9 +83,8 @@ impl Site<'_> {
             access_log: options.access_log.as_deref().map(log_file).transpose()?,
             python_home: plain(&self.python.prefix)?,
             python_path: plain(&self.target.dir)?,
-            target: self.application(dir)?,
+            target: self.application()?,
             callable: matches!(self.target.source, Source::Script(_)).then_some(&self.callable),
-            import_script: self.import_script(),
             mount: &options.mount.0,
             static_files: options
                 .static_files
@@ -122,22 +116,10 @@ impl Site<'_> {
     }
 
     /// What the server module is to load.
-    fn application(&self, dir: &Path) -> Result<String, Refusal> {
-        match (&self.target.source, self.import_script()) {
-            (_, Some(_)) => plain(&dir.join(IMPORT_SCRIPT)),
-            (Source::Script(path), _) => plain(path),
-            (Source::Module(_), _) => Ok(self.target.with_callable(&self.callable)),
-        }
-    }
-
-    /// httpd runs scripts only: the text of one that imports the module.
-    pub fn import_script(&self) -> Option<String> {
-        match (&self.target.source, self.server.kind) {
-            (Source::Module(name), ServerKind::Apache) => Some(format!(
-                "import importlib\n\napplication = importlib.import_module(\"{name}\").{}\n",
-                self.callable
-            )),
-            _ => None,
+    fn application(&self) -> Result<String, Refusal> {
+        match &self.target.source {
+            Source::Script(path) => plain(path),
+            Source::Module(_) => Ok(self.target.with_callable(&self.callable)),
         }
     }
 

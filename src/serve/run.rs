@@ -1,10 +1,9 @@
 //! The life of the server: started, awaited, told of changes, and stopped with all it has begun.
 
 use std::env;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +16,7 @@ use nix::sys::signal::{kill, killpg, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{getpid, getppid, Pid, Uid};
 
-use super::config::{Site, IMPORT_SCRIPT};
+use super::config::Site;
 use super::options::ServerKind;
 use super::private_dir::PrivateDir;
 use super::target::Source;
@@ -75,12 +74,6 @@ impl Running {
         let file = dir.path().join("server.conf");
         let text = site.configuration(dir.path(), address).map_err(|e| io::Error::other(e.to_string()))?;
         fs::write(&file, text)?;
-        if let Some(script) = site.import_script() {
-            let path = dir.path().join(IMPORT_SCRIPT);
-            fs::write(&path, script)?;
-            // Whatever the umask is: the workers read it.
-            fs::set_permissions(&path, Permissions::from_mode(0o644))?;
-        }
         // The server's own messages, so that what it opens as /dev/stderr is a pipe of ours: the user's
         // may be a socket, or another user's terminal.
         let mut command = command(site, dir.path(), &file);
