@@ -205,7 +205,7 @@ class Server:
             # Only now does it heed signals.
             self.wait_log(self.ready)
             processes = settings.get("processes", 1)
-            wait_for(lambda: len(self.workers()) == processes, f"{processes} worker processes")
+            wait_for(lambda: len(self.workers()) >= processes, f"{processes} worker processes")
         return self
 
     def accepts(self):

@@ -69,8 +69,13 @@ def hold_link(pid):
 
 
 def await_end(process, timeout=1):
-    wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE,
-             f"the end of {process}", timeout)  # fmt: skip
+    def ended():
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    wait_for(ended, f"the end of {process}", timeout)
 
 
 def test_starts_with_the_server_and_ends_with_it(server):
