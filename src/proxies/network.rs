@@ -19,7 +19,7 @@ impl Network {
             text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let network = match partial_ipv4(address) {
             Some((address, given)) => {
-                let bits = bits.map_or(Some(given), |bits| ipv4_bits(bits))?;
+                let bits = bits.map_or(Some(given), ipv4_bits)?;
                 Network { address: address.to_ipv6_mapped(), prefix: IPV4_PREFIX + bits }
             }
             None => {
