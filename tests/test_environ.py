@@ -233,7 +233,9 @@ def test_remote_user(server):
         assert "HTTP_AUTHORIZATION" not in seen
 
 
-@pytest.mark.parametrize("early", ['if ($remote_user = "x") { return 400; }', "satisfy any; allow all; auth_basic x;"])
+@pytest.mark.parametrize(
+    "early", ['if ($remote_user = "x") { return 400; }', "satisfy any; allow all; auth_basic x;"]
+)
 def test_unchecked_user_is_none(nginx, early):
     users = nginx.root / "users"
     users.write_text("ann:{PLAIN}secret\n")
