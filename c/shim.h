@@ -178,6 +178,7 @@ typedef struct {
     burrow_str body;        /* the whole body, where the server has it in memory; else absent */
     int64_t content_length; /* bytes; -1 when unknown (chunked) */
     int64_t request_start;  /* microseconds since the epoch */
+    int64_t script_modified; /* the script's mtime in microseconds; 0: not looked at */
     unsigned flags;
 } burrow_request;
 

@@ -351,6 +351,8 @@ int wsgi_handler(request_rec *r)
                != OK)
         return status;
     wsgi_request_build(&request, r, found.pass_authorization > 0);
+    if (found.script == r->filename) /* what httpd has looked at */
+        request.script_modified = r->finfo.mtime;
     if (config->script_reloading)
         request.flags |= BURROW_RELOADING;
     if ((status = wsgi_dispatch(r, &request, &found.process_group, &found.application_group,

@@ -90,7 +90,7 @@ pub unsafe extern "C" fn load(app: *mut RuntimeApp) -> c_int {
     let app = unsafe { &*app.cast::<App>() };
     let Some(interpreter) = app.interpreter() else { return -1 };
     let _busy = interpreter.busy();
-    if app.loaded(interpreter, false).is_some() {
+    if app.loaded(interpreter, None).is_some() {
         0
     } else {
         -1
@@ -107,23 +107,24 @@ impl App {
         Some(self.interpreter.get_or_init(|| interpreter))
     }
 
-    /// The application, imported if it is not yet, or again if `reloading` and its script has changed.
-    /// None when it does not import; that was logged. Called detached, since it may wait long.
-    pub fn loaded(&self, interpreter: &'static Interpreter, reloading: bool) -> Option<Arc<Loaded>> {
-        if let Some(loaded) = self.current(reloading) {
+    /// The application, imported if it is not yet, or again if its script has another modification time than
+    /// `modified` (see [`Self::modified_now`]; None: it is not looked at). None when it does not import; that
+    /// was logged. Called detached, since it may wait long.
+    pub fn loaded(&self, interpreter: &'static Interpreter, modified: Option<i64>) -> Option<Arc<Loaded>> {
+        if let Some(loaded) = self.current(modified) {
             return Some(loaded);
         }
         let _importing = self.importing.lock().unwrap();
+        let now = self.modified_now();
         // Another thread may have imported it while this one waited.
-        if let Some(loaded) = self.current(reloading) {
+        if let Some(loaded) = self.current(modified.map(|_| now)) {
             return Some(loaded);
         }
         self.announce(interpreter);
-        let modified = self.modified_now();
         let attached = Attached::to(interpreter);
         let old = match self.import(&attached) {
             Ok(loaded) => {
-                self.modified.store(modified, Ordering::Relaxed);
+                self.modified.store(now, Ordering::Relaxed);
                 self.loaded.lock().unwrap().replace(Arc::new(loaded))
             }
             Err(_) => {
@@ -142,14 +143,13 @@ impl App {
         self.loaded.lock().unwrap().clone()
     }
 
-    fn current(&self, reloading: bool) -> Option<Arc<Loaded>> {
-        let loaded = self.loaded.lock().unwrap().clone()?;
-        let changed = reloading && self.modified_now() != self.modified.load(Ordering::Relaxed);
-        if changed {
-            // `loaded` is not the last reference: `self.loaded` has one, so nothing is freed here.
+    /// Never the last reference, which must go attached: nothing is cloned that may be replaced meanwhile
+    /// and not used.
+    fn current(&self, modified: Option<i64>) -> Option<Arc<Loaded>> {
+        if modified.is_some_and(|modified| modified != self.modified.load(Ordering::Relaxed)) {
             return None;
         }
-        Some(loaded)
+        self.loaded.lock().unwrap().clone()
     }
 
     fn import(&self, attached: &Attached) -> Result<Loaded> {
@@ -191,8 +191,8 @@ impl App {
         String::from_utf8_lossy(self.target.bytes()).into_owned()
     }
 
-    /// The script's modification time in nanoseconds; 0 for a module or when there is no such file.
-    fn modified_now(&self) -> i64 {
+    /// The script's modification time in microseconds; 0 for a module or when there is no such file.
+    pub fn modified_now(&self) -> i64 {
         let Some(path) = &self.path else { return 0 };
         let mut data = MaybeUninit::<libc::stat>::uninit();
         // SAFETY: a NUL-terminated path; the structure is filled where the call succeeds.
@@ -201,7 +201,7 @@ impl App {
                 return 0;
             }
             let data = data.assume_init();
-            data.st_mtime * 1_000_000_000 + data.st_mtime_nsec
+            data.st_mtime * 1_000_000 + data.st_mtime_nsec / 1000
         }
     }
 }

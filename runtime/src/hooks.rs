@@ -44,7 +44,9 @@ fn answer(script: &App, question: &burrow_question, request: &burrow_request) ->
     let Some(interpreter) = script.interpreter() else { return BURROW_FAILURE };
     let _busy = interpreter.busy();
     let reloading = request.flags & BURROW_RELOADING != 0;
-    let Some(loaded) = script.loaded(interpreter, reloading) else { return BURROW_FAILURE };
+    let Some(loaded) = script.loaded(interpreter, reloading.then(|| script.modified_now())) else {
+        return BURROW_FAILURE;
+    };
     let attached = Attached::to(interpreter);
     let verdict = call(&attached, script, &loaded, question, request).unwrap_or_else(|Raised| {
         if let Some(exception) = take_exception() {

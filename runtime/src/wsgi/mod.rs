@@ -31,7 +31,7 @@ pub unsafe extern "C" fn serve(
     let _bound = log::bind(exchange);
     let Some(interpreter) = app.interpreter() else { return BURROW_FAILED };
     let _busy = interpreter.busy();
-    let Some(loaded) = app.loaded(interpreter, request.flags & BURROW_RELOADING != 0) else {
+    let Some(loaded) = app.loaded(interpreter, modified(app, request)) else {
         return BURROW_FAILED;
     };
     let call = Call::new(app, request, io, exchange, observe::watch(interpreter));
@@ -48,6 +48,15 @@ pub unsafe extern "C" fn serve(
     drop(loaded);
     drop(attached);
     call.end()
+}
+
+/// The script's modification time, where the request asks to reload a changed one.
+fn modified(app: &App, request: &burrow_request) -> Option<i64> {
+    match request.script_modified {
+        _ if request.flags & BURROW_RELOADING == 0 => None,
+        0 => Some(app.modified_now()),
+        known => Some(known),
+    }
 }
 
 /// Calls the application and sends what it answers, but for what [`Call::end`] sends.
