@@ -83,11 +83,32 @@ int wsgi_translate_name(request_rec *r)
     return OK;
 }
 
-/* A module is no file: there are no directories to walk and no .htaccess files. <Location> holds. */
+/* A module is no file: there are no directories to walk and no .htaccess files. <Location> holds. Of
+ * a script and what follows it only the script is walked to: httpd need not find out where it ends. */
 int wsgi_map_to_storage(request_rec *r)
 {
     const alias_match *match = ap_get_module_config(r->request_config, &wsgi_module);
-    return match && match->alias->is_module ? OK : DECLINED;
+    char *filename = r->filename;
+    size_t len;
+    int status;
+
+    if (!match)
+        return DECLINED;
+    if (match->alias->is_module)
+        return OK;
+    len = strlen(match->script);
+    if (strncmp(filename, match->script, len) || filename[len] != '/')
+        return DECLINED;
+    r->filename = apr_pstrmemdup(r->pool, filename, len);
+    if ((status = ap_directory_walk(r)) || (status = ap_file_walk(r)))
+        return status;
+    if (r->finfo.filetype == APR_REG) {
+        r->path_info = filename + len;
+        return OK;
+    }
+    r->filename = filename;
+    r->finfo.filetype = APR_NOFILE;
+    return DECLINED;
 }
 
 /* The alias that took this request, or NULL. */
