@@ -253,7 +253,7 @@ def test_follows_a_rotated_log(server):
 
 def test_writes_to_the_logger_of_the_last_graceful_restart(apache):
     """Each one starts another logger, and the old one ends."""
-    piped = apache.root / "piped.log"
+    piped = apache.error_log
     piped.touch()
     start = apache.command
     apache.command = lambda *options: [*start(*options), "-c", f'ErrorLog "|$/bin/cat >>{piped}"']
