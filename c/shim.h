@@ -73,6 +73,10 @@ const char *burrow_settings_option(burrow_settings *settings, const burrow_place
 const char *burrow_settings_daemon_process(burrow_settings *settings, const burrow_place *place,
                                            burrow_str name, const burrow_pair *options,
                                            size_t n_options);
+/* Daemon mode: whom the server's workers run as, the prefix of the folder that holds its sockets, and
+ * the seconds that the server waits for one read or write. Before burrow_settings_check. */
+void burrow_settings_instance(burrow_settings *settings, uid_t uid, gid_t gid, burrow_str prefix,
+                              double timeout);
 /* Something is to run in this process group, not "". burrow_settings_check judges it. */
 void burrow_settings_use_process_group(burrow_settings *settings, const burrow_place *place,
                                        burrow_str name);
@@ -94,12 +98,15 @@ typedef struct {
     burrow_str target;            /* "/srv/app.wsgi" or "package.module:callable" */
     burrow_str callable;          /* "" or absent: what the target names, else "application" */
     burrow_str application_group; /* "" is the main interpreter */
+    burrow_str process_group;     /* "" or absent: the server's own processes */
     unsigned threads;             /* nginx: application threads of the group in each worker */
 } burrow_app_key;
 
 /* Finds the application, or adds it. Any thread, any time. NULL with *error set when the key is
  * refused (relative script path, bad module name). */
 burrow_app *burrow_app_find(burrow_settings *settings, const burrow_app_key *key, const char **error);
+/* Whether it runs in a process group, not in the server's own processes. */
+int burrow_app_is_daemon(const burrow_app *app);
 /* Import it as soon as the worker process starts. */
 void burrow_app_preload(burrow_app *app);
 
@@ -178,6 +185,8 @@ typedef struct {
     burrow_str body;        /* the whole body, where the server has it in memory; else absent */
     int64_t content_length; /* bytes; -1 when unknown (chunked) */
     int64_t request_start;  /* microseconds since the epoch */
+    int64_t queue_start;    /* the same, of when it was handed to a process group; 0: it was not */
+    int64_t daemon_start;   /* the same, of when a thread there took it; 0 in the server's processes */
     int64_t script_modified; /* the script's mtime in microseconds; 0: not looked at */
     unsigned flags;
 } burrow_request;
@@ -219,7 +228,9 @@ typedef enum {
     BURROW_FAILED,      /* nothing was sent, the cause is logged: 500 */
     BURROW_UNAVAILABLE, /* nothing was sent: 503 */
     BURROW_ABORTED,     /* the head was sent but the answer is not whole: cut the connection */
-    BURROW_GONE         /* the client left */
+    BURROW_GONE,        /* the client left */
+    BURROW_DIED,        /* nothing was sent: the process that served it has died; 502 */
+    BURROW_TIMEOUT      /* nothing was sent: a time limit has passed; 504 */
 } burrow_outcome;
 
 /* httpd and the daemon's worker: runs one request to its end on the calling thread. `request` is

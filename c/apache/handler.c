@@ -279,7 +279,16 @@ static int finish(exchange *x, burrow_outcome outcome)
     }
     if (x->body_error)
         return x->body_error;
-    return outcome == BURROW_UNAVAILABLE ? HTTP_SERVICE_UNAVAILABLE : HTTP_INTERNAL_SERVER_ERROR;
+    switch (outcome) {
+    case BURROW_UNAVAILABLE:
+        return HTTP_SERVICE_UNAVAILABLE;
+    case BURROW_DIED:
+        return HTTP_BAD_GATEWAY;
+    case BURROW_TIMEOUT:
+        return HTTP_GATEWAY_TIME_OUT;
+    default:
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
 }
 
 /* What the directives say about a request, before anything is expanded. */

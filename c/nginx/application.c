@@ -97,6 +97,7 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     }
 
     main = ngx_http_conf_get_module_main_conf(cf, ngx_http_burrow_module);
+    ngx_memzero(&key, sizeof(key));
     key.target = ngx_burrow_str(conf->target);
     key.callable = ngx_burrow_str(conf->callable);
     key.application_group = ngx_burrow_str(group);

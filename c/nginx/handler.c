@@ -83,6 +83,10 @@ static ngx_int_t status_of(burrow_outcome outcome)
         return NGX_HTTP_SERVICE_UNAVAILABLE;
     case BURROW_GONE:
         return NGX_HTTP_CLIENT_CLOSED_REQUEST;
+    case BURROW_DIED:
+        return NGX_HTTP_BAD_GATEWAY;
+    case BURROW_TIMEOUT:
+        return NGX_HTTP_GATEWAY_TIME_OUT;
     default:
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }

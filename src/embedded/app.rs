@@ -25,6 +25,7 @@ impl Group {
 pub struct App {
     target: Box<[u8]>,
     callable: Box<[u8]>,
+    process_group: Box<[u8]>,
     group: Arc<Group>,
     preload: AtomicBool,
     runtime: OnceLock<RuntimeRecord>,
@@ -39,10 +40,11 @@ unsafe impl Send for RuntimeRecord {}
 unsafe impl Sync for RuntimeRecord {}
 
 impl App {
-    pub fn new(target: &[u8], callable: &[u8], group: Arc<Group>) -> Self {
+    pub fn new(target: &[u8], callable: &[u8], process_group: &[u8], group: Arc<Group>) -> Self {
         App {
             target: target.into(),
             callable: callable.into(),
+            process_group: process_group.into(),
             group,
             preload: AtomicBool::new(false),
             runtime: OnceLock::new(),
@@ -57,12 +59,22 @@ impl App {
     }
 
     pub fn key(&self) -> AppKey<'_> {
-        AppKey { target: &self.target, callable: &self.callable, group: &self.group.name }
+        AppKey {
+            target: &self.target,
+            callable: &self.callable,
+            process_group: &self.process_group,
+            group: &self.group.name,
+        }
     }
 
     /// The name of the application group; empty is the main interpreter.
     pub fn group(&self) -> &[u8] {
         &self.group.name
+    }
+
+    /// Whether it runs in a process group, not in the server's own processes.
+    pub fn is_daemon(&self) -> bool {
+        !self.process_group.is_empty()
     }
 
     /// Application threads of the group in each nginx worker.

@@ -1,11 +1,8 @@
 //! A guardian or manager as seen from the process that started it.
 
-use super::{
-    pidfd::Pidfd,
-    protocol::{Link, Message},
-    Role,
-};
+use super::{pidfd::Pidfd, protocol::Message, Role};
 use crate::settings::ServerKind;
+use burrow_daemon::packet::Link;
 use nix::{
     errno::Errno,
     poll::{poll, PollFd, PollFlags, PollTimeout},

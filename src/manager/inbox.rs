@@ -3,10 +3,11 @@
 use super::{
     log::{Level, Log},
     pidfd::Pidfd,
-    protocol::{Link, Message},
+    protocol::{link_from_stdin, Message},
     Role,
 };
 use crate::settings::ServerKind;
+use burrow_daemon::packet::Link;
 use nix::{
     errno::Errno,
     poll::{poll, PollFd, PollFlags, PollTimeout},
@@ -67,7 +68,7 @@ pub struct Inbox {
 impl Inbox {
     pub fn open(role: Role, server: ServerKind) -> io::Result<Inbox> {
         Ok(Inbox {
-            link: Link::from_stdin()?,
+            link: link_from_stdin()?,
             master: None,
             signals: blocked(&[Signal::SIGTERM, Signal::SIGINT])?,
             log: Log::new(server, role.name()),

@@ -3,23 +3,20 @@
 //! Server module and `burrow` binary may be of different releases (an upgrade replaces the binary while
 //! the old module still runs), so messages only ever gain fields, and the configuration has a version.
 
+use burrow_daemon::packet::Link;
 use nix::{
-    errno::Errno,
     sys::{
         memfd::{memfd_create, MFdFlags},
-        socket::{
-            getsockopt, recvmsg, sendmsg, socketpair, sockopt, AddressFamily, ControlMessage,
-            ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        },
+        socket::{getsockopt, sockopt, SockType},
     },
     unistd::dup2_stdin,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    io::{self, IoSlice, IoSliceMut, Write},
+    io::{self, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, OwnedFd},
         unix::fs::FileExt,
     },
 };
@@ -37,81 +34,15 @@ pub enum Message {
     Stop { reason: String, timeout_ms: u64 },
 }
 
-/// Longer than any message.
-const PACKET: usize = 512;
-/// The most descriptors that come with one.
-const DESCRIPTORS: usize = 2;
-
-/// One end of a link. Neither sending nor receiving ever blocks.
-#[derive(Debug)]
-pub struct Link(OwnedFd);
-
-impl Link {
-    /// A link of our own and the other end of it.
-    pub fn pair() -> io::Result<(Link, OwnedFd)> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok((Link(ours), theirs))
+/// The end that this process was started with.
+pub fn link_from_stdin() -> io::Result<Link> {
+    let stdin = io::stdin();
+    if getsockopt(&stdin, sockopt::SockType) != Ok(SockType::SeqPacket) {
+        return Err(io::Error::other("this is for a server's module to run, not for people"));
     }
-
-    /// The end that this process was started with.
-    pub fn from_stdin() -> io::Result<Link> {
-        let stdin = io::stdin();
-        if getsockopt(&stdin, sockopt::SockType) != Ok(SockType::SeqPacket) {
-            return Err(io::Error::other("this is for a server's module to run, not for people"));
-        }
-        let link = Link(stdin.as_fd().try_clone_to_owned()?);
-        dup2_stdin(File::open("/dev/null")?)?;
-        Ok(link)
-    }
-
-    pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let packet = serde_json::to_vec(message)?;
-        let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&packet)], rights, flags, None)?;
-        Ok(())
-    }
-
-    /// The next message; None when the other side is gone. `WouldBlock` when there is none yet.
-    pub fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-        let mut packet = [0; PACKET];
-        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
-        let mut slices = [IoSliceMut::new(&mut packet)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            // It ended with messages of ours unread.
-            Err(Errno::ECONNRESET) => return Ok(None),
-            received => received?,
-        };
-        let mut descriptors = Vec::new();
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(rights) = message {
-                // SAFETY: they have just been made for this process, for nobody else.
-                descriptors.extend(rights.iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
-        }
-        match received.bytes {
-            0 => Ok(None),
-            length => Ok(Some((serde_json::from_slice(&packet[..length])?, descriptors))),
-        }
-    }
-
-    /// Whether the other side has yet to read something that was sent.
-    pub fn has_unread(&self) -> bool {
-        let mut bytes: libc::c_int = 0;
-        // SAFETY: SIOCOUTQ (TIOCOUTQ by another name) writes one int.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
-        result == 0 && bytes > 0
-    }
-}
-
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
+    let link = Link::from(stdin.as_fd().try_clone_to_owned()?);
+    dup2_stdin(File::open("/dev/null")?)?;
+    Ok(link)
 }
 
 /// What a manager is told at its start and at every reload.
@@ -160,21 +91,16 @@ mod tests {
     #[test]
     fn configuration_survives_the_link() {
         let (link, other) = Link::pair().unwrap();
-        let other = Link(other);
+        let other = Link::from(other);
         let file = Configuration::new(7).to_file().unwrap();
         let message = Message::Configure { master: Some(1) };
         link.send(&message, &[file.as_fd(), file.as_fd()]).unwrap();
-        assert!(link.has_unread());
 
-        let (received, descriptors) = other.receive().unwrap().unwrap();
-        assert!(!link.has_unread());
+        let (received, descriptors) = other.receive::<Message>().unwrap().unwrap();
         assert_eq!(received, message);
         for descriptor in descriptors {
             assert_eq!(Configuration::from_file(descriptor).unwrap(), Configuration::new(7));
         }
-        assert_eq!(other.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(link);
-        assert!(other.receive().unwrap().is_none());
     }
 
     #[test]

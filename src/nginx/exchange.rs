@@ -374,7 +374,7 @@ mod tests {
     use std::thread;
 
     fn exchange() -> Arc<Exchange> {
-        let app = App::new(b"app:application", b"", Arc::new(Group::new(b"")));
+        let app = App::new(b"app:application", b"", b"", Arc::new(Group::new(b"")));
         // SAFETY: the request points at nothing.
         unsafe {
             Exchange::new(Box::leak(Box::new(app)), &burrow_request::default(), None, ptr::dangling_mut())

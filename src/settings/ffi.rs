@@ -1,11 +1,12 @@
 //! `burrow_settings_*` and `burrow_app_*` of c/shim.h.
 
-use std::ffi::{c_char, OsStr};
+use std::ffi::{c_char, c_int, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use burrow_abi::{
     burrow_app, burrow_app_key, burrow_pair, burrow_place, burrow_scope, burrow_server_kind, burrow_settings,
@@ -15,7 +16,7 @@ use burrow_abi::{
 use super::interpreters::Scope;
 use super::process_group::ProcessGroup;
 use super::usage::VirtualHost;
-use super::{AppKey, Place, ServerKind, Settings};
+use super::{AppKey, Instance, Place, ServerKind, Settings};
 use crate::embedded::App;
 
 /// # Safety
@@ -100,6 +101,7 @@ pub unsafe extern "C" fn burrow_app_find(
         AppKey {
             target: key.target.bytes(),
             callable: key.callable.bytes(),
+            process_group: key.process_group.bytes(),
             group: key.application_group.bytes(),
         }
     };
@@ -120,6 +122,14 @@ pub unsafe extern "C" fn burrow_app_find(
 pub unsafe extern "C" fn burrow_app_preload(app: *mut burrow_app) {
     // SAFETY: c/shim.h.
     unsafe { App::from_c(app) }.set_preload();
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_app_is_daemon(app: *const burrow_app) -> c_int {
+    // SAFETY: c/shim.h.
+    unsafe { App::from_c(app.cast_mut()) }.is_daemon().into()
 }
 
 /// # Safety
@@ -187,6 +197,27 @@ pub unsafe extern "C" fn burrow_settings_daemon_process(
             .and_then(|group| settings.add_process_group(place(at), group));
         refusal(settings, result)
     }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_instance(
+    settings: *mut burrow_settings,
+    uid: libc::uid_t,
+    gid: libc::gid_t,
+    prefix: burrow_str,
+    timeout: f64,
+) {
+    // SAFETY: c/shim.h.
+    let (settings, prefix) = unsafe { (settings_mut(settings), prefix.bytes()) };
+    let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX);
+    settings.set_instance(Instance {
+        uid,
+        gid,
+        prefix: Path::new(OsStr::from_bytes(prefix)).into(),
+        timeout,
+    });
 }
 
 /// # Safety

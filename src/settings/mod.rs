@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{c_char, CString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use burrow_abi::WHOLE_SCRIPT;
 
@@ -46,12 +47,26 @@ impl ServerKind {
     }
 }
 
+/// What daemon mode has to know of the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// Whom the server's workers run as.
+    pub uid: u32,
+    pub gid: u32,
+    /// The prefix of the folder that holds the sockets.
+    pub prefix: PathBuf,
+    /// How long the server waits for one read or write.
+    pub timeout: Duration,
+}
+
 /// What makes an application: a callable of a target, in an application group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppKey<'a> {
     pub target: &'a [u8],
     /// Empty: what the target names, else "application".
     pub callable: &'a [u8],
+    /// Empty: the server's own processes.
+    pub process_group: &'a [u8],
     /// Empty: the main interpreter.
     pub group: &'a [u8],
 }
@@ -63,6 +78,7 @@ pub struct Settings {
     python_paths: Vec<Vec<u8>>,
     embedded: Embedded,
     process_groups: ProcessGroups,
+    instance: Instance,
     /// There will be applications whose names requests decide.
     expects_embedded: bool,
     /// What was read and has no effect.
@@ -94,7 +110,7 @@ impl Apps {
                 group
             }
         };
-        let app = Arc::new(App::new(key.target, key.callable, group));
+        let app = Arc::new(App::new(key.target, key.callable, key.process_group, group));
         self.by_target.entry(key.target.into()).or_default().push(app.clone());
         self.in_order.push(app.clone());
         app
@@ -109,6 +125,7 @@ impl Settings {
             python_paths: Vec::new(),
             embedded: Embedded::default(),
             process_groups: ProcessGroups::default(),
+            instance: Instance::default(),
             expects_embedded: false,
             notes: Vec::new(),
             apps: RwLock::default(),
@@ -157,6 +174,14 @@ impl Settings {
             self.notes.push(c_string(note));
         }
         Ok(())
+    }
+
+    pub fn set_instance(&mut self, instance: Instance) {
+        self.instance = instance;
+    }
+
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// Adds a process group of daemon mode.
@@ -221,7 +246,7 @@ impl Settings {
 
     /// The same for a script of hooks.
     pub fn script(&self, target: &[u8], group: &[u8], threads: usize) -> Result<Arc<App>, String> {
-        let key = AppKey { target, callable: WHOLE_SCRIPT, group };
+        let key = AppKey { target, callable: WHOLE_SCRIPT, process_group: b"", group };
         self.find(key, threads, || target::check_script(target))
     }
 

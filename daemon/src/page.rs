@@ -1,0 +1,242 @@
+//! The page: what a worker shows of itself in shared memory, so that nobody has to ask.
+//!
+//! Its size is sealed, so that reading it can never fail, and only the worker can write it. Whoever reads
+//! takes it for a hint, but for one thing: whether a request that was sent on a connection has been taken
+//! by a thread ([`Reader::taken`]), which decides whether it may be sent to another worker.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicU8, Ordering::*};
+
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
+use nix::sys::stat::fstat;
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::ftruncate;
+
+/// Connections that a worker can have at once.
+pub const SLOTS: usize = 1024;
+/// Bytes of a request's description.
+const WHAT: usize = 108;
+
+/// The beginning of the page: the version, then what concerns the whole worker.
+#[repr(C, align(64))]
+pub struct Summary {
+    version: AtomicU32,
+    pub pid: AtomicU32,
+    /// Threads that take requests.
+    pub threads: AtomicU32,
+    /// Those of them that serve one.
+    pub busy: AtomicU32,
+    /// Not 0 once it takes no further connection: it is being replaced.
+    pub draining: AtomicU32,
+    /// Requests taken since its start.
+    pub served: AtomicU64,
+}
+
+/// One connection, while a server has it and until the next one gets its place.
+#[repr(C, align(64))]
+pub struct Slot {
+    /// How many requests of this connection a thread has taken. Begins at 0 with each connection.
+    taken: AtomicU32,
+    /// Not 0 while one is being served.
+    serving: AtomicU32,
+    /// Since when, in microseconds of CLOCK_MONOTONIC.
+    since: AtomicI64,
+    length: AtomicU32,
+    /// Method and URI, cut off.
+    what: [AtomicU8; WHAT],
+}
+
+#[repr(C)]
+struct Page {
+    summary: Summary,
+    slots: [Slot; SLOTS],
+}
+
+const VERSION: u32 = 1;
+const SIZE: usize = std::mem::size_of::<Page>();
+
+/// A mapped page.
+struct Mapped(NonNull<Page>);
+
+// SAFETY: all of it is atomic.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(file: impl AsFd, protection: ProtFlags) -> io::Result<Mapped> {
+        let size = SIZE.try_into().expect("a page has a size");
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let address = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, file, 0)? };
+        Ok(Mapped(address.cast()))
+    }
+
+    fn page(&self) -> &Page {
+        // SAFETY: mapped as long as self lives, of this size, which is sealed; any bytes are a page.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`; nothing that `page` gave out outlives self. It cannot fail.
+        let _ = unsafe { munmap(self.0.cast(), SIZE) };
+    }
+}
+
+/// The worker's own page.
+pub struct Writer {
+    map: Mapped,
+    file: OwnedFd,
+}
+
+impl Writer {
+    pub fn new(threads: u32) -> io::Result<Writer> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = memfd_create(c"burrow page", flags)?;
+        ftruncate(&file, SIZE as i64)?;
+        let map = Mapped::new(&file, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_FUTURE_WRITE;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL))?;
+        let summary = &map.page().summary;
+        summary.pid.store(std::process::id(), Relaxed);
+        summary.threads.store(threads, Relaxed);
+        summary.version.store(VERSION, Release);
+        Ok(Writer { map, file })
+    }
+
+    /// For [`Reader::new`].
+    pub fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    pub fn summary(&self) -> &Summary {
+        &self.map.page().summary
+    }
+
+    /// Gives the slot to a new connection.
+    pub fn open(&self, slot: usize) {
+        self.map.page().slots[slot].taken.store(0, Release);
+    }
+
+    /// A thread takes the next request of a connection. To be done before anything of it is acted on.
+    pub fn take(&self, slot: usize, since: i64, method: &[u8], uri: &[u8]) {
+        let slot = &self.map.page().slots[slot];
+        slot.taken.fetch_add(1, SeqCst);
+        let text = method.iter().chain(b" ").chain(uri).take(WHAT);
+        let length = slot.what.iter().zip(text).map(|(byte, text)| byte.store(*text, Relaxed)).count();
+        slot.length.store(length as u32, Relaxed);
+        slot.since.store(since, Relaxed);
+        slot.serving.store(1, Release);
+        self.summary().busy.fetch_add(1, Relaxed);
+        self.summary().served.fetch_add(1, Relaxed);
+    }
+
+    /// The request that was taken has ended.
+    pub fn done(&self, slot: usize) {
+        self.map.page().slots[slot].serving.store(0, Release);
+        self.summary().busy.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The page of a worker, which is not trusted.
+pub struct Reader(Mapped);
+
+/// A request that a worker is serving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Microseconds of CLOCK_MONOTONIC.
+    pub since: i64,
+    /// Method and URI, cut off.
+    pub what: String,
+}
+
+impl Reader {
+    /// Maps a page that came from a worker. Refuses what could shrink under the reader.
+    pub fn new(file: impl AsFd) -> io::Result<Reader> {
+        let refused = |why| Err(io::Error::other(why));
+        let seals = SealFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SealFlag::F_SEAL_SHRINK) || fstat(&file)?.st_size != SIZE as i64 {
+            return refused("what the worker sent is no page");
+        }
+        let reader = Reader(Mapped::new(&file, ProtFlags::PROT_READ)?);
+        match reader.summary().version.load(Acquire) {
+            VERSION => Ok(reader),
+            _ => refused("the worker is of another release: stop the server and start it"),
+        }
+    }
+
+    pub fn summary(&self) -> &Summary {
+        &self.0.page().summary
+    }
+
+    /// How many requests of a connection have been taken.
+    pub fn taken(&self, slot: u32) -> u32 {
+        self.0.page().slots[slot as usize].taken.load(SeqCst)
+    }
+
+    /// Whether another request would be served at once.
+    pub fn has_free_thread(&self) -> bool {
+        let summary = self.summary();
+        summary.draining.load(Relaxed) == 0 && summary.busy.load(Relaxed) < summary.threads.load(Relaxed)
+    }
+
+    /// What is being served.
+    pub fn serving(&self) -> Vec<Serving> {
+        let busy = self.0.page().slots.iter().filter(|slot| slot.serving.load(Acquire) != 0);
+        let text = |slot: &Slot| {
+            let length = (slot.length.load(Relaxed) as usize).min(WHAT);
+            let bytes: Vec<u8> = slot.what[..length].iter().map(|byte| byte.load(Relaxed)).collect();
+            String::from_utf8_lossy(&bytes).replace(|c: char| c.is_control(), "?")
+        };
+        busy.map(|slot| Serving { since: slot.since.load(Relaxed), what: text(slot) }).collect()
+    }
+}
+
+/// Microseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+pub fn now() -> i64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
+    now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_see_what_the_worker_does() {
+        let writer = Writer::new(1).unwrap();
+        let reader = Reader::new(writer.file()).unwrap();
+        writer.open(3);
+        assert_eq!(reader.taken(3), 0);
+        assert!(reader.has_free_thread());
+        writer.take(3, 17, b"GET", &[b'/'; 200]);
+        assert_eq!(reader.taken(3), 1);
+        assert!(!reader.has_free_thread());
+        let what = format!("GET {}", "/".repeat(WHAT - 4));
+        assert_eq!(reader.serving(), [Serving { since: 17, what }]);
+        writer.done(3);
+        assert!(reader.serving().is_empty() && reader.has_free_thread());
+        writer.summary().draining.store(1, Relaxed);
+        assert!(!reader.has_free_thread());
+    }
+
+    #[test]
+    fn nobody_else_can_write_or_shrink_it() {
+        let writer = Writer::new(1).unwrap();
+        let write = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        assert!(Mapped::new(writer.file(), write).is_err());
+        assert!(ftruncate(writer.file(), 0).is_err());
+    }
+
+    #[test]
+    fn what_is_no_page_is_refused() {
+        let file = memfd_create(c"other", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        ftruncate(&file, SIZE as i64).unwrap();
+        assert!(Reader::new(&file).is_err());
+    }
+}

@@ -1,0 +1,215 @@
+//! A request as the payload of a REQUEST frame: what `burrow_request` of c/shim.h says, and of whom.
+//!
+//! ```text
+//!  content length, request start, script's mtime, queue start, queue deadline: i64 each
+//!  flags, number of headers, of params, of texts: u32 each
+//!  lengths of the texts: u32 each, all ones for what is absent | the texts
+//! ```
+//! The texts: target, callable, application group; the variables in the order of `burrow_var`; name and
+//! value of each header, of each param.
+
+use burrow_abi::{burrow_pair, burrow_request, burrow_str, BURROW_VAR_COUNT};
+
+const ABSENT: u32 = u32::MAX;
+const VARS: usize = BURROW_VAR_COUNT as usize;
+const FIXED: usize = 5 * 8 + 4 * 4;
+
+/// Whom a request is for, and how long it may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addressed<'a> {
+    pub target: &'a [u8],
+    /// Empty: what the target names, else "application".
+    pub callable: &'a [u8],
+    /// Empty: the main interpreter.
+    pub application_group: &'a [u8],
+    /// Microseconds of CLOCK_MONOTONIC, until which a thread may take it; 0: for ever.
+    pub queue_deadline: i64,
+}
+
+/// Appends the payload. The body is not in it.
+///
+/// # Safety
+/// The strings of `request` are there.
+pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<u8>) {
+    // SAFETY: c/shim.h: so many of each.
+    let (headers, params) =
+        unsafe { (pairs(request.headers, request.n_headers), pairs(request.params, request.n_params)) };
+    let numbers = [
+        request.content_length,
+        request.request_start,
+        request.script_modified,
+        request.queue_start,
+        address.queue_deadline,
+    ];
+    for number in numbers {
+        to.extend_from_slice(&number.to_le_bytes());
+    }
+    let texts = 3 + VARS + 2 * (headers.len() + params.len());
+    for number in [request.flags, headers.len() as u32, params.len() as u32, texts as u32] {
+        to.extend_from_slice(&number.to_le_bytes());
+    }
+    let parts = || {
+        [address.target, address.callable, address.application_group]
+            .into_iter()
+            .map(burrow_str::new)
+            .chain(request.vars)
+            .chain(headers.iter().chain(params).flat_map(|pair| [pair.name, pair.value]))
+    };
+    for part in parts() {
+        let length = if part.is_absent() { ABSENT } else { part.len as u32 };
+        to.extend_from_slice(&length.to_le_bytes());
+    }
+    for part in parts() {
+        // SAFETY: the caller's word.
+        to.extend_from_slice(unsafe { part.bytes() });
+    }
+}
+
+/// Reads a payload: the result points into it and into `pairs`. None where it is no request.
+pub fn read<'a>(payload: &'a [u8], pairs: &mut Vec<burrow_pair>) -> Option<(Addressed<'a>, burrow_request)> {
+    let (fixed, rest) = payload.split_at_checked(FIXED)?;
+    let (numbers, counts) = fixed.split_at(5 * 8);
+    let number = |index: usize| i64::from_le_bytes(numbers[8 * index..][..8].try_into().unwrap());
+    let count = |index: usize| u32::from_le_bytes(counts[4 * index..][..4].try_into().unwrap());
+    let (n_headers, n_params, n_texts) = (count(1) as usize, count(2) as usize, count(3) as usize);
+    let mut texts = texts(rest, n_texts)?;
+    let address = Addressed {
+        target: texts.next()?,
+        callable: texts.next()?,
+        application_group: texts.next()?,
+        queue_deadline: number(4),
+    };
+    let mut vars = [burrow_str::NONE; VARS];
+    for var in &mut vars {
+        *var = texts.next_or_absent()?;
+    }
+    pairs.clear();
+    for _ in 0..n_headers.checked_add(n_params)? {
+        let (name, value) = (texts.next_or_absent()?, texts.next_or_absent()?);
+        pairs.push(burrow_pair { name, value });
+    }
+    texts.is_done().then(|| {
+        let (headers, params) = pairs.split_at(n_headers);
+        let request = burrow_request {
+            vars,
+            headers: headers.as_ptr(),
+            n_headers,
+            params: params.as_ptr(),
+            n_params,
+            body: burrow_str::NONE,
+            content_length: number(0),
+            request_start: number(1),
+            script_modified: number(2),
+            queue_start: number(3),
+            daemon_start: 0,
+            flags: count(0),
+        };
+        (address, request)
+    })
+}
+
+unsafe fn pairs<'a>(start: *const burrow_pair, n: usize) -> &'a [burrow_pair] {
+    match n {
+        0 => &[],
+        // SAFETY: the caller vouches for so many.
+        n => unsafe { std::slice::from_raw_parts(start, n) },
+    }
+}
+
+/// Texts behind their lengths.
+pub(crate) struct Texts<'a> {
+    lengths: &'a [u8],
+    rest: &'a [u8],
+}
+
+/// None where there are not so many lengths.
+pub(crate) fn texts(bytes: &[u8], n: usize) -> Option<Texts<'_>> {
+    let (lengths, rest) = bytes.split_at_checked(n.checked_mul(4)?)?;
+    Some(Texts { lengths, rest })
+}
+
+impl<'a> Texts<'a> {
+    pub fn next(&mut self) -> Option<&'a [u8]> {
+        match self.length()? {
+            ABSENT => Some(b""),
+            length => self.take(length),
+        }
+    }
+
+    fn next_or_absent(&mut self) -> Option<burrow_str> {
+        match self.length()? {
+            ABSENT => Some(burrow_str::NONE),
+            length => self.take(length).map(burrow_str::new),
+        }
+    }
+
+    fn length(&mut self) -> Option<u32> {
+        let (length, others) = self.lengths.split_first_chunk::<4>()?;
+        self.lengths = others;
+        Some(u32::from_le_bytes(*length))
+    }
+
+    fn take(&mut self, length: u32) -> Option<&'a [u8]> {
+        let (text, rest) = self.rest.split_at_checked(length as usize)?;
+        self.rest = rest;
+        Some(text)
+    }
+
+    /// Everything was taken, and there is nothing else.
+    pub fn is_done(&self) -> bool {
+        self.lengths.is_empty() && self.rest.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(address: &Addressed) -> Vec<u8> {
+        let pair = burrow_pair { name: burrow_str::new(b"Host"), value: burrow_str::new(b"shop") };
+        let mut vars = [burrow_str::NONE; VARS];
+        vars[0] = burrow_str::new(b"GET");
+        vars[3] = burrow_str::new(b"");
+        let request = burrow_request {
+            vars,
+            headers: &pair,
+            n_headers: 1,
+            params: &pair,
+            n_params: 1,
+            body: burrow_str::NONE,
+            content_length: -1,
+            request_start: 1,
+            script_modified: 2,
+            queue_start: 3,
+            daemon_start: 0,
+            flags: 5,
+        };
+        let mut payload = Vec::new();
+        // SAFETY: literals.
+        unsafe { write(address, &request, &mut payload) };
+        payload
+    }
+
+    #[test]
+    fn requests_survive() {
+        let address = Addressed {
+            target: b"/srv/app.wsgi",
+            callable: b"",
+            application_group: b"shop",
+            queue_deadline: 9,
+        };
+        let payload = payload(&address);
+        let mut pairs = Vec::new();
+        let (read_address, request) = read(&payload, &mut pairs).unwrap();
+        assert_eq!(read_address, address);
+        assert_eq!((request.content_length, request.request_start, request.flags), (-1, 1, 5));
+        assert_eq!((request.script_modified, request.queue_start), (2, 3));
+        // SAFETY: the payload is there.
+        let (method, host) = unsafe { (request.vars[0].bytes(), (*request.headers).value.bytes()) };
+        assert_eq!((method, host), (&b"GET"[..], &b"shop"[..]));
+        assert!(request.vars[1].is_absent() && !request.vars[3].is_absent());
+        for cut in 0..payload.len() {
+            assert!(read(&payload[..cut], &mut pairs).is_none(), "{cut}");
+        }
+    }
+}
