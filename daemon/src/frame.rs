@@ -17,7 +17,7 @@ pub const HEAD_MAX: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Worker: the first on a connection. [`Hello`], with the descriptor of the page.
+    /// Worker: the first on a connection. [`Hello`], with the descriptors of the page and of its notice.
     Hello = 1,
     /// Server: a request begins. See [`crate::request`].
     Request = 2,

@@ -3,18 +3,20 @@
 //! Its size is sealed, so that reading it can never fail, and only the worker can write it. Whoever reads
 //! takes it for a hint, but for one thing: whether a request that was sent on a connection has been taken
 //! by a thread ([`Reader::taken`]), which decides whether it may be sent to another worker.
+//!
+//! Memory wakes nobody, so a pipe comes with it: readable once the worker drains, and when it has died.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicU8, Ordering::*};
 
-use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::fcntl::{fcntl, FcntlArg, OFlag, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
 use nix::sys::stat::fstat;
 use nix::time::{clock_gettime, ClockId};
-use nix::unistd::ftruncate;
+use nix::unistd::{ftruncate, pipe2, write};
 
 /// Connections that a worker can have at once.
 pub const SLOTS: usize = 1024;
@@ -31,7 +33,7 @@ pub struct Summary {
     /// Those of them that serve one.
     pub busy: AtomicU32,
     /// Not 0 once it takes no further connection: it is being replaced.
-    pub draining: AtomicU32,
+    draining: AtomicU32,
     /// Requests taken since its start.
     pub served: AtomicU64,
 }
@@ -54,6 +56,12 @@ pub struct Slot {
 struct Page {
     summary: Summary,
     slots: [Slot; SLOTS],
+}
+
+impl Summary {
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed) != 0
+    }
 }
 
 const VERSION: u32 = 1;
@@ -92,6 +100,8 @@ impl Drop for Mapped {
 pub struct Writer {
     map: Mapped,
     file: OwnedFd,
+    notice: OwnedFd,
+    notice_writer: OwnedFd,
 }
 
 impl Writer {
@@ -106,12 +116,26 @@ impl Writer {
         summary.pid.store(std::process::id(), Relaxed);
         summary.threads.store(threads, Relaxed);
         summary.version.store(VERSION, Release);
-        Ok(Writer { map, file })
+        let (notice, notice_writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok(Writer { map, file, notice, notice_writer })
     }
 
-    /// For [`Reader::new`].
-    pub fn file(&self) -> &OwnedFd {
-        &self.file
+    /// What comes with every HELLO: the file for [`Reader::new`], and the pipe that says when it is over.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.file.as_fd(), self.notice.as_fd()]
+    }
+
+    /// The pipe's other end. A child that the worker forks closes it: else its death goes unnoticed.
+    pub fn notice_writer(&self) -> RawFd {
+        self.notice_writer.as_raw_fd()
+    }
+
+    /// Says that no further connection is taken.
+    pub fn drain(&self) {
+        if self.summary().draining.swap(1, Relaxed) == 0 {
+            // The pipe is empty until now, so this cannot fail. Nobody ever reads it.
+            let _ = write(&self.notice_writer, b"d");
+        }
     }
 
     pub fn summary(&self) -> &Summary {
@@ -182,7 +206,7 @@ impl Reader {
     /// Whether another request would be served at once.
     pub fn has_free_thread(&self) -> bool {
         let summary = self.summary();
-        summary.draining.load(Relaxed) == 0 && summary.busy.load(Relaxed) < summary.threads.load(Relaxed)
+        !summary.is_draining() && summary.busy.load(Relaxed) < summary.threads.load(Relaxed)
     }
 
     /// What is being served.
@@ -206,11 +230,14 @@ pub fn now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
+    use nix::unistd::read;
 
     #[test]
     fn readers_see_what_the_worker_does() {
         let writer = Writer::new(1).unwrap();
-        let reader = Reader::new(writer.file()).unwrap();
+        let [page, notice] = writer.descriptors();
+        let reader = Reader::new(page).unwrap();
         writer.open(3);
         assert_eq!(reader.taken(3), 0);
         assert!(reader.has_free_thread());
@@ -221,16 +248,19 @@ mod tests {
         assert_eq!(reader.serving(), [Serving { since: 17, what }]);
         writer.done(3);
         assert!(reader.serving().is_empty() && reader.has_free_thread());
-        writer.summary().draining.store(1, Relaxed);
+        let mut byte = [0];
+        assert_eq!(read(notice, &mut byte), Err(Errno::EAGAIN));
+        writer.drain();
         assert!(!reader.has_free_thread());
+        assert_eq!(read(notice, &mut byte), Ok(1));
     }
 
     #[test]
     fn nobody_else_can_write_or_shrink_it() {
         let writer = Writer::new(1).unwrap();
         let write = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        assert!(Mapped::new(writer.file(), write).is_err());
-        assert!(ftruncate(writer.file(), 0).is_err());
+        assert!(Mapped::new(writer.descriptors()[0], write).is_err());
+        assert!(ftruncate(writer.descriptors()[0], 0).is_err());
     }
 
     #[test]
