@@ -20,6 +20,12 @@ fn master() -> MutexGuard<'static, Option<Master>> {
     MASTER.lock().expect("nothing panics while it holds the lock")
 }
 
+/// This server instance, as the names of its sockets have it; also in processes that the master forks. None where
+/// it has no manager.
+pub fn instance() -> Option<String> {
+    master().as_ref().map(|master| master.instance().to_owned())
+}
+
 /// The command that was installed with this module: `PREFIX/lib/burrow/MODULE.so`, `PREFIX/bin/burrow`.
 fn binary() -> PathBuf {
     let module = python::own_file();

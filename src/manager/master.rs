@@ -30,6 +30,10 @@ impl Master {
         Master { server, binary, instance: token(), generation: 0, pid: getpid(), child: None }
     }
 
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Starts the manager, or tells the running one of a new configuration. Returns the pid of a
     /// process that had to be started. Waits for nothing.
     pub fn configure(&mut self, log: BorrowedFd<'_>) -> io::Result<Option<Pid>> {

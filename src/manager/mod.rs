@@ -23,6 +23,7 @@ mod pidfd;
 mod process;
 mod protocol;
 
+pub use ffi::instance;
 pub use master::Master;
 
 /// What is started below a server's master; the name is the subcommand.

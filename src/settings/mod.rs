@@ -189,6 +189,11 @@ impl Settings {
         self.process_groups.define(place, group)
     }
 
+    /// The process group of this name.
+    pub fn process_group(&self, name: &[u8]) -> Option<&ProcessGroup> {
+        self.process_groups.find(name).map(|(_, group)| group)
+    }
+
     /// Something is to run in a process group.
     pub fn use_process_group(&mut self, place: Place, name: &[u8]) {
         self.process_groups.run_in(place, name);

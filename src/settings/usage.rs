@@ -68,6 +68,11 @@ impl ProcessGroups {
         Ok(())
     }
 
+    /// Where a group is defined, and what as.
+    pub fn find(&self, name: &[u8]) -> Option<&(Place, ProcessGroup)> {
+        self.defined.iter().find(|(_, group)| group.name.as_bytes() == name)
+    }
+
     /// An application is to run in this group.
     pub fn run_in(&mut self, place: Place, name: &[u8]) {
         self.named.push(Use { place, name: name.to_owned(), runs: true });
@@ -85,8 +90,7 @@ impl ProcessGroups {
         self.named.iter().try_for_each(|named| {
             let (place, name) = (&named.place, String::from_utf8_lossy(&named.name));
             let refuse = |why: String| Err(format!("{place}: {}: process group '{name}' {why}", place.directive));
-            let group = self.defined.iter().find(|(_, group)| group.name.as_bytes() == named.name);
-            let Some((defined, _)) = group else {
+            let Some((defined, _)) = self.find(&named.name) else {
                 return refuse(format!("is not defined: there is no {} {name}", server.daemon_directive()));
             };
             match (defined.virtual_host, place.virtual_host) {
