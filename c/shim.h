@@ -46,8 +46,6 @@ void burrow_settings_destroy(burrow_settings *settings);
 
 /* The Python installation or virtual environment of everything embedded. */
 const char *burrow_settings_python_home(burrow_settings *settings, burrow_str dir);
-/* Folders for sys.path, separated by ':'; may be said several times. */
-const char *burrow_settings_python_path(burrow_settings *settings, burrow_str dirs);
 
 /* Where a directive stands, for what can be judged only once all of them are read. */
 typedef struct {
@@ -292,14 +290,14 @@ typedef struct {
     size_t n_networks;
 } burrow_proxies;
 
-/* The code of a header that a proxy may say something with; 0 for any other. */
-unsigned char burrow_proxy_header(burrow_str name);
+/* The code of a header that a proxy may say something with. */
+const char *burrow_proxy_header(burrow_settings *settings, burrow_str name, unsigned char *code);
 /* "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". Whether it is one. */
 int burrow_network_parse(burrow_str text, burrow_network *network);
 /* Applies the headers of a trusted peer and drops those that must not be believed. What changes is
- * allocated from `alloc`, and `request` points there afterwards. */
-void burrow_proxies_apply(const burrow_proxies *proxies, burrow_request *request,
-                          void *(*alloc)(void *pool, size_t size), void *pool);
+ * allocated from `alloc`, and `request` points there afterwards. 0, or -1 where alloc gives NULL. */
+int burrow_proxies_apply(const burrow_proxies *proxies, burrow_request *request,
+                         void *(*alloc)(void *pool, size_t size), void *pool);
 
 /* ---- nginx: requests cross from the event loop to application threads ----------------------- */
 

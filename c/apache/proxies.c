@@ -8,10 +8,10 @@ const char *wsgi_add_proxy_headers(cmd_parms *cmd, void *dir, const char *args)
         config->proxy_headers = apr_array_make(cmd->pool, 4, 1);
     while (*args) {
         const char *name = ap_getword_conf(cmd->pool, &args);
-        unsigned char header = burrow_proxy_header(wsgi_str(name));
-        if (!header)
-            return apr_psprintf(cmd->pool, "%s: %s is no header that proxies are known to send; "
-                                "leave it out", cmd->cmd->name, name);
+        unsigned char header;
+        const char *error = burrow_proxy_header(wsgi_settings, wsgi_str(name), &header);
+        if (error)
+            return apr_psprintf(cmd->pool, "%s: %s", cmd->cmd->name, error);
         APR_ARRAY_PUSH(config->proxy_headers, unsigned char) = header;
     }
     return NULL;
@@ -48,5 +48,6 @@ void wsgi_apply_proxies(burrow_request *request, request_rec *r, const dir_confi
         .networks = networks ? (const burrow_network *)networks->elts : NULL,
         .n_networks = networks ? (size_t)networks->nelts : 0,
     };
-    burrow_proxies_apply(&proxies, request, alloc, r->pool);
+    /* httpd ends where there is no memory. */
+    (void)burrow_proxies_apply(&proxies, request, alloc, r->pool);
 }

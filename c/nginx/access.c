@@ -1,22 +1,19 @@
 /* Scripts that say who may have a request: asked in the access phase, on an application thread. */
 #include "ngx_http_burrow.h"
 
-static const char group_option[] = "application-group=";
-static const char realm_option[] = "realm=";
-
 /* ---- the directives -------------------------------------------------------------------------- */
 
-static ngx_uint_t take_option(ngx_str_t arg, const char *option, size_t len, ngx_str_t *value)
+ngx_uint_t ngx_burrow_take_option(ngx_str_t arg, const char *option, ngx_str_t *value)
 {
-    if (arg.len < len || ngx_strncmp(arg.data, option, len) != 0) {
+    size_t len = strlen(option);
+
+    if (arg.len < len || ngx_memcmp(arg.data, option, len) != 0) {
         return 0;
     }
     value->data = arg.data + len;
     value->len = arg.len - len;
     return 1;
 }
-
-#define TAKE_OPTION(arg, option, value) take_option(arg, option, sizeof(option) - 1, value)
 
 /* "realm" stands in a quoted string of a header. */
 static ngx_uint_t is_realm(ngx_str_t realm)
@@ -49,7 +46,7 @@ char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     }
     ngx_str_set(&script->realm, "restricted");
     for (i = 2; i < cf->args->nelts; i++) {
-        if (TAKE_OPTION(args[i], group_option, &value)) {
+        if (ngx_burrow_take_option(args[i], "application-group=", &value)) {
             if (value.len >= 2 && ngx_strncmp(value.data, "%{", 2) == 0) {
                 if (value.len != 9 || ngx_strncmp(value.data, "%{GLOBAL}", 9) != 0) {
                     return ngx_burrow_refuse(cf, "application-group takes a name or %{GLOBAL}");
@@ -58,7 +55,7 @@ char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
             }
             script->group = value;
         } else if (cmd->offset == offsetof(ngx_burrow_loc_conf_t, auth_user)
-                   && TAKE_OPTION(args[i], realm_option, &value))
+                   && ngx_burrow_take_option(args[i], "realm=", &value))
         {
             if (!is_realm(value)) {
                 return ngx_burrow_refuse(cf, "a realm has no quotes, backslashes or control "

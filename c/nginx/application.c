@@ -106,6 +106,10 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     if (conf->app == NULL) {
         return refuse_at(cf, &conf->place, "wsgi_pass", error);
     }
+    error = burrow_app_is_daemon(conf->app) ? NULL : burrow_settings_refuse_embedded(main->settings);
+    if (error != NULL) {
+        return refuse_at(cf, &conf->place, "wsgi_pass", error);
+    }
     application = ngx_array_push(&main->applications);
     if (application == NULL) {
         return NGX_CONF_ERROR;

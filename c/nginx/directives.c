@@ -15,27 +15,15 @@ char *ngx_burrow_refuse(ngx_conf_t *cf, const char *message)
     return NGX_CONF_ERROR;
 }
 
-static char *set_python(ngx_conf_t *cf, ngx_burrow_main_conf_t *conf,
-                        const char *(*set)(burrow_settings *, burrow_str))
-{
-    ngx_str_t *args = cf->args->elts;
-    const char *error = set(conf->settings, ngx_burrow_str(args[1]));
-
-    return error == NULL ? NGX_CONF_OK : ngx_burrow_refuse(cf, error);
-}
-
 static char *python_home(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
 {
     ngx_burrow_main_conf_t *conf = data;
+    ngx_str_t *args = cf->args->elts;
+    const char *error = burrow_settings_python_home(conf->settings, ngx_burrow_str(args[1]));
 
     conf->python_home.file = cf->conf_file->file.name;
     conf->python_home.line = cf->conf_file->line;
-    return set_python(cf, conf, burrow_settings_python_home);
-}
-
-static char *python_path(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    return set_python(cf, conf, burrow_settings_python_path);
+    return error == NULL ? NGX_CONF_OK : ngx_burrow_refuse(cf, error);
 }
 
 static char *pass(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
@@ -113,6 +101,14 @@ static char *application_group(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
 
 static ngx_conf_num_bounds_t threads_bounds = { ngx_conf_check_num_bounds, 1, MOST_THREADS };
 
+/* An option of src/settings/options.rs, for all interpreters or, the second, for some. */
+#define PYTHON_OPTION(directive, option) \
+    { ngx_string(directive), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1, ngx_burrow_set_python_option, \
+      NGX_HTTP_MAIN_CONF_OFFSET, 0, option }
+#define INTERPRETER_OPTION(directive, option) \
+    { ngx_string(directive), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1, \
+      ngx_burrow_set_interpreter_option, NGX_HTTP_MAIN_CONF_OFFSET, 0, option }
+
 ngx_command_t ngx_burrow_commands[] = {
     { ngx_string("wsgi_pass"),
       NGX_HTTP_LOC_CONF | NGX_HTTP_LIF_CONF | NGX_HTTP_LMT_CONF | NGX_CONF_TAKE1,
@@ -144,6 +140,24 @@ ngx_command_t ngx_burrow_commands[] = {
       ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_burrow_loc_conf_t, intercept_errors), NULL },
 
+    { ngx_string("wsgi_pass_authorization"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, pass_authorization), NULL },
+
+    { ngx_string("wsgi_chunked_request"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, chunked_request), NULL },
+
+    { ngx_string("wsgi_map_head_to_get"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, map_head_to_get), NULL },
+
+    { ngx_string("wsgi_trusted_proxy_headers"), EVERYWHERE | NGX_CONF_1MORE,
+      ngx_burrow_trusted_proxy_headers, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_trusted_proxies"), EVERYWHERE | NGX_CONF_1MORE,
+      ngx_burrow_trusted_proxies, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
     { ngx_string("wsgi_access_script"), EVERYWHERE | NGX_HTTP_LMT_CONF | NGX_CONF_TAKE12,
       ngx_burrow_set_script, NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_burrow_loc_conf_t, access), NULL },
@@ -155,8 +169,23 @@ ngx_command_t ngx_burrow_commands[] = {
     { ngx_string("wsgi_python_home"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
       python_home, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
 
-    { ngx_string("wsgi_python_path"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
-      python_path, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
+    PYTHON_OPTION("wsgi_python_optimize", "python-optimize"),
+    PYTHON_OPTION("wsgi_python_hash_seed", "python-hash-seed"),
+    PYTHON_OPTION("wsgi_python_warnings", "python-warnings"),
+    PYTHON_OPTION("wsgi_dont_write_bytecode", "dont-write-bytecode"),
+    PYTHON_OPTION("wsgi_destroy_interpreter", "destroy-interpreter"),
+    PYTHON_OPTION("wsgi_restrict_embedded", "restrict-embedded"),
+    INTERPRETER_OPTION("wsgi_python_path", "python-path"),
+    INTERPRETER_OPTION("wsgi_switch_interval", "switch-interval"),
+    INTERPRETER_OPTION("wsgi_restrict_stdin", "restrict-stdin"),
+    INTERPRETER_OPTION("wsgi_restrict_stdout", "restrict-stdout"),
+    INTERPRETER_OPTION("wsgi_restrict_signal", "restrict-signal"),
+    INTERPRETER_OPTION("wsgi_per_interpreter_gil", "per-interpreter-gil"),
+    INTERPRETER_OPTION("wsgi_free_threading", "free-threading"),
+
+    { ngx_string("wsgi_interpreter_options"),
+      NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_NOARGS | NGX_CONF_TAKE12,
+      ngx_burrow_interpreter_options, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
 
     { ngx_string("wsgi_import_script"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12,
       ngx_burrow_import_script, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
@@ -198,6 +227,9 @@ void *ngx_burrow_create_loc_conf(ngx_conf_t *cf)
     conf->script_reloading = NGX_CONF_UNSET;
     conf->request_buffering = NGX_CONF_UNSET;
     conf->intercept_errors = NGX_CONF_UNSET;
+    conf->pass_authorization = NGX_CONF_UNSET;
+    conf->chunked_request = NGX_CONF_UNSET;
+    conf->map_head_to_get = NGX_CONF_UNSET;
     return conf;
 }
 
@@ -232,8 +264,17 @@ char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->script_reloading, prev->script_reloading, 1);
     ngx_conf_merge_value(conf->request_buffering, prev->request_buffering, 1);
     ngx_conf_merge_value(conf->intercept_errors, prev->intercept_errors, 0);
+    ngx_conf_merge_value(conf->pass_authorization, prev->pass_authorization, 1);
+    ngx_conf_merge_value(conf->chunked_request, prev->chunked_request, 1);
+    ngx_conf_merge_value(conf->map_head_to_get, prev->map_head_to_get, 0);
     if (conf->params == NULL) {
         conf->params = prev->params;
+    }
+    if (conf->proxy_headers == NULL) {
+        conf->proxy_headers = prev->proxy_headers;
+    }
+    if (conf->proxies == NULL) {
+        conf->proxies = prev->proxies;
     }
     if (ngx_burrow_merge_script(cf, &conf->access, &prev->access, conf->threads) != NGX_CONF_OK
         || ngx_burrow_merge_script(cf, &conf->auth_user, &prev->auth_user, conf->threads)

@@ -200,6 +200,9 @@ ngx_int_t ngx_burrow_handler(ngx_http_request_t *r)
     ngx_burrow_loc_conf_t *conf = ngx_http_get_module_loc_conf(r, ngx_http_burrow_module);
     ngx_int_t rc;
 
+    if (r->headers_in.chunked && !conf->chunked_request) {
+        return NGX_HTTP_LENGTH_REQUIRED;
+    }
     r->request_body_no_buffering = !conf->request_buffering;
     rc = ngx_http_read_client_request_body(r, on_body);
     return rc >= NGX_HTTP_SPECIAL_RESPONSE ? rc : NGX_DONE;

@@ -62,10 +62,15 @@ typedef struct {
     ngx_str_t callable;
     ngx_str_t application_group;
     ngx_array_t *params; /* of ngx_burrow_param_t */
+    ngx_array_t *proxy_headers; /* codes; NULL: none is believed */
+    ngx_array_t *proxies;       /* of burrow_network; NULL: every peer */
     ngx_int_t threads;
     ngx_flag_t script_reloading;
     ngx_flag_t request_buffering;
     ngx_flag_t intercept_errors;
+    ngx_flag_t pass_authorization;
+    ngx_flag_t chunked_request;
+    ngx_flag_t map_head_to_get;
     ngx_burrow_script_t access;
     ngx_burrow_script_t auth_user;
 } ngx_burrow_loc_conf_t;
@@ -106,6 +111,12 @@ void *ngx_burrow_create_main_conf(ngx_conf_t *cf);
 void *ngx_burrow_create_loc_conf(ngx_conf_t *cf);
 char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child);
 
+/* python_options.c */
+char *ngx_burrow_set_python_option(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+/* May stand in wsgi_interpreter_options, too. */
+char *ngx_burrow_set_interpreter_option(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_burrow_interpreter_options(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
 /* application.c */
 char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf);
 char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
@@ -125,11 +136,19 @@ ngx_int_t ngx_burrow_watch_client(ngx_connection_t *c);
 void ngx_burrow_submit(burrow_exchange *exchange);
 
 /* access.c */
+/* Whether the argument is option, which ends with '=', and its value. */
+ngx_uint_t ngx_burrow_take_option(ngx_str_t arg, const char *option, ngx_str_t *value);
 char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_burrow_merge_script(ngx_conf_t *cf, ngx_burrow_script_t *script,
                               const ngx_burrow_script_t *outer, ngx_int_t threads);
 ngx_int_t ngx_burrow_add_access_handlers(ngx_conf_t *cf);
 void ngx_burrow_answer(void *request, burrow_verdict verdict, burrow_str text);
+
+/* proxies.c */
+char *ngx_burrow_trusted_proxy_headers(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_burrow_trusted_proxies(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+/* Where the location has proxy_headers. */
+ngx_int_t ngx_burrow_apply_proxies(ngx_http_request_t *r, burrow_request *request);
 
 /* request.c */
 ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *request);

@@ -156,7 +156,16 @@ static ngx_uint_t has_body(ngx_http_request_t *r)
     return r->reading_body || (r->request_body != NULL && r->request_body->bufs != NULL);
 }
 
-static ngx_int_t set_headers(ngx_http_request_t *r, burrow_request *request)
+/* What the server has judged already, where it keeps that to itself. */
+static ngx_uint_t is_credential(ngx_str_t name)
+{
+    return (name.len == 13 && ngx_strncasecmp(name.data, (u_char *) "Authorization", 13) == 0)
+           || (name.len == 19
+               && ngx_strncasecmp(name.data, (u_char *) "Proxy-Authorization", 19) == 0);
+}
+
+static ngx_int_t set_headers(ngx_http_request_t *r, ngx_flag_t pass_authorization,
+                             burrow_request *request)
 {
     ngx_uint_t body = has_body(r), i;
     ngx_list_part_t *part;
@@ -176,6 +185,9 @@ static ngx_int_t set_headers(ngx_http_request_t *r, burrow_request *request)
         header = part->elts;
         for (i = 0; i < part->nelts; i++) {
             if (&header[i] == r->headers_in.content_length && !body && r != r->main) {
+                continue;
+            }
+            if (!pass_authorization && is_credential(header[i].key)) {
                 continue;
             }
             pair->name = ngx_burrow_str(header[i].key);
@@ -238,6 +250,10 @@ ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *req
         request->flags |= BURROW_RELOADING;
     }
     vars[BURROW_REQUEST_METHOD] = ngx_burrow_str(r->method_name);
+    if (r->method == NGX_HTTP_HEAD && conf->map_head_to_get) {
+        vars[BURROW_REQUEST_METHOD] = LITERAL("GET");
+        request->flags |= BURROW_HEADER_ONLY;
+    }
     vars[BURROW_REQUEST_URI] = ngx_burrow_str(r->unparsed_uri);
     vars[BURROW_QUERY_STRING] = r->args.len > 0 ? ngx_burrow_str(r->args) : LITERAL("");
     vars[BURROW_SERVER_PROTOCOL] =
@@ -254,8 +270,10 @@ ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *req
         vars[BURROW_AUTH_TYPE] = LITERAL("Basic");
     }
     if (set_ids(r, vars) != NGX_OK || set_files(r, conf->target, vars) != NGX_OK
-        || set_headers(r, request) != NGX_OK) {
+        || set_headers(r, conf->pass_authorization, request) != NGX_OK
+        || set_params(r, conf->params, request) != NGX_OK)
+    {
         return NGX_ERROR;
     }
-    return set_params(r, conf->params, request);
+    return ngx_burrow_apply_proxies(r, request);
 }

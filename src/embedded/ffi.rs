@@ -21,7 +21,6 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
     super::start(Server {
         kind: settings.server(),
         home: settings.python_home().to_owned(),
-        paths: settings.python_paths().to_owned(),
         apps: settings.apps(),
         starts_python: settings.needs_python(),
         interpreters: settings.embedded().interpreters.clone(),

@@ -22,7 +22,6 @@ const STACK_SIZE: usize = 16 << 20;
 pub struct Server {
     pub kind: ServerKind,
     pub home: PathBuf,
-    pub paths: Vec<Vec<u8>>,
     pub apps: Vec<Arc<App>>,
     /// Now, not at the first request.
     pub starts_python: bool,
@@ -253,7 +252,7 @@ pub fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> T {
 
 /// Python's main thread.
 fn main(server: &'static Server) {
-    let runtime = match load::start(&server.home, &server.paths, &server.setup, &log::HOST) {
+    let runtime = match load::start(&server.home, &server.setup, &log::HOST) {
         Ok(runtime) => runtime,
         Err(message) => {
             log::report_process(BURROW_LOG_ERR, &format!("cannot start Python: {message}"));

@@ -9,12 +9,8 @@ const APPLICATION_GROUP: Setting =
     setting("application-group", "`WSGIApplicationGroup`", Same, Has("wsgi_application_group", ""));
 const CALLABLE_OBJECT: Setting =
     setting("callable-object", "`WSGICallableObject`", Same, Has("wsgi_callable_object", ""));
-const PASS_AUTHORIZATION: Setting = setting(
-    "pass-authorization",
-    "`WSGIPassAuthorization`",
-    Same,
-    Own("the application gets the header always"),
-);
+const PASS_AUTHORIZATION: Setting =
+    setting("pass-authorization", "`WSGIPassAuthorization`", Same, Has("wsgi_pass_authorization", ""));
 
 /// The options of `WSGIScriptAlias` and `WSGIScriptAliasMatch`.
 pub const ALIAS: &[Setting] = &[PROCESS_GROUP, APPLICATION_GROUP, CALLABLE_OBJECT, PASS_AUTHORIZATION];

@@ -1,22 +1,35 @@
 //! `burrow_proxies_*` of c/shim.h.
 
-use std::ffi::{c_int, c_void};
-use std::ptr;
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
 use std::slice;
 
 use burrow_abi::{
-    burrow_network, burrow_pair, burrow_proxies, burrow_request, burrow_str, BURROW_REMOTE_ADDR,
-    BURROW_REQUEST_SCHEME, BURROW_SCRIPT_NAME, BURROW_SERVER_NAME, BURROW_SERVER_PORT,
+    burrow_network, burrow_pair, burrow_proxies, burrow_request, burrow_settings, burrow_str,
+    BURROW_REMOTE_ADDR, BURROW_REQUEST_SCHEME, BURROW_SCRIPT_NAME, BURROW_SERVER_NAME, BURROW_SERVER_PORT,
 };
 
-use super::{header_code, Forwarded, Network, Proxies};
+use super::{header_code, Forwarded, Header, Network, Proxies};
+use crate::settings;
 
 /// # Safety
 /// c/shim.h.
 #[no_mangle]
-pub unsafe extern "C" fn burrow_proxy_header(name: burrow_str) -> u8 {
+pub unsafe extern "C" fn burrow_proxy_header(
+    settings: *mut burrow_settings,
+    name: burrow_str,
+    code: *mut u8,
+) -> *const c_char {
     // SAFETY: c/shim.h.
-    header_code(unsafe { name.bytes() })
+    let (settings, name) = unsafe { (settings::from_c(settings), name.bytes()) };
+    match header_code(settings.server(), name) {
+        Ok(known) => {
+            // SAFETY: c/shim.h.
+            unsafe { *code = known };
+            ptr::null()
+        }
+        Err(refusal) => settings.keep(refusal),
+    }
 }
 
 /// # Safety
@@ -38,24 +51,24 @@ struct Pool {
 }
 
 impl Pool {
-    /// Room for values of a plain type.
-    fn array<T>(&self, count: usize) -> *mut T {
+    /// Room for values of a plain type; None where there is none left.
+    fn array<T>(&self, count: usize) -> Option<NonNull<T>> {
         // SAFETY: c/shim.h; memory of the server is aligned for any plain type.
-        unsafe { (self.alloc)(self.pool, (count * size_of::<T>()).max(1)).cast() }
+        NonNull::new(unsafe { (self.alloc)(self.pool, (count * size_of::<T>()).max(1)).cast() })
     }
 
-    fn copy(&self, bytes: &[u8]) -> burrow_str {
-        let copy = self.array::<u8>(bytes.len());
+    fn copy(&self, bytes: &[u8]) -> Option<burrow_str> {
+        let copy = self.array::<u8>(bytes.len())?.as_ptr();
         // SAFETY: the copy has room for the bytes and is new.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len()) };
-        burrow_str { data: copy.cast(), len: bytes.len() }
+        Some(burrow_str { data: copy.cast(), len: bytes.len() })
     }
 
-    fn copy_pairs(&self, pairs: impl ExactSizeIterator<Item = burrow_pair>) -> *const burrow_pair {
-        let copy = self.array::<burrow_pair>(pairs.len());
-        // SAFETY: there is room for as many.
-        pairs.enumerate().for_each(|(index, pair)| unsafe { copy.add(index).write(pair) });
-        copy
+    fn copy_pairs(&self, pairs: &[burrow_pair]) -> Option<*const burrow_pair> {
+        let copy = self.array::<burrow_pair>(pairs.len())?.as_ptr();
+        // SAFETY: the copy has room for as many and is new.
+        unsafe { ptr::copy_nonoverlapping(pairs.as_ptr(), copy, pairs.len()) };
+        Some(copy)
     }
 }
 
@@ -77,7 +90,7 @@ pub unsafe extern "C" fn burrow_proxies_apply(
     request: *mut burrow_request,
     alloc: Option<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>,
     pool: *mut c_void,
-) {
+) -> c_int {
     let pool = Pool { alloc: alloc.expect("the server has memory"), pool };
     // SAFETY: c/shim.h.
     let (proxies, request) = unsafe { (&*proxies, &mut *request) };
@@ -98,39 +111,40 @@ pub unsafe extern "C" fn burrow_proxies_apply(
     let proxies = Proxies { headers: codes, networks: networks.as_deref() };
     let forwarded = proxies.apply(peer, &pairs.collect::<Vec<_>>());
     // SAFETY: as above.
-    unsafe { put(&pool, request, &forwarded) };
+    unsafe { put(&pool, request, &forwarded) }.map_or(-1, |()| 0)
 }
 
 /// # Safety
 /// `request` is as c/shim.h says.
-unsafe fn put(pool: &Pool, request: &mut burrow_request, forwarded: &Forwarded) {
-    let headers = forwarded
-        .headers
-        .iter()
-        .map(|(name, value)| burrow_pair { name: pool.copy(name), value: pool.copy(value) });
+unsafe fn put(pool: &Pool, request: &mut burrow_request, forwarded: &Forwarded) -> Option<()> {
+    let copy =
+        |(name, value): &Header| Some(burrow_pair { name: pool.copy(name)?, value: pool.copy(value)? });
+    let headers: Vec<_> = forwarded.headers.iter().map(copy).collect::<Option<_>>()?;
+    request.headers = pool.copy_pairs(&headers)?;
     request.n_headers = headers.len();
-    request.headers = pool.copy_pairs(headers);
     if let Some(script_name) = &forwarded.script_name {
         let of_url = request.vars[BURROW_SCRIPT_NAME as usize];
         // SAFETY: the caller vouches.
         let params = unsafe { list(request.params, request.n_params) };
         let more = [
-            burrow_pair { name: burrow_str::new(b"mod_wsgi.mount_point"), value: pool.copy(script_name) },
+            burrow_pair { name: burrow_str::new(b"mod_wsgi.mount_point"), value: pool.copy(script_name)? },
             burrow_pair { name: burrow_str::new(b"mod_wsgi.script_name"), value: of_url },
         ];
         let params: Vec<burrow_pair> = params.iter().chain(&more).copied().collect();
+        request.params = pool.copy_pairs(&params)?;
         request.n_params = params.len();
-        request.params = pool.copy_pairs(params.into_iter());
     }
-    let mut set = |var: u32, value: Option<&[u8]>| {
+    let scheme = forwarded.https.map(|https| if https { &b"https"[..] } else { b"http" });
+    for (var, value) in [
+        (BURROW_REMOTE_ADDR, forwarded.remote_addr.as_deref()),
+        (BURROW_SERVER_NAME, forwarded.server_name.as_deref()),
+        (BURROW_SERVER_PORT, forwarded.server_port.as_deref()),
+        (BURROW_SCRIPT_NAME, forwarded.script_name.as_deref()),
+        (BURROW_REQUEST_SCHEME, scheme),
+    ] {
         if let Some(value) = value {
-            request.vars[var as usize] = pool.copy(value);
+            request.vars[var as usize] = pool.copy(value)?;
         }
-    };
-    set(BURROW_REMOTE_ADDR, forwarded.remote_addr.as_deref());
-    set(BURROW_SERVER_NAME, forwarded.server_name.as_deref());
-    set(BURROW_SERVER_PORT, forwarded.server_port.as_deref());
-    set(BURROW_SCRIPT_NAME, forwarded.script_name.as_deref());
-    let scheme = |https: bool| if https { &b"https"[..] } else { b"http" };
-    set(BURROW_REQUEST_SCHEME, forwarded.https.map(scheme));
+    }
+    Some(())
 }

@@ -8,6 +8,8 @@ pub use network::Network;
 
 use std::borrow::Cow;
 
+use crate::settings::ServerKind;
+
 /// What a header is about. Of one category, one header is believed and the others are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Category {
@@ -51,10 +53,20 @@ const HEADERS: &[(&str, Category, Syntax)] = &[
     ("X-Forwarded-Script-Name", ScriptName, Syntax::Plain),
 ];
 
-/// The code of a header; 0 for one that means nothing here.
-pub fn header_code(name: &[u8]) -> u8 {
-    let known = HEADERS.iter().position(|(known, ..)| known.as_bytes().eq_ignore_ascii_case(name));
-    known.map_or(0, |index| index as u8 + 1)
+/// The code of a header.
+pub fn header_code(server: ServerKind, name: &[u8]) -> Result<u8, String> {
+    let shown = String::from_utf8_lossy(name);
+    let Some(index) = HEADERS.iter().position(|(known, ..)| known.as_bytes().eq_ignore_ascii_case(name))
+    else {
+        return Err(format!("{shown} is no header that proxies are known to send; leave it out"));
+    };
+    match HEADERS[index] {
+        (name, Client, _) if server == ServerKind::Nginx => Err(format!(
+            "who the client is nginx itself can tell: write real_ip_header {name} and set_real_ip_from, of its \
+             realip module"
+        )),
+        _ => Ok(index as u8 + 1),
+    }
 }
 
 /// A header of the request.

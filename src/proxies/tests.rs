@@ -11,8 +11,8 @@ fn apply<'a>(
     peer: &str,
     headers: &[(&'a str, &'a str)],
 ) -> Forwarded<'a> {
-    let codes: Vec<u8> = trusted.iter().map(|name| header_code(name.as_bytes())).collect();
-    assert!(!codes.contains(&0));
+    let codes: Vec<u8> =
+        trusted.iter().map(|name| header_code(ServerKind::Apache, name.as_bytes()).unwrap()).collect();
     let networks = proxies.map(networks);
     let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     Proxies { headers: &codes, networks: networks.as_deref() }.apply(peer.as_bytes(), &headers)
@@ -38,9 +38,18 @@ const INSIDE: Option<&[&str]> = Some(&["10.0.0.0/8", "2001:db8::/32"]);
 
 #[test]
 fn codes_are_for_known_headers_in_any_case() {
-    assert_ne!(header_code(b"x-forwarded-for"), 0);
-    assert_eq!(header_code(b"Forwarded"), 0);
-    assert_eq!(header_code(b"X-Forwarded-For "), 0);
+    assert!(header_code(ServerKind::Apache, b"x-forwarded-for").is_ok());
+    assert!(header_code(ServerKind::Apache, b"Forwarded").is_err());
+    assert!(header_code(ServerKind::Apache, b"X-Forwarded-For ").is_err());
+}
+
+#[test]
+fn on_nginx_the_realip_module_tells_the_client() {
+    for client in ["X-Forwarded-For", "X-Client-IP", "X-Real-IP"] {
+        let refusal = header_code(ServerKind::Nginx, client.as_bytes()).unwrap_err();
+        assert!(refusal.contains(&format!("real_ip_header {client}")), "{refusal}");
+    }
+    assert!(header_code(ServerKind::Nginx, b"X-Forwarded-Proto").is_ok());
 }
 
 #[test]

@@ -51,12 +51,7 @@ pub struct Options {
 /// Starts the Python of `home` on the calling thread, which becomes Python's main thread and must live as
 /// long as the process. Runs files of the application's user: only for a process that has dropped its
 /// privileges. The environment is the process's own: nginx leaves its workers nearly none, without PATH.
-pub fn start(
-    home: &Path,
-    paths: &[Vec<u8>],
-    setup: &Setup,
-    host: &'static HostApi,
-) -> Result<&'static RuntimeApi, String> {
+pub fn start(home: &Path, setup: &Setup, host: &'static HostApi) -> Result<&'static RuntimeApi, String> {
     let installation = Installation::find(home)?;
     let library = installation.library()?;
     let runtime = installation.runtime(&runtime_dir())?;
@@ -64,12 +59,12 @@ pub fn start(
     check_library(&library, &installation, &expected)?;
     let api = open_runtime(&runtime)?;
     let executable = c_path(&installation.executable)?;
-    let strings = |list: &[Vec<u8>]| list.iter().map(|each| burrow_str::new(each)).collect::<Vec<_>>();
-    let (paths, warnings) = (strings(paths), strings(&setup.options.warnings));
+    let warnings: Vec<_> = setup.options.warnings.iter().map(|each| burrow_str::new(each)).collect();
     let config = PythonConfig {
         executable: executable.as_ptr(),
-        paths: paths.as_ptr(),
-        n_paths: paths.len(),
+        // Interpreters have folders of their own.
+        paths: ptr::null(),
+        n_paths: 0,
         multiprocess: setup.multiprocess.into(),
         multithread: setup.multithread.into(),
         run_once: 0,

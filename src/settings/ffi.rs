@@ -67,19 +67,6 @@ pub unsafe extern "C" fn burrow_settings_python_home(
 /// # Safety
 /// c/shim.h.
 #[no_mangle]
-pub unsafe extern "C" fn burrow_settings_python_path(
-    settings: *mut burrow_settings,
-    dirs: burrow_str,
-) -> *const c_char {
-    // SAFETY: c/shim.h.
-    let (settings, dirs) = unsafe { (settings_mut(settings), dirs.bytes()) };
-    let result = settings.add_python_path(dirs);
-    refusal(settings, result)
-}
-
-/// # Safety
-/// c/shim.h.
-#[no_mangle]
 pub unsafe extern "C" fn burrow_settings_check(settings: *mut burrow_settings) -> *const c_char {
     // SAFETY: c/shim.h.
     let settings = unsafe { self::settings(settings) };
@@ -245,10 +232,13 @@ pub unsafe extern "C" fn burrow_settings_expect_embedded(settings: *mut burrow_s
 #[no_mangle]
 pub unsafe extern "C" fn burrow_settings_refuse_embedded(settings: *const burrow_settings) -> *const c_char {
     // SAFETY: c/shim.h.
-    match unsafe { self::settings(settings) }.allows_embedded() {
-        true => ptr::null(),
-        false => c"WSGIRestrictEmbedded On: no application runs in the server's own processes".as_ptr(),
-    }
+    let settings = unsafe { self::settings(settings) };
+    let refusal = match settings.server() {
+        _ if settings.allows_embedded() => return ptr::null(),
+        ServerKind::Apache => c"WSGIRestrictEmbedded On: no application runs in the server's own processes",
+        ServerKind::Nginx => c"wsgi_restrict_embedded on: no application runs in the server's own processes",
+    };
+    refusal.as_ptr()
 }
 
 /// # Safety

@@ -75,7 +75,6 @@ pub struct AppKey<'a> {
 pub struct Settings {
     server: ServerKind,
     python_home: Option<PathBuf>,
-    python_paths: Vec<Vec<u8>>,
     embedded: Embedded,
     process_groups: ProcessGroups,
     instance: Instance,
@@ -122,7 +121,6 @@ impl Settings {
         Settings {
             server,
             python_home: None,
-            python_paths: Vec::new(),
             embedded: Embedded::default(),
             process_groups: ProcessGroups::default(),
             instance: Instance::default(),
@@ -149,12 +147,6 @@ impl Settings {
         }
         Installation::find(home)?;
         self.python_home = Some(home.to_owned());
-        Ok(())
-    }
-
-    /// Adds folders, separated by ':', to `sys.path`.
-    pub fn add_python_path(&mut self, folders: &[u8]) -> Result<(), String> {
-        self.python_paths.extend(path_list(folders)?);
         Ok(())
     }
 
@@ -283,10 +275,6 @@ impl Settings {
 
     pub fn python_home(&self) -> &Path {
         self.python_home.as_deref().unwrap_or(Path::new(python::DEFAULT_HOME))
-    }
-
-    pub fn python_paths(&self) -> &[Vec<u8>] {
-        &self.python_paths
     }
 
     /// In the order in which the configuration names them.

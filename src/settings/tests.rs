@@ -62,10 +62,12 @@ fn one_python_home() {
 #[test]
 fn python_paths_are_absolute() {
     let mut settings = Settings::new(ServerKind::Apache);
-    settings.add_python_path(b"/srv/a::/srv/b").unwrap();
-    settings.add_python_path(b"/srv/c").unwrap();
-    assert_eq!(settings.python_paths(), [b"/srv/a", b"/srv/b", b"/srv/c"]);
-    assert!(settings.add_python_path(b"lib").is_err());
+    let place = Place { directive: String::new(), file: String::new(), line: 0, virtual_host: None };
+    let mut add = |folders| settings.set_option(&place, None, "python-path", folders);
+    add("/srv/a::/srv/b").unwrap();
+    add("/srv/c").unwrap();
+    assert!(add("lib").is_err());
+    assert_eq!(settings.embedded().interpreters.of(b"", b"").paths, [b"/srv/a", b"/srv/b", b"/srv/c"]);
 }
 
 #[test]
