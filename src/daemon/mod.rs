@@ -1,6 +1,13 @@
 //! Daemon mode as the server's processes see it.
 
+pub mod ending;
+pub mod file;
+mod group;
+pub mod pool;
+
 use std::path::{Path, PathBuf};
+
+pub use group::Group;
 
 /// The longest path that a socket can have, without the zero byte behind it.
 pub const LONGEST_SOCKET_PATH: usize = 107;
