@@ -97,14 +97,18 @@ typedef struct {
     burrow_str callable;          /* "" or absent: what the target names, else "application" */
     burrow_str application_group; /* "" is the main interpreter */
     burrow_str process_group;     /* "" or absent: the server's own processes */
+    burrow_str server_name;       /* of the request: a process group can belong to a virtual host */
     unsigned threads;             /* nginx: application threads of the group in each worker */
 } burrow_app_key;
 
 /* Finds the application, or adds it. Any thread, any time. NULL with *error set when the key is
- * refused (relative script path, bad module name). */
+ * refused (relative script path, bad module name; once burrow_settings_check is through: a process group
+ * that there is not, or not here). */
 burrow_app *burrow_app_find(burrow_settings *settings, const burrow_app_key *key, const char **error);
 /* Whether it runs in a process group, not in the server's own processes. */
 int burrow_app_is_daemon(const burrow_app *app);
+/* The seconds that one write to the client may take; 0: the server's. */
+double burrow_app_write_timeout(const burrow_app *app);
 /* Import it as soon as the worker process starts. */
 void burrow_app_preload(burrow_app *app);
 

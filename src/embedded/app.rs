@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use burrow_abi::{burrow_app, burrow_str, RuntimeApi, RuntimeApp};
 
 use super::process;
+use crate::daemon;
 use crate::settings::AppKey;
 
 /// The applications that share an interpreter.
@@ -27,6 +28,7 @@ pub struct App {
     callable: Box<[u8]>,
     process_group: Box<[u8]>,
     group: Arc<Group>,
+    daemon: OnceLock<Arc<daemon::Group>>,
     preload: AtomicBool,
     runtime: OnceLock<RuntimeRecord>,
 }
@@ -46,6 +48,7 @@ impl App {
             callable: callable.into(),
             process_group: process_group.into(),
             group,
+            daemon: OnceLock::new(),
             preload: AtomicBool::new(false),
             runtime: OnceLock::new(),
         }
@@ -75,6 +78,16 @@ impl App {
     /// Whether it runs in a process group, not in the server's own processes.
     pub fn is_daemon(&self) -> bool {
         !self.process_group.is_empty()
+    }
+
+    /// The process group that it runs in, once the configuration is read.
+    pub fn daemon(&self) -> Option<&Arc<daemon::Group>> {
+        self.daemon.get()
+    }
+
+    /// Puts it into its process group. The first one stays.
+    pub fn join(&self, group: &Arc<daemon::Group>) {
+        self.daemon.get_or_init(|| group.clone());
     }
 
     /// Application threads of the group in each nginx worker.

@@ -260,7 +260,7 @@ fn main(server: &'static Server) {
         }
     };
     RUNTIME.store(ptr::from_ref(runtime).cast_mut(), Release);
-    for app in server.apps.iter().filter(|app| app.preload()) {
+    for app in server.apps.iter().filter(|app| app.preload() && !app.is_daemon()) {
         if REQUESTS.load(Acquire) & CLOSED != 0 {
             break;
         }

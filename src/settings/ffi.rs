@@ -92,7 +92,10 @@ pub unsafe extern "C" fn burrow_app_find(
             group: key.application_group.bytes(),
         }
     };
-    match settings.app(names, key.threads as usize) {
+    // SAFETY: c/shim.h.
+    let server_name = unsafe { key.server_name.bytes() };
+    let found = settings.app(names, key.threads as usize);
+    match found.and_then(|app| settings.join(&app, server_name).map(|()| app)) {
         // The settings keep the application.
         Ok(app) => Arc::as_ptr(&app).cast_mut().cast(),
         Err(message) => {
@@ -109,6 +112,15 @@ pub unsafe extern "C" fn burrow_app_find(
 pub unsafe extern "C" fn burrow_app_preload(app: *mut burrow_app) {
     // SAFETY: c/shim.h.
     unsafe { App::from_c(app) }.set_preload();
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_app_write_timeout(app: *const burrow_app) -> f64 {
+    // SAFETY: c/shim.h.
+    let group = unsafe { App::from_c(app.cast_mut()) }.daemon();
+    group.and_then(|group| group.response_socket_timeout).map_or(0.0, |timeout| timeout.as_secs_f64())
 }
 
 /// # Safety

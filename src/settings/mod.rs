@@ -12,17 +12,18 @@ pub(crate) use ffi::settings as from_c;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{c_char, CString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use burrow_abi::WHOLE_SCRIPT;
 
+use crate::daemon;
 use crate::embedded::{App, Group};
 use crate::python::{self, Installation};
 use interpreters::Scope;
 use options::Embedded;
 use process_group::ProcessGroup;
-use usage::{Place, ProcessGroups};
+use usage::{Place, ProcessGroups, VirtualHost};
 
 /// Whose words the messages are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub struct Settings {
     python_home: Option<PathBuf>,
     embedded: Embedded,
     process_groups: ProcessGroups,
+    /// The same once they are checked, as applications join them.
+    daemons: OnceLock<Vec<Daemon>>,
     instance: Instance,
     /// There will be applications whose names requests decide.
     expects_embedded: bool,
@@ -85,6 +88,12 @@ pub struct Settings {
     apps: RwLock<Apps>,
     /// What was refused, for as long as the server may want to print it.
     messages: Mutex<BTreeSet<CString>>,
+}
+
+struct Daemon {
+    /// Whose applications may run there; None: everybody's.
+    virtual_host: Option<Vec<u8>>,
+    group: Arc<daemon::Group>,
 }
 
 /// Applications are looked up by the request, so that no key is put together for it.
@@ -123,6 +132,7 @@ impl Settings {
             python_home: None,
             embedded: Embedded::default(),
             process_groups: ProcessGroups::default(),
+            daemons: OnceLock::new(),
             instance: Instance::default(),
             expects_embedded: false,
             notes: Vec::new(),
@@ -206,7 +216,9 @@ impl Settings {
 
     /// Python is needed in the worker processes, and not only for a request that may never come.
     pub fn needs_python(&self) -> bool {
-        self.allows_embedded() && (self.expects_embedded || !self.apps.read().unwrap().in_order.is_empty())
+        let is_expected = || self.expects_embedded && !self.process_groups.run_something();
+        let is_known = || self.apps.read().unwrap().in_order.iter().any(|app| !app.is_daemon());
+        self.allows_embedded() && (is_expected() || is_known())
     }
 
     /// What the configuration says that has no effect.
@@ -218,6 +230,7 @@ impl Settings {
     /// applications where there is need of one.
     pub fn check(&self) -> Result<(), String> {
         self.process_groups.check(self.server)?;
+        self.make_daemons();
         if self.python_home.is_none() && !self.needs_python() {
             return Ok(());
         }
@@ -234,6 +247,47 @@ impl Settings {
                 self.server.python_home_directive()
             )),
         }
+    }
+
+    /// Has the applications that are known join their process groups, as others will.
+    fn make_daemons(&self) {
+        self.daemons.get_or_init(|| {
+            let defined = self.process_groups.all().map(|(place, group)| Daemon {
+                virtual_host: place.virtual_host.map(VirtualHost::name),
+                group: Arc::new(daemon::Group::new(group, &self.instance)),
+            });
+            defined.collect()
+        });
+        for app in self.apps() {
+            // Whether its group is there was judged where the directives name it.
+            if let Some(daemon) = self.daemon(app.key().process_group) {
+                app.join(&daemon.group);
+            }
+        }
+    }
+
+    fn daemon(&self, name: &[u8]) -> Option<&Daemon> {
+        self.daemons.get()?.iter().find(|daemon| daemon.group.name.as_bytes() == name)
+    }
+
+    /// Lets an application join its process group, which a request to this server has named.
+    fn join(&self, app: &App, server_name: &[u8]) -> Result<(), String> {
+        if !app.is_daemon() || self.daemons.get().is_none() {
+            return Ok(());
+        }
+        let name = app.key().process_group;
+        let shown = || String::from_utf8_lossy(name);
+        let daemon = self
+            .daemon(name)
+            .ok_or_else(|| format!("No WSGI daemon process called '{}' has been configured", shown()))?;
+        if daemon.virtual_host.as_ref().is_some_and(|owner| owner != server_name) {
+            return Err(format!(
+                "Daemon process called '{}' cannot be accessed by this WSGI application: it belongs to another virtual host",
+                shown()
+            ));
+        }
+        app.join(&daemon.group);
+        Ok(())
     }
 
     /// Finds the application, or adds it. With several counts of threads the group gets the highest.

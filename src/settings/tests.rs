@@ -88,3 +88,32 @@ fn messages_are_kept_once() {
     // SAFETY: kept by the settings.
     assert_eq!(unsafe { CStr::from_ptr(first) }, c"no\\0thing");
 }
+
+#[test]
+fn applications_join_their_process_groups() {
+    let mut settings = Settings::new(ServerKind::Apache);
+    let place = |virtual_host| Place { directive: String::new(), file: String::new(), line: 1, virtual_host };
+    let name = c"shop.example".as_ptr();
+    // SAFETY: a literal.
+    let host = unsafe { VirtualHost::new(&name) };
+    for (group, virtual_host) in [("tools", None), ("shop", Some(host))] {
+        let group = ProcessGroup::new(group, []).unwrap();
+        settings.add_process_group(place(virtual_host), group).unwrap();
+    }
+    let of = |group: &'static str| AppKey { process_group: group.as_bytes(), ..key("/srv/app.wsgi", "") };
+    let early = settings.app(of("tools"), 1).unwrap();
+    assert_eq!(settings.join(&early, b""), Ok(()), "the configuration is being read");
+    assert!(early.daemon().is_none());
+    assert_eq!(settings.check(), Ok(()), "no Python is needed here");
+    assert_eq!(early.daemon().unwrap().name, "tools");
+
+    let join = |group, server_name: &str| {
+        let app = settings.app(of(group), 1).unwrap();
+        settings.join(&app, server_name.as_bytes()).map(|()| app.daemon().unwrap().name.clone())
+    };
+    assert_eq!(join("shop", "shop.example").as_deref(), Ok("shop"));
+    assert_eq!(join("tools", "shop.example").as_deref(), Ok("tools"));
+    assert!(join("shop", "other.example").unwrap_err().contains("another virtual host"));
+    let message = join("ghost", "shop.example").unwrap_err();
+    assert_eq!(message, "No WSGI daemon process called 'ghost' has been configured");
+}

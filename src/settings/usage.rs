@@ -33,6 +33,16 @@ impl VirtualHost {
         VirtualHost(name)
     }
 
+    pub fn name(self) -> Vec<u8> {
+        // SAFETY: see `new`.
+        let name = unsafe { *self.0 };
+        if name.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: see `new`.
+        unsafe { CStr::from_ptr(name) }.to_bytes().to_owned()
+    }
+
     /// As mod_wsgi compares them: those of one name are one.
     fn is(self, other: VirtualHost) -> bool {
         // SAFETY: see `new`.
@@ -66,6 +76,16 @@ impl ProcessGroups {
         }
         self.defined.push((place, group));
         Ok(())
+    }
+
+    /// All that are defined, and where.
+    pub fn all(&self) -> impl Iterator<Item = &(Place, ProcessGroup)> {
+        self.defined.iter()
+    }
+
+    /// Whether there is a group that an application is to run in.
+    pub fn run_something(&self) -> bool {
+        self.named.iter().any(|named| named.runs)
     }
 
     /// Where a group is defined, and what as.
