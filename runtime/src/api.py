@@ -1,6 +1,6 @@
 """What applications import: mod_wsgi's events, metrics and types, and the module apache.
 
-Run after bootstrap.py in the same globals. Nothing here is called for a request unless somebody has
+Run after bootstrap.py and hooks.py in the same globals. Nothing here is called for a request unless somebody has
 subscribed to events or asked for metrics.
 """
 

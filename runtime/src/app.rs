@@ -90,11 +90,11 @@ pub unsafe extern "C" fn load(app: *mut RuntimeApp) -> c_int {
     let app = unsafe { &*app.cast::<App>() };
     let Some(interpreter) = app.interpreter() else { return -1 };
     let _busy = interpreter.busy();
-    if app.loaded(interpreter, None).is_some() {
-        0
-    } else {
-        -1
-    }
+    let Some(loaded) = app.loaded(interpreter, None) else { return -1 };
+    // A request may have replaced the import meanwhile: its last reference goes while attached.
+    let _attached = Attached::to(interpreter);
+    drop(loaded);
+    0
 }
 
 impl App {

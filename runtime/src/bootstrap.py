@@ -1,7 +1,7 @@
 """What is done in Python in every interpreter: streams, logging, limits, loading, exit.
 
-Run once in each interpreter with `native` (the mod_wsgi module) in its globals, and followed by api.py;
-the functions at the end of both are what the runtime calls.
+Run once in each interpreter with `native` (the mod_wsgi module) in its globals, and followed by hooks.py
+and api.py in the same globals.
 """
 
 import atexit
@@ -18,7 +18,6 @@ import time
 import traceback
 import types
 import warnings
-
 
 
 def take(name):

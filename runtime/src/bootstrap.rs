@@ -3,7 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::ffi::CStr;
 
-use burrow_abi::{burrow_level, burrow_str, BURROW_LOG_ERR};
+use burrow_abi::{burrow_str, BURROW_LOG_ERR};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyObject, PyTypeObject};
 
@@ -11,7 +11,8 @@ use crate::attach::Attached;
 use crate::host::{host, strings};
 use crate::interpreter::Interpreter;
 use crate::object::{
-    boolean, float, fs_decoded, integers, latin1, set_item, take_exception, tuple, Object, Raised, Result,
+    boolean, dict, float, fs_decoded, integers, latin1, set_named, take_exception, tuple, Object, Raised,
+    Result,
 };
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
@@ -130,13 +131,13 @@ fn run_sources(native: &Object) -> Result<Object> {
     const FILE: &CStr = c"<burrow>";
     // SAFETY: all arguments are live and of the types these calls ask for.
     unsafe {
-        let globals = Object::owned(ffi::PyDict_New())?;
+        let globals = dict()?;
         let builtins = Object::borrowed(ffi::PyEval_GetBuiltins());
         let file = Object::owned(ffi::PyUnicode_FromString(FILE.as_ptr()))?;
         for (name, value) in
             [(c"__builtins__", &builtins), (c"__file__", &file), (c"__name__", &file), (c"native", native)]
         {
-            set_item(&globals, crate::object::interned(name)?.as_ptr(), value)?;
+            set_named(&globals, name, value)?;
         }
         for source in SOURCES {
             let code =
@@ -181,13 +182,9 @@ impl State {
             take_exception();
             // SAFETY: a live object.
             let name = unsafe { crate::object::type_name(exception.as_ptr()) };
-            self.log(BURROW_LOG_ERR, &format!("burrow: {name} was raised; its traceback cannot be printed"));
+            let line = format!("burrow: {name} was raised; its traceback cannot be printed");
+            log::line(BURROW_LOG_ERR, line.as_bytes());
         }
-    }
-
-    /// One line for the error log, in the context of the request that this thread serves.
-    pub fn log(&self, level: burrow_level, line: &str) {
-        log::line(level, line.as_bytes());
     }
 
     pub fn input_type(&self) -> *mut PyTypeObject {

@@ -1,6 +1,5 @@
+"""What scripts are asked about a request. Run after bootstrap.py in the same globals."""
 
-
-# -- hooks: what scripts are asked about a request ----------------------------------------------------
 
 def ask(script, hook, environ, arguments):
     """True, False, None or a list of bytes: what the script's function of that name answers."""

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use burrow_abi::{burrow_apache, burrow_level, burrow_str, HostApi, InterpreterOptions, PythonConfig};
+use burrow_abi::{burrow_apache, burrow_level, burrow_str, slice, HostApi, InterpreterOptions, PythonConfig};
 
 use crate::fork;
 
@@ -70,11 +70,8 @@ pub unsafe fn set(api: *const HostApi, config: *const PythonConfig) {
 /// # Safety
 /// `start` points at `count` strings, or `count` is 0.
 pub unsafe fn strings(start: *const burrow_str, count: usize) -> Vec<Vec<u8>> {
-    if count == 0 {
-        return Vec::new();
-    }
     // SAFETY: as the caller vouches.
-    unsafe { std::slice::from_raw_parts(start, count).iter().map(|each| each.bytes().to_vec()).collect() }
+    unsafe { slice(start, count).iter().map(|each| each.bytes().to_vec()).collect() }
 }
 
 pub fn host() -> &'static Host {

@@ -12,7 +12,7 @@ use pyo3_ffi::{PyGetSetDef, PyMethodDef, PyObject, PyTypeObject};
 
 use crate::host;
 use crate::module::{free, method, slot, table, Type};
-use crate::object::{bytes_of, tuple, Object};
+use crate::object::{bytes_of, none, tuple, Object};
 
 /// The longest line, in bytes: nginx cuts at 2048 together with the request's context.
 const LONGEST: usize = 1600;
@@ -148,18 +148,17 @@ struct Log {
 }
 
 pub fn describe() -> Type {
-    let constant = |name: &'static std::ffi::CStr, value: ffi::PyCFunction| method(name, value);
     let methods = table(
         vec![
-            constant(c"write", log_write),
-            constant(c"flush", log_flush),
-            constant(c"close", log_flush),
-            constant(c"writable", yes),
-            constant(c"readable", no),
-            constant(c"seekable", no),
-            constant(c"isatty", no),
-            constant(c"writelines", log_writelines),
-            constant(c"fileno", no_fileno),
+            method(c"write", log_write),
+            method(c"flush", log_flush),
+            method(c"close", log_flush),
+            method(c"writable", yes),
+            method(c"readable", no),
+            method(c"seekable", no),
+            method(c"isatty", no),
+            method(c"writelines", log_writelines),
+            method(c"fileno", no_fileno),
         ],
         PyMethodDef::zeroed(),
     );
@@ -287,14 +286,5 @@ unsafe extern "C" fn get_name(object: *mut PyObject, _closure: *mut c_void) -> *
         let name = (*object.cast::<Log>()).name;
         ffi::Py_INCREF(name);
         name
-    }
-}
-
-/// A new reference to None, for functions that return nothing.
-pub fn none() -> *mut PyObject {
-    // SAFETY: None is always there.
-    unsafe {
-        ffi::Py_INCREF(ffi::Py_None());
-        ffi::Py_None()
     }
 }

@@ -1,5 +1,5 @@
 //! What `mod_wsgi.request_metrics()` and `process_metrics()` count: all requests of the process, in whatever
-//! interpreter, from the first `start_recording_metrics()` on. bootstrap's half makes dicts of it.
+//! interpreter, from the first `start_recording_metrics()` on. api.py makes dicts of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use pyo3_ffi::{PyMethodDef, PyObject};
 
-use crate::log::none;
 use crate::module::method;
-use crate::object::{integers, tuple, Object, Result};
+use crate::object::{integers, none, tuple, Object, Result};
 use crate::observe::{Cpu, Watch};
 use crate::wsgi::call::Call;
 

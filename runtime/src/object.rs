@@ -54,14 +54,20 @@ impl Object {
         unsafe { Object::owned(ffi::PyObject_GetAttrString(self.as_ptr(), name.as_ptr())) }
     }
 
-    pub fn call(&self, args: &[&Object]) -> Result<Object> {
-        let pointers: Vec<*mut PyObject> = args.iter().map(|arg| arg.as_ptr()).collect();
-        // SAFETY: `pointers` holds as many live objects as it says.
+    pub fn call<const N: usize>(&self, args: &[&Object; N]) -> Result<Object> {
+        // SAFETY: the references keep the objects alive.
+        unsafe { self.call_with(&args.map(Object::as_ptr)) }
+    }
+
+    /// # Safety
+    /// The arguments are live objects.
+    pub unsafe fn call_with(&self, args: &[*mut PyObject]) -> Result<Object> {
+        // SAFETY: as many live objects as it says.
         unsafe {
             Object::owned(ffi::PyObject_Vectorcall(
                 self.as_ptr(),
-                pointers.as_ptr(),
-                pointers.len(),
+                args.as_ptr(),
+                args.len(),
                 std::ptr::null_mut(),
             ))
         }
@@ -133,6 +139,15 @@ pub fn boolean(value: bool) -> Object {
     unsafe { Object::borrowed(if value { ffi::Py_True() } else { ffi::Py_False() }) }
 }
 
+/// A new reference to None, for functions that return nothing.
+pub fn none() -> *mut PyObject {
+    // SAFETY: None is always there.
+    unsafe {
+        ffi::Py_INCREF(ffi::Py_None());
+        ffi::Py_None()
+    }
+}
+
 /// The bytes of a `bytes` object.
 ///
 /// # Safety
@@ -181,6 +196,16 @@ pub fn tuple(items: Vec<Object>) -> Result<Object> {
 /// A tuple of numbers.
 pub fn integers(numbers: &[u64]) -> Result<Object> {
     tuple(numbers.iter().map(|number| integer(*number)).collect::<Result<_>>()?)
+}
+
+pub fn dict() -> Result<Object> {
+    // SAFETY: no precondition.
+    unsafe { Object::owned(ffi::PyDict_New()) }
+}
+
+/// Sets an item of a dict under a key that is a literal.
+pub fn set_named(dict: &Object, key: &CStr, value: &Object) -> Result<()> {
+    set_item(dict, interned(key)?.as_ptr(), value)
 }
 
 pub fn set_item(dict: &Object, key: *mut PyObject, value: &Object) -> Result<()> {

@@ -13,11 +13,11 @@ use pyo3_ffi::{PyMethodDef, PyObject};
 use crate::attach::Attached;
 use crate::bootstrap::State;
 use crate::interpreter::Interpreter;
-use crate::log::none;
 use crate::metrics;
 use crate::module::{interpreter_of_module, method};
 use crate::object::{
-    float, integer, latin1, raise_runtime_error, set_item, take_exception, tuple, Object, Raised, Result,
+    dict, float, integer, latin1, none, raise_runtime_error, set_item, take_exception, tuple, Object, Raised,
+    Result,
 };
 use crate::wsgi::call::Call;
 
@@ -80,7 +80,7 @@ pub struct Watch {
     /// When the application was done, in microseconds since the epoch.
     pub finished: Cell<i64>,
     recorded: bool,
-    /// The request for the subscribers of events (bootstrap's `Observation`), if there are any.
+    /// The request for the subscribers of events (api.py's `Observation`), if there are any.
     observation: RefCell<Option<Object>>,
 }
 
@@ -192,8 +192,7 @@ pub fn started(state: &State, call: &Call, environ: &Object, application: &Objec
 pub fn responded(call: &Call, arguments: &[*mut PyObject]) -> Result<()> {
     let Some(observation) = observation_of(call) else { return Ok(()) };
     // SAFETY: live arguments of the call that is being made.
-    let arguments: Vec<_> = arguments.iter().map(|each| unsafe { Object::borrowed(*each) }).collect();
-    observation.attr(c"responded")?.call(&arguments.iter().collect::<Vec<_>>()).map(drop)
+    unsafe { observation.attr(c"responded")?.call_with(arguments) }.map(drop)
 }
 
 /// Announces what the application has raised.
@@ -245,13 +244,8 @@ fn data_of(call: &Call) -> Result<Object> {
     if let Some(data) = &*call.data.borrow() {
         return Ok(data.clone());
     }
-    let data = new_dict()?;
+    let data = dict()?;
     Ok(call.data.borrow_mut().get_or_insert(data).clone())
-}
-
-fn new_dict() -> Result<Object> {
-    // SAFETY: no precondition.
-    unsafe { Object::owned(ffi::PyDict_New()) }
 }
 
 fn id_of(call: &Call) -> Option<Object> {
@@ -305,10 +299,10 @@ unsafe extern "C" fn active_requests(module: *mut PyObject, _args: *mut PyObject
     let state = interpreter.state();
     let made = || -> Result<Object> {
         if state.active_requests.get().is_none() {
-            let active = new_dict()?;
+            let active = dict()?;
             for index in 0.. {
                 // Before the call is looked up: a new dict may let another thread run, and end it.
-                let data = new_dict()?;
+                let data = dict()?;
                 let Some(call) = state.calls.borrow().get(index).copied() else { break };
                 // SAFETY: calls take themselves out before they end.
                 let call = unsafe { &*call };

@@ -35,6 +35,11 @@ unsafe fn initialise(given: &PythonConfig) -> Result<(), String> {
         let config = config.assume_init_mut();
         config.parse_argv = 0;
         config.install_signal_handlers = 0;
+        #[cfg(Py_GIL_DISABLED)]
+        {
+            // What is an interpreter's own here is looked after by its lock.
+            config.enable_gil = 1;
+        }
         if given.optimize > 0 {
             config.optimization_level = given.optimize;
         }

@@ -5,8 +5,8 @@ use super::event_loop::{self, Message};
 use super::question::Question;
 use crate::embedded::{self, App};
 use burrow_abi::{
-    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
-    BURROW_BODY_HIGH, BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE,
+    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, burrow_str, slice, BURROW_BODY_HIGH,
+    BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE,
 };
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
@@ -85,7 +85,7 @@ impl Answer {
     ) -> Self {
         let data = if file.is_some() { 0 } else { body.len };
         // SAFETY: the caller vouches for the head.
-        let headers = head.map(|head| unsafe { pairs(head.headers, head.n_headers) });
+        let headers = head.map(|head| unsafe { slice(head.headers, head.n_headers) });
         let size = head.map_or(0, |head| size_of_pairs(headers.unwrap_or(&[])) + head.reason.len);
         let mut block = Block::new(size + data);
         // SAFETY: the caller vouches for all of them.
@@ -102,16 +102,6 @@ impl Answer {
             Answer { block, head, body, flags }
         }
     }
-}
-
-/// # Safety
-/// `start` points at `len` pairs, or `len` is 0.
-unsafe fn pairs<'a>(start: *const burrow_pair, len: usize) -> &'a [burrow_pair] {
-    if len == 0 {
-        return &[];
-    }
-    // SAFETY: the caller vouches for it.
-    unsafe { std::slice::from_raw_parts(start, len) }
 }
 
 /// What the runtime calls for this server. The `exchange` is the reference that `serve` holds.
@@ -160,8 +150,8 @@ impl Exchange {
     ) -> Arc<Self> {
         // SAFETY: the caller vouches for the request.
         unsafe {
-            let headers = pairs(request.headers, request.n_headers);
-            let params = pairs(request.params, request.n_params);
+            let headers = slice(request.headers, request.n_headers);
+            let params = slice(request.params, request.n_params);
             let vars: usize = request.vars.iter().map(|var| var.len).sum();
             let mut block =
                 Block::new(size_of_pairs(headers) + size_of_pairs(params) + vars + request.body.len);
@@ -206,8 +196,11 @@ impl Exchange {
     /// Body bytes have arrived. Returns how many wait to be read.
     pub fn add_body(&self, data: &[u8]) -> usize {
         let mut state = self.lock();
-        state.body.push_back(Part::Bytes { data: data.to_vec(), at: 0 });
-        state.buffered += data.len();
+        // To a reader no bytes are the end; nginx marks that with an empty buffer.
+        if !data.is_empty() {
+            state.body.push_back(Part::Bytes { data: data.to_vec(), at: 0 });
+            state.buffered += data.len();
+        }
         state.paused = state.buffered >= BURROW_BODY_HIGH as usize;
         self.changed.notify_all();
         state.buffered

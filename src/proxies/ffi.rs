@@ -2,10 +2,9 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::slice;
 
 use burrow_abi::{
-    burrow_network, burrow_pair, burrow_proxies, burrow_request, burrow_settings, burrow_str,
+    burrow_network, burrow_pair, burrow_proxies, burrow_request, burrow_settings, burrow_str, slice,
     BURROW_REMOTE_ADDR, BURROW_REQUEST_SCHEME, BURROW_SCRIPT_NAME, BURROW_SERVER_NAME, BURROW_SERVER_PORT,
 };
 
@@ -73,16 +72,6 @@ impl Pool {
 }
 
 /// # Safety
-/// `first` and `count` are as c/shim.h says.
-unsafe fn list<'a, T>(first: *const T, count: usize) -> &'a [T] {
-    if count == 0 {
-        return &[];
-    }
-    // SAFETY: the caller vouches.
-    unsafe { slice::from_raw_parts(first, count) }
-}
-
-/// # Safety
 /// c/shim.h.
 #[no_mangle]
 pub unsafe extern "C" fn burrow_proxies_apply(
@@ -97,9 +86,9 @@ pub unsafe extern "C" fn burrow_proxies_apply(
     // SAFETY: c/shim.h.
     let (codes, networks, headers, peer) = unsafe {
         (
-            list(proxies.headers, proxies.n_headers),
-            (!proxies.networks.is_null()).then(|| list(proxies.networks, proxies.n_networks)),
-            list(request.headers, request.n_headers),
+            slice(proxies.headers, proxies.n_headers),
+            (!proxies.networks.is_null()).then(|| slice(proxies.networks, proxies.n_networks)),
+            slice(request.headers, request.n_headers),
             request.vars[BURROW_REMOTE_ADDR as usize].bytes(),
         )
     };
@@ -125,7 +114,7 @@ unsafe fn put(pool: &Pool, request: &mut burrow_request, forwarded: &Forwarded) 
     if let Some(script_name) = &forwarded.script_name {
         let of_url = request.vars[BURROW_SCRIPT_NAME as usize];
         // SAFETY: the caller vouches.
-        let params = unsafe { list(request.params, request.n_params) };
+        let params = unsafe { slice(request.params, request.n_params) };
         let more = [
             burrow_pair { name: burrow_str::new(b"mod_wsgi.mount_point"), value: pool.copy(script_name)? },
             burrow_pair { name: burrow_str::new(b"mod_wsgi.script_name"), value: of_url },

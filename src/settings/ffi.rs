@@ -4,13 +4,12 @@ use std::ffi::{c_char, c_int, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use burrow_abi::{
     burrow_app, burrow_app_key, burrow_pair, burrow_place, burrow_scope, burrow_server_kind, burrow_settings,
-    burrow_str, BURROW_APACHE,
+    burrow_str, slice, BURROW_APACHE,
 };
 
 use super::interpreters::Scope;
@@ -188,8 +187,8 @@ pub unsafe extern "C" fn burrow_settings_daemon_process(
 ) -> *const c_char {
     // SAFETY: c/shim.h.
     unsafe {
-        let options = if n_options == 0 { &[] } else { slice::from_raw_parts(options, n_options) };
-        let options: Vec<_> = options.iter().map(|pair| (text(pair.name), text(pair.value))).collect();
+        let options = slice(options, n_options).iter();
+        let options: Vec<_> = options.map(|pair| (text(pair.name), text(pair.value))).collect();
         let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings = settings_mut(settings);
         let result = ProcessGroup::new(&text(name), options)

@@ -39,6 +39,18 @@ impl burrow_str {
     }
 }
 
+/// The values at `start`.
+///
+/// # Safety
+/// `start` points at `count` values that stay there, or `count` is 0.
+pub unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the caller vouches.
+    unsafe { std::slice::from_raw_parts(start, count) }
+}
+
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
 pub const ABI_VERSION: u32 = 7;

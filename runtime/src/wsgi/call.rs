@@ -209,10 +209,11 @@ impl<'r> Call<'r> {
             return raise_runtime_error("another thread is sending this answer");
         };
         let sent = self.detached(attached, work);
-        drop(guard);
         if !sent {
             self.gone.set(true);
         }
+        // Last: the call may be gone as soon as this is released.
+        drop(guard);
         Ok(sent)
     }
 

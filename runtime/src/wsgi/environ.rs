@@ -16,8 +16,8 @@ use crate::bootstrap::State;
 use crate::host::host;
 use crate::module;
 use crate::object::{
-    boolean, float, fs_decoded, integer, integers, interned, latin1, seconds, set_item, Object, Raised,
-    Result,
+    boolean, dict, float, fs_decoded, integer, integers, interned, latin1, seconds, set_item, set_named,
+    Object, Raised, Result,
 };
 use crate::observe::thread_id;
 
@@ -105,10 +105,10 @@ struct Learned {
 
 impl Template {
     pub fn new(app: &App, state: &State) -> Result<Template> {
-        // SAFETY: a new dict; sys.stderr is borrowed from the interpreter and may be absent.
-        let (fixed, errors) =
-            unsafe { (Object::owned(ffi::PyDict_New())?, ffi::PySys_GetObject(c"__stderr__".as_ptr())) };
-        let set = |key: &CStr, value: &Object| set_item(&fixed, interned(key)?.as_ptr(), value);
+        let fixed = dict()?;
+        let set = |key: &CStr, value: &Object| set_named(&fixed, key, value);
+        // SAFETY: borrowed from the interpreter; may be absent.
+        let errors = unsafe { ffi::PySys_GetObject(c"__stderr__".as_ptr()) };
         if !errors.is_null() {
             // SAFETY: a live object.
             set(c"wsgi.errors", unsafe { &Object::borrowed(errors) })?;
@@ -235,12 +235,8 @@ fn delete(environ: &Object, key: &Object) -> Result<()> {
 }
 
 fn add_params(environ: &Object, request: &burrow_request) -> Result<()> {
-    if request.n_params == 0 {
-        return Ok(());
-    }
     // SAFETY: as many pairs as it says, which live as long as the call.
-    let params = unsafe { std::slice::from_raw_parts(request.params, request.n_params) };
-    for param in params {
+    for param in unsafe { slice(request.params, request.n_params) } {
         // SAFETY: as above.
         let (name, value) = unsafe { (param.name.bytes(), param.value.bytes()) };
         set_item(environ, latin1(name)?.as_ptr(), &latin1(value)?)?;
@@ -308,12 +304,8 @@ fn environ_name(name: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn add_headers(state: &State, environ: &Object, request: &burrow_request) -> Result<()> {
-    if request.n_headers == 0 {
-        return Ok(());
-    }
     // SAFETY: as many pairs as it says, which live as long as the call.
-    let headers = unsafe { std::slice::from_raw_parts(request.headers, request.n_headers) };
-    for header in headers {
+    for header in unsafe { slice(request.headers, request.n_headers) } {
         // SAFETY: as above.
         let (name, value) = unsafe { (header.name.bytes(), header.value.bytes()) };
         let Some(key) = state.header_names.borrow_mut().key(name)? else { continue };

@@ -97,8 +97,8 @@ pub fn new(state: &State, call: &Call) -> Result<Option<Object>> {
 
 /// The request is over: nothing of it is reachable from here any more.
 pub fn expire(object: &Object) {
-    // SAFETY: an instance of our type, and the thread is attached.
-    unsafe { *reader_of(object.as_ptr()) = ManuallyDrop::new(Reader::Over) }
+    // SAFETY: an instance of our type, and the thread is attached. What was read ahead is freed here.
+    unsafe { **reader_of(object.as_ptr()) = Reader::Over }
 }
 
 unsafe extern "C" fn dealloc(object: *mut PyObject) {

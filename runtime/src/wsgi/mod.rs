@@ -64,19 +64,7 @@ fn run(attached: &Attached, loaded: &Loaded, call: &Call) -> Result<()> {
     let state = attached.interpreter.state();
     let (input, environ) = environ::build(state, &loaded.template, call)?;
     let start_response = start_response::new(state, call)?;
-    let replaced = observe::started(state, call, &environ, &loaded.callable)?;
-    let callable = replaced.as_ref().unwrap_or(&loaded.callable);
-    let arguments = [environ.as_ptr(), start_response.as_ptr()];
-    // SAFETY: the callable and two live arguments.
-    let result = unsafe {
-        Object::owned(ffi::PyObject_Vectorcall(
-            callable.as_ptr(),
-            arguments.as_ptr(),
-            arguments.len(),
-            std::ptr::null_mut(),
-        ))
-    };
-    let sent = result.and_then(|result| iterate::send(attached, call, result));
+    let sent = answer(attached, loaded, call, &environ, &start_response);
     // From here on the application may keep both objects, but they reach nothing of this request.
     start_response::expire(&start_response);
     if let Some(input) = input {
@@ -89,6 +77,18 @@ fn run(attached: &Attached, loaded: &Loaded, call: &Call) -> Result<()> {
     sent
 }
 
+fn answer(
+    attached: &Attached,
+    loaded: &Loaded,
+    call: &Call,
+    environ: &Object,
+    start_response: &Object,
+) -> Result<()> {
+    let replaced = observe::started(attached.interpreter.state(), call, environ, &loaded.callable)?;
+    let callable = replaced.as_ref().unwrap_or(&loaded.callable);
+    iterate::send(attached, call, callable.call(&[environ, start_response])?)
+}
+
 /// Logs why a request failed; quietly if it is only that the client has gone.
 fn failed(attached: &Attached, app: &App, call: &Call) {
     let state = attached.interpreter.state();
@@ -98,7 +98,7 @@ fn failed(attached: &Attached, app: &App, call: &Call) {
     let Some(exception) = exception else { return };
     if client_left {
         let line = format!("burrow: the client left before WSGI script '{}' was done.", app.name());
-        state.log(BURROW_LOG_INFO, &line);
+        log::line(BURROW_LOG_INFO, line.as_bytes());
         return;
     }
     call.fail();

@@ -1,6 +1,6 @@
 //! `start_response` and the `write` it returns (PEP 3333).
 
-use std::ffi::{c_void, CStr};
+use std::ffi::{c_char, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
@@ -12,8 +12,8 @@ use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
 use crate::module::{free, slot, table, Type};
 use crate::object::{
-    append_latin1, bytes_of, raise_gone, raise_runtime_error, raise_type_error, raise_value_error, restore,
-    type_name, Object, Raised, Result,
+    append_latin1, bytes_of, none, raise_gone, raise_runtime_error, raise_type_error, raise_value_error,
+    restore, type_name, Object, Raised, Result,
 };
 use crate::observe;
 
@@ -27,7 +27,7 @@ struct StartResponse {
 
 pub fn describe() -> Type {
     let offset = std::mem::offset_of!(StartResponse, vectorcall) as isize;
-    let member = |name: *const i8, offset| PyMemberDef {
+    let member = |name: *const c_char, offset| PyMemberDef {
         name,
         type_code: ffi::Py_T_PYSSIZET,
         offset,
@@ -313,7 +313,7 @@ unsafe extern "C" fn write(object: *mut PyObject, data: *mut PyObject) -> *mut P
             Attached::callback(interpreter_of(object), |attached| write_to(attached, call, data))
         })
     };
-    result.map_or(null_mut(), |()| crate::log::none())
+    result.map_or(null_mut(), |()| none())
 }
 
 fn write_to(attached: &Attached, call: &Call, data: *mut PyObject) -> Result<()> {
