@@ -63,8 +63,8 @@ typedef struct {
     burrow_str application_group; /* "" is the main interpreter; absent: any */
 } burrow_scope;
 
-/* An option of Python, of its interpreters or of the telemetry, by the name in src/settings/options.rs;
- * scope is NULL where it is for all interpreters. */
+/* An option of Python, of its interpreters or of the telemetry, by the name in
+ * src/settings/options.rs; scope is NULL where it is for all interpreters. */
 const char *burrow_settings_option(burrow_settings *settings, const burrow_place *place,
                                    const burrow_scope *scope, burrow_str name, burrow_str value);
 /* A process group of daemon mode; its options are those of src/settings/process_group.rs. */
@@ -102,9 +102,10 @@ typedef struct {
 } burrow_app_key;
 
 /* Finds the application, or adds it. Any thread, any time. NULL with *error set when the key is
- * refused (relative script path, bad module name; once burrow_settings_check is through: a process group
- * that there is not, or not here). */
-burrow_app *burrow_app_find(burrow_settings *settings, const burrow_app_key *key, const char **error);
+ * refused (relative script path, bad module name; once burrow_settings_check is through: a process
+ * group that there is not, or not here). */
+burrow_app *burrow_app_find(burrow_settings *settings, const burrow_app_key *key,
+                            const char **error);
 /* Whether it runs in a process group, not in the server's own processes. */
 int burrow_app_is_daemon(const burrow_app *app);
 /* The seconds that one write to the client may take; 0: the server's. */
@@ -125,21 +126,21 @@ typedef struct {
 typedef struct {
     burrow_server_kind kind;
     const burrow_apache *apache; /* NULL where the server is not httpd */
-    burrow_str software;        /* SERVER_SOFTWARE */
-    int multiprocess;           /* wsgi.multiprocess */
-    int multithread;            /* wsgi.multithread; nginx: decided by each application's threads */
-    unsigned processes;         /* most processes there can be */
-    unsigned threads;           /* threads in each */
-    /* One line, no newline. `request` is what the request was begun with, or NULL. httpd: called from
-     * any thread; nginx: called on the event loop only, by burrow_loop_drain. */
+    burrow_str software;         /* SERVER_SOFTWARE */
+    int multiprocess;            /* wsgi.multiprocess */
+    int multithread;             /* wsgi.multithread; nginx: an application's threads decide */
+    unsigned processes;          /* most processes there can be */
+    unsigned threads;            /* threads in each */
+    /* One line, no newline. `request` is what the request was begun with, or NULL. httpd: called
+     * from any thread; nginx: called on the event loop only, by burrow_loop_drain. */
     void (*log)(void *request, burrow_level level, burrow_str line);
 } burrow_server;
 
-/* In the worker, after the fork and once privileges are dropped: starts Python on a thread of its own
- * and returns at once. Refuses (logs, and every request answers 500) where the process is root.
+/* In the worker, after the fork and once privileges are dropped: starts Python on a thread of its
+ * own and returns at once. Refuses (logs, and every request answers 500) where the process is root.
  * `server` is copied. */
 void burrow_process_start(burrow_settings *settings, const burrow_server *server);
-/* Runs every interpreter's exit functions, for at most timeout_ms. Requests get 503 from here on. */
+/* Runs every interpreter's exit functions, for at most timeout_ms. Requests get 503 from now on. */
 void burrow_process_stop(unsigned timeout_ms);
 
 /* ---- requests ----------------------------------------------------------------------------- */
@@ -203,7 +204,8 @@ typedef struct {
     int64_t content_length; /* -1: unknown, the server frames as it likes */
 } burrow_head;
 
-/* A piece of the answer: bytes, or len bytes of a file. The receiver owns the descriptor and closes it. */
+/* A piece of the answer: bytes, or len bytes of a file. The receiver owns the descriptor and closes
+ * it. */
 typedef struct {
     const char *data;
     size_t len;
@@ -220,8 +222,8 @@ typedef enum {
 typedef struct {
     /* Up to len bytes of the request's body; 0 at its end; -1 when the client is gone. */
     ssize_t (*read)(void *exchange, char *buf, size_t len);
-    /* The first call brings the head, later ones NULL. body->len may be 0. Returns 0, or -1 when the
-     * client is gone. Data need not live longer than the call. */
+    /* The first call brings the head, later ones NULL. body->len may be 0. Returns 0, or -1 when
+     * the client is gone. Data need not live longer than the call. */
     int (*send)(void *exchange, const burrow_head *head, const burrow_body *body, unsigned flags);
 } burrow_io;
 
@@ -242,7 +244,8 @@ burrow_outcome burrow_serve(burrow_app *app, const burrow_request *request, cons
 
 /* ---- hooks: what a script is asked about a request ------------------------------------------ */
 
-/* A script of functions that the server asks, as burrow_app_find; on nginx with application threads. */
+/* A script of functions that the server asks, as burrow_app_find; on nginx with application
+ * threads. */
 burrow_app *burrow_script_find(burrow_settings *settings, burrow_str target,
                                burrow_str application_group, unsigned threads, const char **error);
 
@@ -251,13 +254,14 @@ typedef enum {
     BURROW_CHECK_PASSWORD,    /* (environ, user, password) */
     BURROW_GET_REALM_HASH,    /* (environ, user, realm) */
     BURROW_GROUPS_FOR_USER,   /* (environ, user) */
-    BURROW_PROCESS_GROUP,     /* these three: (environ); NONE, too, where the script has no such function */
+    /* These three: (environ). NONE, too, where the script has no such function. */
+    BURROW_PROCESS_GROUP,
     BURROW_APPLICATION_GROUP,
     BURROW_CALLABLE_OBJECT
 } burrow_hook;
 
-/* A hook that raises, does not import or returns what it may not is a failure, which is logged here.
- * It is 0 so that what is forgotten fails. */
+/* A hook that raises, does not import or returns what it may not is a failure, which is logged
+ * here. It is 0 so that what is forgotten fails. */
 typedef enum {
     BURROW_FAILURE,
     BURROW_TRUE,
@@ -270,7 +274,7 @@ typedef struct {
     burrow_hook hook;
     burrow_str arguments[2]; /* absent behind the last one */
     burrow_str place;        /* the directive, its file and line: for the log */
-    /* Called for each text of the verdict, which lives as long as the call and holds no zero byte. */
+    /* Called for each text of the verdict, which lives as long as the call, without a zero byte. */
     void (*text)(void *to, burrow_str text);
     void *to;
 } burrow_question;
@@ -314,10 +318,11 @@ typedef struct {
     /* All on the event loop, from burrow_loop_drain; never for an exchange that was released.
      * `chunk` (NULL when there are no bytes) must be given to burrow_chunk_free in the end;
      * *body describes it. */
-    void (*respond)(void *request, const burrow_head *head, burrow_chunk *chunk, const burrow_body *body,
-                    unsigned flags);
-    void (*finish)(void *request, burrow_outcome outcome); /* the last call for this request */
-    void (*read_more)(void *request);                      /* unbuffered body: there is room again */
+    void (*respond)(void *request, const burrow_head *head, burrow_chunk *chunk,
+                    const burrow_body *body, unsigned flags);
+    /* The last call for this request; there is none after a piece with BURROW_LAST. */
+    void (*finish)(void *request, burrow_outcome outcome);
+    void (*read_more)(void *request); /* unbuffered body: there is room again */
     /* The one call for a question. */
     void (*answer)(void *request, burrow_verdict verdict, burrow_str text);
 } burrow_loop_ops;
@@ -331,23 +336,24 @@ void burrow_loop_close(void);
 /* Copies what it needs of *head; `server_request` is what the ops are called with. */
 burrow_exchange *burrow_exchange_create(burrow_app *app, const burrow_request *request,
                                         void *server_request);
-/* The same for a question, which is copied; its `text` is not called. To be submitted and released. */
+/* The same for a question, which is copied; its `text` is not called. To be submitted and
+ * released. */
 burrow_exchange *burrow_exchange_ask(burrow_app *script, const burrow_question *question,
                                      const burrow_request *request, void *server_request);
 /* Body bytes that arrive later (copied). Returns how many are queued and unread: above
  * BURROW_BODY_HIGH stop reading until read_more. */
 #define BURROW_BODY_HIGH 131072
 size_t burrow_exchange_body(burrow_exchange *exchange, burrow_str data);
-/* A part of the body that nginx has in a file; the descriptor is duplicated. 0, or -1 with errno. */
+/* A part of the body that nginx has in a file; the descriptor is duplicated. 0, or -1 and errno. */
 int burrow_exchange_body_file(burrow_exchange *exchange, int fd, int64_t offset, size_t len);
 /* No more body. `whole` is 0 when the client left in the middle of it. */
 void burrow_exchange_body_end(burrow_exchange *exchange, int whole);
 /* Queues it for an application thread. */
 void burrow_exchange_submit(burrow_exchange *exchange);
-/* Wakes threads for what was submitted: once in a turn of the event loop, so that they do not take the
- * processor from it in the middle. */
+/* Wakes threads for what was submitted: once in a turn of the event loop, so that they do not take
+ * the processor from it in the middle. */
 void burrow_loop_wake_threads(void);
-/* This many chunks of the answer have left, with so many bytes: lets a waiting application go on. */
+/* So many chunks of the answer, with so many bytes, have left: a waiting application may go on. */
 void burrow_exchange_sent(burrow_exchange *exchange, size_t chunks, size_t bytes);
 /* The server's request is gone (finished or aborted); the exchange must not be used again. */
 void burrow_exchange_release(burrow_exchange *exchange);

@@ -16,20 +16,14 @@ const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **nam
     return NULL;
 }
 
-const char *wsgi_unknown_option(cmd_parms *cmd, const char *name, const char *known)
-{
-    return apr_psprintf(cmd->pool, "%s: unknown option %s; there are %s", cmd->cmd->name, name,
-                        known);
-}
-
-static int is_env(const char *value)
+int wsgi_is_env(const char *value)
 {
     return !strncmp(value, "%{ENV:", 6) && value[strlen(value) - 1] == '}';
 }
 
 static int is_expansion(const char *value)
 {
-    return is_env(value) || !strcmp(value, "%{RESOURCE}") || !strcmp(value, "%{SERVER}")
+    return wsgi_is_env(value) || !strcmp(value, "%{RESOURCE}") || !strcmp(value, "%{SERVER}")
            || !strcmp(value, "%{HOST}");
 }
 
@@ -62,6 +56,60 @@ const char *wsgi_check_application_group(cmd_parms *cmd, const char **value)
                         "application group \"%s\": write a name, %%{GLOBAL}, %%{SERVER}, %%{HOST}, "
                         "%%{RESOURCE} or %%{ENV:variable}",
                         *value);
+}
+
+static int is_among(const char *name, const char *const *names)
+{
+    while (*names && strcmp(*names, name))
+        names++;
+    return *names != NULL;
+}
+
+static const char *unknown_option(cmd_parms *cmd, const char *name, const char *const *names)
+{
+    const char *known = *names;
+    while (*++names)
+        known = apr_pstrcat(cmd->pool, known, ", ", *names, NULL);
+    return apr_psprintf(cmd->pool, "%s: unknown option %s; there is %s", cmd->cmd->name, name,
+                        known);
+}
+
+static const char *set_option(cmd_parms *cmd, const char *name, const char *value,
+                              script_options *options)
+{
+    if (!strcmp(name, "process-group")) {
+        options->process_group = value;
+        return wsgi_check_process_group(cmd, &options->process_group);
+    }
+    if (!strcmp(name, "application-group")) {
+        options->application_group = value;
+        return wsgi_check_application_group(cmd, &options->application_group);
+    }
+    if (!strcmp(name, "callable-object")) {
+        options->callable = value;
+        return NULL;
+    }
+    options->pass_authorization = !ap_cstr_casecmp(value, "On");
+    return options->pass_authorization || !ap_cstr_casecmp(value, "Off")
+               ? NULL
+               : "pass-authorization must be On or Off";
+}
+
+const char *wsgi_read_options(cmd_parms *cmd, const char *args, const char *const *names,
+                              script_options *options)
+{
+    const char *error, *name, *value;
+
+    *options = (script_options){.pass_authorization = -1};
+    while (*args) {
+        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
+            return error;
+        error = is_among(name, names) ? set_option(cmd, name, value, options)
+                                      : unknown_option(cmd, name, names);
+        if (error)
+            return error;
+    }
+    return NULL;
 }
 
 const char *wsgi_check_script(cmd_parms *cmd, const char *path)
@@ -101,46 +149,22 @@ static const char *preload(const char *target, const char *callable, const char 
     return error;
 }
 
-static const char *read_alias_options(cmd_parms *cmd, script_alias *alias, const char *args)
-{
-    const char *error = NULL, *name, *value;
-
-    while (*args && !(error = wsgi_next_option(cmd, &args, &name, &value))) {
-        if (!strcmp(name, "process-group")) {
-            error = wsgi_check_process_group(cmd, &value);
-            alias->process_group = value;
-        } else if (!strcmp(name, "application-group")) {
-            error = wsgi_check_application_group(cmd, &value);
-            alias->application_group = value;
-        } else if (!strcmp(name, "callable-object")) {
-            alias->callable = value;
-        } else if (!strcmp(name, "pass-authorization")) {
-            alias->pass_authorization = !ap_cstr_casecmp(value, "On");
-            if (!alias->pass_authorization && ap_cstr_casecmp(value, "Off"))
-                error = "pass-authorization must be On or Off";
-        } else {
-            error = wsgi_unknown_option(cmd, name,
-                                        "process-group, application-group, callable-object and "
-                                        "pass-authorization");
-        }
-        if (error)
-            break;
-    }
-    return error;
-}
-
 /* Can the application be named already, before there is a request? */
 static int is_known(const script_alias *alias)
 {
-    return alias->process_group && !*alias->process_group && alias->application_group
-           && *alias->application_group != '%' && !(alias->callable && *alias->callable == '%')
+    const script_options *options = &alias->options;
+    return options->process_group && !*options->process_group && options->application_group
+           && *options->application_group != '%'
+           && !(options->callable && *options->callable == '%')
            && !(alias->regex && ap_strchr_c(alias->script, '$'));
 }
 
 const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
 {
+    static const char *const names[] = {"process-group", "application-group", "callable-object",
+                                        "pass-authorization", NULL};
     server_config *config = ap_get_module_config(cmd->server->module_config, &wsgi_module);
-    script_alias alias = {.pass_authorization = -1};
+    script_alias alias = {0};
     int is_match = cmd->info != NULL;
     const char *error;
 
@@ -152,38 +176,29 @@ const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
     if (!(is_match && *alias.script == '$') && (error = check_target(cmd, alias.script)))
         return error;
     alias.is_module = is_module(alias.script);
-    if ((error = read_alias_options(cmd, &alias, args)))
+    if ((error = wsgi_read_options(cmd, args, names, &alias.options)))
         return error;
     if (is_match && !(alias.regex = ap_pregcomp(cmd->pool, alias.location, AP_REG_EXTENDED)))
         return apr_psprintf(cmd->pool, "%s: \"%s\" is not a regular expression", cmd->cmd->name,
                             alias.location);
     APR_ARRAY_PUSH(config->aliases, script_alias) = alias;
     if (is_known(&alias))
-        return preload(alias.script, alias.callable, alias.application_group);
+        return preload(alias.script, alias.options.callable, alias.options.application_group);
     burrow_settings_expect_embedded(wsgi_settings);
     return NULL;
 }
 
 const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args)
 {
+    static const char *const names[] = {"process-group", "application-group", NULL};
     const char *script = ap_getword_conf(cmd->pool, &args);
-    const char *process_group = NULL, *group = NULL, *error, *name, *value;
+    const char *process_group, *group, *error;
+    script_options options;
 
-    while (*args) {
-        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
-            return error;
-        if (!strcmp(name, "process-group")) {
-            error = wsgi_check_process_group(cmd, &value);
-            process_group = value;
-        } else if (!strcmp(name, "application-group")) {
-            error = wsgi_check_application_group(cmd, &value);
-            group = value;
-        } else {
-            error = wsgi_unknown_option(cmd, name, "process-group and application-group");
-        }
-        if (error)
-            return error;
-    }
+    if ((error = wsgi_read_options(cmd, args, names, &options)))
+        return error;
+    process_group = options.process_group;
+    group = options.application_group;
     if (!*script || !process_group || !group)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
     if ((error = check_target(cmd, script)))

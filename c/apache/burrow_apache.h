@@ -24,16 +24,21 @@ extern module AP_MODULE_DECLARE_DATA wsgi_module;
 
 APLOG_USE_MODULE(wsgi);
 
+/* What a line says of an application besides its script. NULL and -1: what the directory says. */
+typedef struct {
+    const char *process_group;
+    const char *application_group;
+    const char *callable;
+    int pass_authorization;
+} script_options;
+
 /* One WSGIScriptAlias or WSGIScriptAliasMatch. */
 typedef struct {
     const char *location;
     ap_regex_t *regex; /* WSGIScriptAliasMatch */
     const char *script;
-    int is_module;                 /* it is "package.module:callable" */
-    const char *process_group;     /* NULL: what the directory says */
-    const char *application_group; /* NULL: what the directory says */
-    const char *callable;          /* NULL: what the directory says */
-    int pass_authorization;        /* -1: what the directory says */
+    int is_module; /* it is "package.module:callable" */
+    script_options options;
 } script_alias;
 
 typedef struct {
@@ -51,9 +56,7 @@ typedef struct {
 typedef struct {
     const char *name;
     const char *path;
-    const char *process_group;     /* NULL: what the directory says */
-    const char *application_group; /* NULL: what the directory says */
-    int pass_authorization;        /* -1: what the directory says */
+    script_options options;
 } handler_script;
 
 typedef enum {
@@ -119,8 +122,12 @@ const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args)
 /* Takes "name=value", the value quoted or not, from *args. */
 const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **name,
                              const char **value);
-const char *wsgi_unknown_option(cmd_parms *cmd, const char *name, const char *known);
+/* All of args: options whose names are among those in `names`, which NULL ends. */
+const char *wsgi_read_options(cmd_parms *cmd, const char *args, const char *const *names,
+                              script_options *options);
 const char *wsgi_check_script(cmd_parms *cmd, const char *path);
+/* Is it "%{ENV:name}"? */
+int wsgi_is_env(const char *value);
 /* Make %{GLOBAL} the empty name, and leave other expansions for the request. */
 const char *wsgi_check_process_group(cmd_parms *cmd, const char **value);
 const char *wsgi_check_application_group(cmd_parms *cmd, const char **value);
@@ -145,8 +152,7 @@ const char *wsgi_add_handler_script(cmd_parms *cmd, void *dir, const char *args)
 const handler_script *wsgi_find_handler(const dir_config *config, const char *name);
 void wsgi_register_hooks(apr_pool_t *p);
 /* What the dispatch script, if any, puts in the place of the names. OK or a status. */
-int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **process_group,
-                  const char **application_group, const char **callable);
+int wsgi_dispatch(request_rec *r, const burrow_request *described, script_options *options);
 
 /* handler.c */
 int wsgi_translate_name(request_rec *r);

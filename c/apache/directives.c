@@ -55,6 +55,15 @@ static const char *set_map_head_to_get(cmd_parms *cmd, void *dir, const char *va
 #define HOOK_ARGUMENTS "the path of a script and, if wanted, application-group=name"
 #define DIR_SLOT(field) (void *)APR_OFFSETOF(dir_config, field)
 #define OPTION(name) (void *)name
+#define DIR_FLAG(name, field, help) \
+    AP_INIT_FLAG(name, ap_set_flag_slot, DIR_SLOT(field), OR_FILEINFO, "On or Off: " help)
+#define HOOK_SCRIPT(name, field, where) \
+    AP_INIT_RAW_ARGS(name, wsgi_set_hook_script, DIR_SLOT(field), where, HOOK_ARGUMENTS)
+/* Judged by src/settings: for all of httpd, or for some interpreters. */
+#define GLOBAL_OPTION(name, option, help) \
+    AP_INIT_TAKE1(name, wsgi_set_global, OPTION(option), RSRC_CONF, help)
+#define INTERPRETER_OPTION(name, option, help) \
+    AP_INIT_TAKE1(name, wsgi_set_for_interpreters, OPTION(option), RSRC_CONF, help)
 
 const command_rec wsgi_directives[] = {
     /* applications */
@@ -76,16 +85,14 @@ const command_rec wsgi_directives[] = {
                   "the name of the application in its script"),
 
     /* requests */
-    AP_INIT_FLAG("WSGIScriptReloading", ap_set_flag_slot, DIR_SLOT(script_reloading), OR_FILEINFO,
-                 "On or Off: load a script again when it changes"),
-    AP_INIT_FLAG("WSGIPassAuthorization", ap_set_flag_slot, DIR_SLOT(pass_authorization),
-                 OR_FILEINFO, "On or Off: give the Authorization header to the application"),
-    AP_INIT_FLAG("WSGIChunkedRequest", ap_set_flag_slot, DIR_SLOT(chunked_request), OR_FILEINFO,
-                 "On or Off: take request bodies whose length is not known"),
+    DIR_FLAG("WSGIScriptReloading", script_reloading, "load a script again when it changes"),
+    DIR_FLAG("WSGIPassAuthorization", pass_authorization,
+             "give the Authorization header to the application"),
+    DIR_FLAG("WSGIChunkedRequest", chunked_request,
+             "take request bodies whose length is not known"),
     AP_INIT_TAKE1("WSGIMapHEADToGET", set_map_head_to_get, NULL, OR_FILEINFO,
                   "On, Off or Auto: HEAD requests reach the application as GET"),
-    AP_INIT_FLAG("WSGIEnableSendfile", ap_set_flag_slot, DIR_SLOT(enable_sendfile), OR_FILEINFO,
-                 "On or Off: send files by sendfile"),
+    DIR_FLAG("WSGIEnableSendfile", enable_sendfile, "send files by sendfile"),
     AP_INIT_RAW_ARGS("WSGITrustedProxyHeaders", wsgi_add_proxy_headers, NULL, OR_FILEINFO,
                      "the headers of trusted proxies, such as X-Forwarded-For"),
     AP_INIT_RAW_ARGS("WSGITrustedProxies", wsgi_add_trusted_proxies, NULL, OR_FILEINFO,
@@ -98,71 +105,50 @@ const command_rec wsgi_directives[] = {
                   RSRC_CONF | ACCESS_CONF, "On or Off"),
 
     /* hooks */
-    AP_INIT_RAW_ARGS("WSGIAccessScript", wsgi_set_hook_script, DIR_SLOT(access), OR_AUTHCFG,
-                     HOOK_ARGUMENTS),
-    AP_INIT_RAW_ARGS("WSGIAuthUserScript", wsgi_set_hook_script, DIR_SLOT(auth_user), OR_AUTHCFG,
-                     HOOK_ARGUMENTS),
-    AP_INIT_RAW_ARGS("WSGIAuthGroupScript", wsgi_set_hook_script, DIR_SLOT(auth_group), OR_AUTHCFG,
-                     HOOK_ARGUMENTS),
+    HOOK_SCRIPT("WSGIAccessScript", access, OR_AUTHCFG),
+    HOOK_SCRIPT("WSGIAuthUserScript", auth_user, OR_AUTHCFG),
+    HOOK_SCRIPT("WSGIAuthGroupScript", auth_group, OR_AUTHCFG),
     AP_INIT_TAKE1("WSGIGroupAuthoritative", wsgi_set_anywhere, OPTION("group-authoritative"),
                   OR_AUTHCFG, "On or Off"),
-    AP_INIT_RAW_ARGS("WSGIDispatchScript", wsgi_set_hook_script, DIR_SLOT(dispatch),
-                     RSRC_CONF | ACCESS_CONF, HOOK_ARGUMENTS),
+    HOOK_SCRIPT("WSGIDispatchScript", dispatch, RSRC_CONF | ACCESS_CONF),
     AP_INIT_RAW_ARGS("WSGIHandlerScript", wsgi_add_handler_script, NULL, RSRC_CONF | ACCESS_CONF,
                      "a name for SetHandler and the like, and the path of a script"),
 
     /* Python, in all processes */
     AP_INIT_TAKE1("WSGIPythonHome", wsgi_set_python_home, NULL, RSRC_CONF,
                   "the folder of a virtual environment or of a Python installation"),
-    AP_INIT_TAKE1("WSGIPythonOptimize", wsgi_set_global, OPTION("python-optimize"), RSRC_CONF,
-                  "0, 1 or 2"),
-    AP_INIT_TAKE1("WSGIPythonHashSeed", wsgi_set_global, OPTION("python-hash-seed"), RSRC_CONF,
-                  "random or a number"),
-    AP_INIT_TAKE1("WSGIPythonWarnings", wsgi_set_global, OPTION("python-warnings"), RSRC_CONF,
-                  "a filter as for python -W"),
-    AP_INIT_TAKE1("WSGIPythonEggs", wsgi_set_global, OPTION("python-eggs"), RSRC_CONF, "a folder"),
-    AP_INIT_TAKE1("WSGIDontWriteBytecode", wsgi_set_global, OPTION("dont-write-bytecode"),
-                  RSRC_CONF, "On or Off"),
-    AP_INIT_TAKE1("WSGIDestroyInterpreter", wsgi_set_global, OPTION("destroy-interpreter"),
-                  RSRC_CONF, "On or Off: run exit functions when a process ends"),
-    AP_INIT_TAKE1("WSGIRestrictEmbedded", wsgi_set_global, OPTION("restrict-embedded"), RSRC_CONF,
+    GLOBAL_OPTION("WSGIPythonOptimize", "python-optimize", "0, 1 or 2"),
+    GLOBAL_OPTION("WSGIPythonHashSeed", "python-hash-seed", "random or a number"),
+    GLOBAL_OPTION("WSGIPythonWarnings", "python-warnings", "a filter as for python -W"),
+    GLOBAL_OPTION("WSGIPythonEggs", "python-eggs", "a folder"),
+    GLOBAL_OPTION("WSGIDontWriteBytecode", "dont-write-bytecode", "On or Off"),
+    GLOBAL_OPTION("WSGIDestroyInterpreter", "destroy-interpreter",
+                  "On or Off: run exit functions when a process ends"),
+    GLOBAL_OPTION("WSGIRestrictEmbedded", "restrict-embedded",
                   "On or Off: run no application in httpd's own processes"),
 
     /* … or in some interpreters */
     AP_INIT_RAW_ARGS("<WSGIInterpreterOptions", wsgi_interpreter_options, NULL, RSRC_CONF,
                      "process-group=name and application-group=name"),
-    AP_INIT_TAKE1("WSGIPythonPath", wsgi_set_for_interpreters, OPTION("python-path"), RSRC_CONF,
-                  "folders for sys.path, separated by colons"),
-    AP_INIT_TAKE1("WSGISwitchInterval", wsgi_set_for_interpreters, OPTION("switch-interval"),
-                  RSRC_CONF, "seconds"),
-    AP_INIT_TAKE1("WSGIRestrictStdin", wsgi_set_for_interpreters, OPTION("restrict-stdin"),
-                  RSRC_CONF, "On or Off"),
-    AP_INIT_TAKE1("WSGIRestrictStdout", wsgi_set_for_interpreters, OPTION("restrict-stdout"),
-                  RSRC_CONF, "On or Off"),
-    AP_INIT_TAKE1("WSGIRestrictSignal", wsgi_set_for_interpreters, OPTION("restrict-signal"),
-                  RSRC_CONF, "On or Off"),
-    AP_INIT_TAKE1("WSGIPerInterpreterGIL", wsgi_set_for_interpreters, OPTION("per-interpreter-gil"),
-                  RSRC_CONF, "On or Off"),
-    AP_INIT_TAKE1("WSGIFreeThreading", wsgi_set_for_interpreters, OPTION("free-threading"),
-                  RSRC_CONF, "On or Off"),
+    INTERPRETER_OPTION("WSGIPythonPath", "python-path",
+                       "folders for sys.path, separated by colons"),
+    INTERPRETER_OPTION("WSGISwitchInterval", "switch-interval", "seconds"),
+    INTERPRETER_OPTION("WSGIRestrictStdin", "restrict-stdin", "On or Off"),
+    INTERPRETER_OPTION("WSGIRestrictStdout", "restrict-stdout", "On or Off"),
+    INTERPRETER_OPTION("WSGIRestrictSignal", "restrict-signal", "On or Off"),
+    INTERPRETER_OPTION("WSGIPerInterpreterGIL", "per-interpreter-gil", "On or Off"),
+    INTERPRETER_OPTION("WSGIFreeThreading", "free-threading", "On or Off"),
 
     /* without an effect; the log says why */
-    AP_INIT_TAKE1("WSGISocketPrefix", wsgi_set_global, OPTION("socket-prefix"), RSRC_CONF,
-                  "a path"),
-    AP_INIT_TAKE1("WSGISocketRotation", wsgi_set_global, OPTION("socket-rotation"), RSRC_CONF,
-                  "On or Off"),
-    AP_INIT_TAKE1("WSGIAcceptMutex", wsgi_set_global, OPTION("accept-mutex"), RSRC_CONF,
-                  "a kind of lock"),
-    AP_INIT_TAKE1("WSGICaseSensitivity", wsgi_set_global, OPTION("case-sensitivity"), RSRC_CONF,
-                  "On or Off"),
-    AP_INIT_TAKE1("WSGIVerboseDebugging", wsgi_set_global, OPTION("verbose-debugging"), RSRC_CONF,
-                  "On or Off"),
-    AP_INIT_TAKE1("WSGIServerMetrics", wsgi_set_global, OPTION("server-metrics"), RSRC_CONF,
-                  "On or Off"),
+    GLOBAL_OPTION("WSGISocketPrefix", "socket-prefix", "a path"),
+    GLOBAL_OPTION("WSGISocketRotation", "socket-rotation", "On or Off"),
+    GLOBAL_OPTION("WSGIAcceptMutex", "accept-mutex", "a kind of lock"),
+    GLOBAL_OPTION("WSGICaseSensitivity", "case-sensitivity", "On or Off"),
+    GLOBAL_OPTION("WSGIVerboseDebugging", "verbose-debugging", "On or Off"),
+    GLOBAL_OPTION("WSGIServerMetrics", "server-metrics", "On or Off"),
     AP_INIT_TAKE12("WSGITelemetryService", wsgi_set_two_words, OPTION("telemetry-service"),
                    RSRC_CONF, "unix:/path and interval=seconds"),
-    AP_INIT_TAKE1("WSGISlowRequests", wsgi_set_global, OPTION("slow-requests"), RSRC_CONF,
-                  "seconds"),
+    GLOBAL_OPTION("WSGISlowRequests", "slow-requests", "seconds"),
     AP_INIT_RAW_ARGS("WSGITelemetryOptions", wsgi_set_global, OPTION("telemetry-options"),
                      RSRC_CONF, "None, All or names"),
     {NULL}};

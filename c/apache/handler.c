@@ -83,8 +83,9 @@ int wsgi_translate_name(request_rec *r)
     return OK;
 }
 
-/* A module is no file: there are no directories to walk and no .htaccess files. <Location> holds. Of
- * a script and what follows it only the script is walked to: httpd need not find out where it ends. */
+/* A module is no file: there are no directories to walk and no .htaccess files. <Location> holds.
+ * Of a script and what follows it only the script is walked to: httpd need not find out where it
+ * ends. */
 int wsgi_map_to_storage(request_rec *r)
 {
     const alias_match *match = ap_get_module_config(r->request_config, &wsgi_module);
@@ -129,7 +130,7 @@ static const alias_match *alias_of(request_rec *r)
 static const char *env_value(request_rec *r, const char *s)
 {
     const char *name, *value;
-    if (strncmp(s, "%{ENV:", 6))
+    if (!wsgi_is_env(s))
         return NULL;
     name = apr_pstrmemdup(r->pool, s + 6, strlen(s) - 7);
     if ((value = apr_table_get(r->notes, name)))
@@ -235,8 +236,9 @@ static int check_script(request_rec *r, const alias_match *match)
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-/* Prefork's only thread has its signals open, and httpd's handler of SIGTERM ends the process from
- * inside of them: they wait for the end of the request, as do threads that the application starts. */
+/* Prefork's only thread has its signals open, and httpd's handler of SIGTERM ends the process then
+ * and there: signals wait for the end of the request. Threads that the application starts inherit
+ * that. */
 void wsgi_block_signals(sigset_t *before)
 {
     sigset_t most;
@@ -294,15 +296,20 @@ static int finish(exchange *x, burrow_outcome outcome)
 /* What the directives say about a request, before anything is expanded. */
 typedef struct {
     const char *script;
-    const char *process_group;     /* NULL: httpd's own processes */
-    const char *application_group; /* NULL: %{RESOURCE} */
-    const char *callable;          /* NULL: the default */
-    int pass_authorization;
+    script_options options; /* NULL: httpd's own processes, %{RESOURCE}, the default */
 } application;
 
-static const char *either(const char *first, const char *otherwise)
+/* What a line says wins over the directory. */
+static void override(script_options *options, const script_options *line)
 {
-    return first ? first : otherwise;
+    if (line->process_group)
+        options->process_group = line->process_group;
+    if (line->application_group)
+        options->application_group = line->application_group;
+    if (line->callable)
+        options->callable = line->callable;
+    if (line->pass_authorization >= 0)
+        options->pass_authorization = line->pass_authorization;
 }
 
 /* OK, or the status that says why the request cannot be had. */
@@ -310,34 +317,24 @@ static int find_application(request_rec *r, const dir_config *config, applicatio
 {
     const handler_script *handler;
     const alias_match *match;
-    const script_alias *alias;
     int status;
 
-    *app = (application){NULL, config->process_group, config->application_group, config->callable,
-                         config->pass_authorization};
+    app->options = (script_options){config->process_group, config->application_group,
+                                    config->callable, config->pass_authorization};
     if (!strcmp(r->handler, WSGI_HANDLER)) {
         match = alias_of(r);
         if ((status = check_script(r, match)) != OK)
             return status;
         app->script = r->finfo.filetype == APR_NOFILE ? match->script : r->filename;
-        if (!match)
-            return OK;
-        alias = match->alias;
-        app->process_group = either(alias->process_group, app->process_group);
-        app->application_group = either(alias->application_group, app->application_group);
-        app->callable = either(alias->callable, app->callable);
-        if (alias->pass_authorization >= 0)
-            app->pass_authorization = alias->pass_authorization;
+        if (match)
+            override(&app->options, &match->alias->options);
         return OK;
     }
     if (!(handler = wsgi_find_handler(config, r->handler)))
         return DECLINED;
     app->script = handler->path;
-    app->callable = "handle_request";
-    app->process_group = either(handler->process_group, app->process_group);
-    app->application_group = either(handler->application_group, app->application_group);
-    if (handler->pass_authorization >= 0)
-        app->pass_authorization = handler->pass_authorization;
+    app->options.callable = "handle_request";
+    override(&app->options, &handler->options);
     apr_table_setn(r->subprocess_env, "mod_wsgi.handler_script", handler->path);
     return check_path_info(r);
 }
@@ -346,19 +343,20 @@ static int find_application(request_rec *r, const dir_config *config, applicatio
 static int find_record(request_rec *r, const dir_config *config, const application *found,
                        burrow_str script_name, burrow_app **app)
 {
-    const char *process_group = "", *application_group, *callable, *error;
+    const script_options *options = &found->options;
+    const char *process_group = "", *application_group = "%{RESOURCE}", *error;
     burrow_app_key key;
     int status;
 
-    if (found->process_group)
-        process_group = wsgi_group_name(r, found->process_group, script_name);
+    if (options->process_group)
+        process_group = wsgi_group_name(r, options->process_group, script_name);
     if ((status = check_process_group(r, process_group, config)) != OK)
         return status;
-    application_group = either(found->application_group, "%{RESOURCE}");
+    if (options->application_group)
+        application_group = options->application_group;
     application_group = wsgi_group_name(r, application_group, script_name);
-    callable = callable_object(r, found->callable);
     key = (burrow_app_key){.target = wsgi_str(found->script),
-                           .callable = wsgi_str(callable),
+                           .callable = wsgi_str(callable_object(r, options->callable)),
                            .application_group = wsgi_str(application_group)};
     if ((*app = burrow_app_find(wsgi_settings, &key, &error)))
         return OK;
@@ -380,13 +378,12 @@ int wsgi_handler(request_rec *r)
                                                                       : REQUEST_CHUNKED_ERROR))
                != OK)
         return status;
-    wsgi_request_build(&request, r, found.pass_authorization > 0);
+    wsgi_request_build(&request, r, found.options.pass_authorization > 0);
     if (found.script == r->filename) /* what httpd has looked at */
         request.script_modified = r->finfo.mtime;
     if (config->script_reloading)
         request.flags |= BURROW_RELOADING;
-    if ((status = wsgi_dispatch(r, &request, &found.process_group, &found.application_group,
-                                &found.callable)) != OK
+    if ((status = wsgi_dispatch(r, &request, &found.options)) != OK
         || (status = find_record(r, config, &found, request.vars[BURROW_SCRIPT_NAME], &app)) != OK)
         return status;
     if (config->proxy_headers)

@@ -9,24 +9,18 @@
 
 const char *wsgi_set_hook_script(cmd_parms *cmd, void *dir, const char *args)
 {
+    static const char *const names[] = {"application-group", NULL};
     hook_script *hook = apr_pcalloc(cmd->pool, sizeof *hook);
-    const char *error, *name, *value;
+    script_options options;
+    const char *error;
 
     hook->path = ap_getword_conf(cmd->pool, &args);
     if (!*hook->path)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
-    if ((error = wsgi_check_script(cmd, hook->path)))
+    if ((error = wsgi_check_script(cmd, hook->path))
+        || (error = wsgi_read_options(cmd, args, names, &options)))
         return error;
-    hook->application_group = "";
-    while (*args) {
-        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
-            return error;
-        if (strcmp(name, "application-group"))
-            return wsgi_unknown_option(cmd, name, "application-group");
-        if ((error = wsgi_check_application_group(cmd, &value)))
-            return error;
-        hook->application_group = value;
-    }
+    hook->application_group = options.application_group ? options.application_group : "";
     hook->place = apr_psprintf(cmd->pool, "%s in %s:%d", cmd->cmd->name, cmd->directive->filename,
                                cmd->directive->line_num);
     *(const hook_script **)((char *)dir + (apr_size_t)cmd->info) = hook;
@@ -35,36 +29,19 @@ const char *wsgi_set_hook_script(cmd_parms *cmd, void *dir, const char *args)
 
 const char *wsgi_add_handler_script(cmd_parms *cmd, void *dir, const char *args)
 {
+    static const char *const names[] = {"process-group", "application-group",
+                                        "pass-authorization", NULL};
     dir_config *config = dir;
-    handler_script handler = {.pass_authorization = -1};
-    const char *error, *name, *value;
+    handler_script handler;
+    const char *error;
 
     handler.name = ap_getword_conf(cmd->pool, &args);
     handler.path = ap_getword_conf(cmd->pool, &args);
     if (!*handler.name || !*handler.path)
         return apr_pstrcat(cmd->pool, cmd->cmd->name, " takes ", cmd->cmd->errmsg, NULL);
-    if ((error = wsgi_check_script(cmd, handler.path)))
+    if ((error = wsgi_check_script(cmd, handler.path))
+        || (error = wsgi_read_options(cmd, args, names, &handler.options)))
         return error;
-    while (*args) {
-        if ((error = wsgi_next_option(cmd, &args, &name, &value)))
-            return error;
-        if (!strcmp(name, "process-group")) {
-            error = wsgi_check_process_group(cmd, &value);
-            handler.process_group = value;
-        } else if (!strcmp(name, "application-group")) {
-            error = wsgi_check_application_group(cmd, &value);
-            handler.application_group = value;
-        } else if (!strcmp(name, "pass-authorization")) {
-            handler.pass_authorization = !ap_cstr_casecmp(value, "On");
-            if (!handler.pass_authorization && ap_cstr_casecmp(value, "Off"))
-                error = "pass-authorization must be On or Off";
-        } else {
-            error = wsgi_unknown_option(cmd, name,
-                                        "process-group, application-group and pass-authorization");
-        }
-        if (error)
-            return error;
-    }
     if (!config->handlers)
         config->handlers = apr_array_make(cmd->pool, 1, sizeof handler);
     APR_ARRAY_PUSH(config->handlers, handler_script) = handler;
@@ -187,7 +164,8 @@ static const hook_script *user_script(request_rec *r)
     const hook_script *hook = config_of(r)->auth_user;
     if (!hook)
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                      "The authentication provider \"wsgi\" has no script: say WSGIAuthUserScript.");
+                      "The authentication provider \"wsgi\" has no script: "
+                      "say WSGIAuthUserScript.");
     return hook;
 }
 
@@ -269,8 +247,8 @@ static authz_status check_groups(request_rec *r, const char *wanted, const void 
     if (member.found)
         return AUTHZ_GRANTED;
     ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                  "WSGI0060: Authorization of user '%s' to access '%s' failed. User is not a member of "
-                  "designated groups.",
+                  "WSGI0060: Authorization of user '%s' to access '%s' failed. User is not a "
+                  "member of designated groups.",
                   r->user, r->uri);
     return AUTHZ_DENIED;
 }
@@ -309,8 +287,7 @@ static int dispatch(request_rec *r, const hook_script *hook, burrow_hook functio
     }
 }
 
-int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **process_group,
-                  const char **application_group, const char **callable)
+int wsgi_dispatch(request_rec *r, const burrow_request *described, script_options *options)
 {
     const hook_script *hook = config_of(r)->dispatch;
     burrow_request request = *described;
@@ -319,8 +296,11 @@ int wsgi_dispatch(request_rec *r, const burrow_request *described, const char **
     if (!hook)
         return OK;
     request.flags |= BURROW_NO_BODY;
-    if ((status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, process_group)) != OK
-        || (status = dispatch(r, hook, BURROW_APPLICATION_GROUP, &request, application_group)) != OK)
-        return status;
-    return dispatch(r, hook, BURROW_CALLABLE_OBJECT, &request, callable);
+    status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, &options->process_group);
+    if (status == OK)
+        status = dispatch(r, hook, BURROW_APPLICATION_GROUP, &request,
+                          &options->application_group);
+    if (status == OK)
+        status = dispatch(r, hook, BURROW_CALLABLE_OBJECT, &request, &options->callable);
+    return status;
 }

@@ -8,7 +8,7 @@
 #include "apr_thread_proc.h"
 
 #define STOP_TIMEOUT_MS 5000
-/* Where two in a row live shorter than this, the next starts at the MPM's next round, not at once. */
+/* Where two in a row live shorter than this, the next starts at the MPM's next round, not now. */
 #define SHORT_LIFE apr_time_from_sec(10)
 
 /* They survive reloads, since the module is linked with -z nodelete. */

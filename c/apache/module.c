@@ -6,6 +6,9 @@
 #include "ap_mpm.h"
 #include "mpm_common.h"
 
+/* How long the applications' exit functions may take. */
+#define STOP_TIMEOUT_MS 5000
+
 burrow_settings *wsgi_settings;
 int wsgi_multithread;
 
@@ -113,7 +116,7 @@ static void log_line(void *request, burrow_level level, burrow_str line)
 
 static apr_status_t stop_process(void *data)
 {
-    burrow_process_stop(5000);
+    burrow_process_stop(STOP_TIMEOUT_MS);
     return APR_SUCCESS;
 }
 

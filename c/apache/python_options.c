@@ -10,8 +10,8 @@ const char *wsgi_set_python_home(cmd_parms *cmd, void *dir, const char *value)
     return error ? error : burrow_settings_python_home(wsgi_settings, wsgi_str(value));
 }
 
-/* Where the directive may stand anywhere: it is not read again in .htaccess files, which every request
- * reads. */
+/* Where the directive may stand anywhere: it is not read again in .htaccess files, which every
+ * request reads. */
 const char *wsgi_set_anywhere(cmd_parms *cmd, void *dir, const char *value)
 {
     burrow_place place = wsgi_place(cmd);

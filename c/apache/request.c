@@ -6,7 +6,7 @@
 #include "util_script.h"
 
 /* The names of r->subprocess_env that are httpd's own business or that the request itself sets, in
- * strcmp's order. ap_add_common_vars, called by another module before us, can have put them there. */
+ * strcmp's order. Another module, before us, can have put them there with ap_add_common_vars. */
 static const char *const reserved[] = {
     "AUTH_TYPE",       "CONTENT_LENGTH",   "CONTENT_TYPE",    "CONTEXT_DOCUMENT_ROOT",
     "CONTEXT_PREFIX",  "DOCUMENT_ROOT",    "GATEWAY_INTERFACE", "HTTPS",
@@ -57,28 +57,31 @@ static burrow_str collapsed(request_rec *r, burrow_str path)
 
 static void set_paths(burrow_str *vars, request_rec *r)
 {
-    burrow_str script_name = wsgi_str(r->uri), path_info = wsgi_str(r->path_info ? r->path_info : "");
+    burrow_str script_name = wsgi_str(r->uri);
+    burrow_str path_info = wsgi_str(r->path_info ? r->path_info : "");
+
     if (path_info.len && strcmp(r->protocol, "INCLUDED"))
         script_name.len = (size_t)ap_find_path_info(r->uri, r->path_info);
     vars[BURROW_SCRIPT_NAME] = collapsed(r, script_name);
     vars[BURROW_PATH_INFO] = collapsed(r, path_info);
 }
 
-/* Unless the directory says otherwise, a HEAD request is a GET for the application where a filter must
- * see the whole answer to know the right headers. */
+/* Unless the directory says otherwise, a HEAD request is a GET for the application where a filter
+ * must see the whole answer to know the right headers. */
 static const char *method(request_rec *r)
 {
-    const dir_config *config;
-    int maps;
+    const dir_config *config = ap_get_module_config(r->per_dir_config, &wsgi_module);
 
     if (!r->header_only || r->method_number != M_GET)
         return r->method;
-    config = ap_get_module_config(r->per_dir_config, &wsgi_module);
-    if (config->map_head_to_get == WSGI_MAP_HEAD_ON || config->map_head_to_get == WSGI_MAP_HEAD_OFF)
-        maps = config->map_head_to_get == WSGI_MAP_HEAD_ON;
-    else
-        maps = r->output_filters->frec->ftype < AP_FTYPE_PROTOCOL;
-    return maps ? "GET" : r->method;
+    switch (config->map_head_to_get) {
+    case WSGI_MAP_HEAD_ON:
+        return "GET";
+    case WSGI_MAP_HEAD_OFF:
+        return r->method;
+    default:
+        return r->output_filters->frec->ftype < AP_FTYPE_PROTOCOL ? "GET" : r->method;
+    }
 }
 
 static const char *scheme(request_rec *r)
@@ -93,6 +96,7 @@ static void set_vars(burrow_str *vars, request_rec *r)
 {
     conn_rec *c = r->connection;
     const char *name = ap_get_server_name_for_url(r);
+    const char *host = c->local_addr->hostname;
 
     set_paths(vars, r);
     vars[BURROW_REQUEST_METHOD] = wsgi_str(method(r));
@@ -100,7 +104,9 @@ static void set_vars(burrow_str *vars, request_rec *r)
     vars[BURROW_QUERY_STRING] = wsgi_str(r->args ? r->args : "");
     vars[BURROW_SERVER_PROTOCOL] = wsgi_str(r->protocol);
     vars[BURROW_REQUEST_SCHEME] = wsgi_str(scheme(r));
-    vars[BURROW_SERVER_NAME] = wsgi_str(strpbrk(name, "<>&\"") ? ap_escape_html(r->pool, name) : name);
+    if (strpbrk(name, "<>&\""))
+        name = ap_escape_html(r->pool, name);
+    vars[BURROW_SERVER_NAME] = wsgi_str(name);
     vars[BURROW_SERVER_PORT] = wsgi_str(apr_itoa(r->pool, ap_get_server_port(r)));
     vars[BURROW_SERVER_ADDR] = wsgi_str(c->local_ip);
     vars[BURROW_REMOTE_ADDR] = wsgi_str(r->useragent_ip);
@@ -111,7 +117,7 @@ static void set_vars(burrow_str *vars, request_rec *r)
     vars[BURROW_SCRIPT_FILENAME] = wsgi_str(r->filename);
     vars[BURROW_SERVER_SOFTWARE] = wsgi_str(ap_get_server_banner());
     vars[BURROW_REQUEST_HANDLER] = wsgi_str(r->handler);
-    vars[BURROW_LISTENER_HOST] = wsgi_str(c->local_addr->hostname ? c->local_addr->hostname : "");
+    vars[BURROW_LISTENER_HOST] = wsgi_str(host ? host : "");
     vars[BURROW_LISTENER_PORT] = wsgi_str(apr_itoa(r->pool, c->local_addr->port));
     /* httpd makes them when they are asked for; the access log's %L is the same. */
     if (!r->log_id)
@@ -160,11 +166,12 @@ static void set_params(burrow_request *request, request_rec *r)
     const apr_array_header_t *env = apr_table_elts(r->subprocess_env);
     const apr_table_entry_t *entry = (const apr_table_entry_t *)env->elts;
     const apr_table_entry_t *end = entry + env->nelts;
+    const char *root = ap_context_document_root(r);
     burrow_pair *param = apr_palloc(r->pool, ((size_t)env->nelts + 6) * sizeof *param);
 
     request->params = param;
     *param++ = (burrow_pair){wsgi_str("CONTEXT_PREFIX"), wsgi_str(ap_context_prefix(r))};
-    *param++ = (burrow_pair){wsgi_str("CONTEXT_DOCUMENT_ROOT"), wsgi_str(ap_context_document_root(r))};
+    *param++ = (burrow_pair){wsgi_str("CONTEXT_DOCUMENT_ROOT"), wsgi_str(root)};
     *param++ = (burrow_pair){wsgi_str("SERVER_ADMIN"), wsgi_str(r->server->server_admin)};
     for (; entry < end; entry++) {
         if (!is_reserved(entry->key))

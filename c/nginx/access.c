@@ -46,14 +46,10 @@ char *ngx_burrow_set_script(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     }
     ngx_str_set(&script->realm, "restricted");
     for (i = 2; i < cf->args->nelts; i++) {
-        if (ngx_burrow_take_option(args[i], "application-group=", &value)) {
-            if (value.len >= 2 && ngx_strncmp(value.data, "%{", 2) == 0) {
-                if (value.len != 9 || ngx_strncmp(value.data, "%{GLOBAL}", 9) != 0) {
-                    return ngx_burrow_refuse(cf, "application-group takes a name or %{GLOBAL}");
-                }
-                value.len = 0;
+        if (ngx_burrow_take_option(args[i], "application-group=", &script->group)) {
+            if (ngx_burrow_take_group(&script->group) != NGX_OK) {
+                return ngx_burrow_refuse(cf, "application-group takes a name or %{GLOBAL}");
             }
-            script->group = value;
         } else if (cmd->offset == offsetof(ngx_burrow_loc_conf_t, auth_user)
                    && ngx_burrow_take_option(args[i], "realm=", &value))
         {
@@ -253,7 +249,7 @@ static void forget_user(ngx_http_request_t *r)
     ngx_str_set(&r->headers_in.user, "");
 }
 
-/* $remote_user is read from the header that the client has sent, each time; so it gets another one. */
+/* $remote_user is read from the header that the client has sent, each time: it gets another. */
 static ngx_int_t rename_user(ngx_http_request_t *r, ngx_str_t name)
 {
     ngx_table_elt_t *header = ngx_pcalloc(r->pool, sizeof(ngx_table_elt_t));
@@ -338,7 +334,7 @@ static ngx_int_t check_user(ngx_http_request_t *r)
     return start(r, &conf->auth_user, BURROW_CHECK_PASSWORD, user, r->headers_in.passwd, ask);
 }
 
-/* A variable that was looked at before this phase has set the user without a look at the password. */
+/* A variable that was looked at before this phase has set the user whatever the password. */
 static ngx_int_t forget_early_user(ngx_http_request_t *r)
 {
     ngx_str_null(&r->headers_in.user);

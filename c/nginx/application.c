@@ -19,6 +19,14 @@ static ngx_int_t is(ngx_str_t string, const char *literal)
     return string.len == strlen(literal) && ngx_memcmp(string.data, literal, string.len) == 0;
 }
 
+ngx_int_t ngx_burrow_take_group(ngx_str_t *group)
+{
+    if (is(*group, "%{GLOBAL}")) {
+        group->len = 0;
+    }
+    return group->len >= 2 && ngx_strncmp(group->data, "%{", 2) == 0 ? NGX_ERROR : NGX_OK;
+}
+
 /* "first|second", NULL data when there is no memory. */
 static ngx_str_t join(ngx_pool_t *pool, ngx_str_t first, ngx_str_t second)
 {
@@ -45,7 +53,7 @@ static ngx_burrow_application_t *find_group(ngx_burrow_main_conf_t *main, ngx_st
 }
 
 /* The group of %{RESOURCE}: the server's name and the location's. Where two applications have both
- * in common (an "if", servers of one name on two ports), the later one adds what tells them apart. */
+ * in common (an "if", servers of one name on two ports), the later adds what tells them apart. */
 static ngx_str_t resource_group(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
 {
     ngx_burrow_main_conf_t *main;
@@ -62,7 +70,8 @@ static ngx_str_t resource_group(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
         return group;
     }
     other = find_group(main, group);
-    if (other == NULL || (same(other->target, conf->target) && same(other->callable, conf->callable)))
+    if (other == NULL
+        || (same(other->target, conf->target) && same(other->callable, conf->callable)))
     {
         return group;
     }
@@ -124,7 +133,6 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
 
 char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    static const char option[] = "application-group=";
     ngx_burrow_main_conf_t *main = conf;
     ngx_str_t *args = cf->args->elts;
     ngx_burrow_import_t *import = ngx_array_push(&main->imports);
@@ -139,14 +147,10 @@ char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (cf->args->nelts == 2) {
         return NGX_CONF_OK;
     }
-    if (ngx_strncmp(args[2].data, option, sizeof(option) - 1) != 0) {
+    if (!ngx_burrow_take_option(args[2], "application-group=", &import->group)) {
         return "takes a script or module and, if wanted, application-group=NAME";
     }
-    import->group.data = args[2].data + sizeof(option) - 1;
-    import->group.len = args[2].len - (sizeof(option) - 1);
-    if (is(import->group, "%{GLOBAL}")) {
-        import->group.len = 0;
-    } else if (ngx_strncmp(import->group.data, "%{", 2) == 0) {
+    if (ngx_burrow_take_group(&import->group) != NGX_OK) {
         return "needs the name of an application group, or %{GLOBAL}";
     }
     return NGX_CONF_OK;

@@ -81,24 +81,20 @@ static char *param(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
     return ngx_http_compile_complex_value(&compile) == NGX_OK ? NGX_CONF_OK : NGX_CONF_ERROR;
 }
 
-static char *application_group(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+static char *check_group(ngx_conf_t *cf, void *post, void *data)
 {
-    ngx_burrow_loc_conf_t *conf = data;
-    ngx_str_t *args = cf->args->elts;
+    ngx_str_t *group = data;
 
-    if (conf->application_group.data != NULL) {
-        return "is duplicate";
-    }
-    if (ngx_strncmp(args[1].data, "%{", 2) == 0 && ngx_strcmp(args[1].data, "%{GLOBAL}") != 0
-        && ngx_strcmp(args[1].data, "%{RESOURCE}") != 0
-        && ngx_strcmp(args[1].data, "%{SERVER}") != 0)
+    if (ngx_strncmp(group->data, "%{", 2) == 0 && ngx_strcmp(group->data, "%{GLOBAL}") != 0
+        && ngx_strcmp(group->data, "%{RESOURCE}") != 0
+        && ngx_strcmp(group->data, "%{SERVER}") != 0)
     {
         return ngx_burrow_refuse(cf, "say a name, %{GLOBAL}, %{RESOURCE} or %{SERVER}");
     }
-    conf->application_group = args[1];
     return NGX_CONF_OK;
 }
 
+static ngx_conf_post_t group_post = { check_group };
 static ngx_conf_num_bounds_t threads_bounds = { ngx_conf_check_num_bounds, 1, MOST_THREADS };
 
 /* An option of src/settings/options.rs, for all interpreters or, the second, for some. */
@@ -119,7 +115,8 @@ ngx_command_t ngx_burrow_commands[] = {
       offsetof(ngx_burrow_loc_conf_t, callable), NULL },
 
     { ngx_string("wsgi_application_group"), EVERYWHERE | NGX_CONF_TAKE1,
-      application_group, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+      ngx_conf_set_str_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, application_group), &group_post },
 
     { ngx_string("wsgi_param"), EVERYWHERE | NGX_CONF_TAKE23,
       param, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },

@@ -3,9 +3,9 @@
 
 #define HOLD_MS 60000
 
-/* Requests that applications or scripts work on. While there are any a timer runs: it keeps a worker
- * that quits gracefully from ending under them, as nothing else of theirs may be known to the event
- * loop. */
+/* Requests that applications or scripts work on. While there are any a timer runs: it keeps a
+ * worker that quits gracefully from ending under them: the event loop may know of nothing else of
+ * theirs. */
 static ngx_uint_t in_flight;
 static ngx_event_t hold;
 
@@ -61,7 +61,7 @@ void ngx_burrow_finalize(ngx_burrow_ctx_t *ctx, ngx_int_t rc)
     ngx_http_finalize_request(ctx->request, rc);
 }
 
-/* The whole answer is with nginx, which sends what is left of it. The exchange stays for log lines. */
+/* The whole answer is with nginx, which sends what is left. The exchange stays for log lines. */
 void ngx_burrow_complete(ngx_burrow_ctx_t *ctx, ngx_int_t rc)
 {
     land(ctx);

@@ -1,4 +1,4 @@
-/* The answer's head. What a header means to nginx is what it means to it from an upstream server. */
+/* The answer's head. A header means to nginx what it does when it comes from an upstream server. */
 #include "ngx_http_burrow.h"
 
 typedef struct header_s header_t;

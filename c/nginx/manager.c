@@ -22,7 +22,7 @@ ngx_int_t ngx_burrow_init_module(ngx_cycle_t *cycle)
     }
     error = burrow_manager_configure(conf->settings, log_descriptor(cycle->log), &started);
     if (error != NULL) {
-        /* What is embedded works without it; and at a reload NGX_ERROR would end the running master. */
+        /* What is embedded works without it; at a reload NGX_ERROR would end the running master. */
         ngx_log_error(NGX_LOG_ERR, cycle->log, 0, "burrow: %s", error);
     }
     return NGX_OK;

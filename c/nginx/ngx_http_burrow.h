@@ -75,8 +75,8 @@ typedef struct {
     ngx_burrow_script_t auth_user;
 } ngx_burrow_loc_conf_t;
 
-/* A request that an application answers; in the request's pool. The host knows it by its address. Begins
- * as ngx_burrow_ask_t does: log lines come with either. */
+/* A request that an application answers; in the request's pool. The host knows it by its address.
+ * Begins as ngx_burrow_ask_t does: log lines come with either. */
 typedef struct {
     ngx_http_request_t *request;
     burrow_exchange *exchange; /* NULL: nothing more is exchanged */
@@ -118,6 +118,8 @@ char *ngx_burrow_set_interpreter_option(ngx_conf_t *cf, ngx_command_t *cmd, void
 char *ngx_burrow_interpreter_options(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 /* application.c */
+/* Makes %{GLOBAL} the empty name; NGX_ERROR where there is another expansion. */
+ngx_int_t ngx_burrow_take_group(ngx_str_t *group);
 char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf);
 char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_int_t ngx_burrow_check_configuration(ngx_conf_t *cf);
@@ -129,7 +131,7 @@ void ngx_burrow_release(void *ctx);
 void ngx_burrow_finalize(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
 void ngx_burrow_complete(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
 
-/* For as long as an application or a script works on a request, so that a worker that quits waits. */
+/* As long as an application or a script works on a request, so that a worker that quits waits. */
 void ngx_burrow_hold(void);
 void ngx_burrow_let_go(void);
 ngx_int_t ngx_burrow_watch_client(ngx_connection_t *c);

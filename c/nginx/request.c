@@ -89,8 +89,8 @@ static void set_connection(ngx_http_request_t *r, burrow_str *vars)
     }
 }
 
-/* The numbers that nginx's error log and $connection give, with that of the request on it: formatted
- * at once, as every environ holds both. */
+/* The numbers that nginx's error log and $connection give, with that of the request on it:
+ * formatted at once, as every environ holds both. */
 static ngx_int_t set_ids(ngx_http_request_t *r, burrow_str *vars)
 {
     ngx_connection_t *c = r->connection;
@@ -149,8 +149,6 @@ static ngx_int_t set_files(ngx_http_request_t *r, ngx_str_t target, burrow_str *
     return NGX_OK;
 }
 
-/* Where nginx's idea of the body differs from the client's header: a subrequest has none, and the
- * length of chunks is known once they are there. */
 static ngx_uint_t has_body(ngx_http_request_t *r)
 {
     return r->reading_body || (r->request_body != NULL && r->request_body->bufs != NULL);
@@ -164,6 +162,8 @@ static ngx_uint_t is_credential(ngx_str_t name)
                && ngx_strncasecmp(name.data, (u_char *) "Proxy-Authorization", 19) == 0);
 }
 
+/* As they came, but for Content-Length where nginx's idea of the body is another: a subrequest has
+ * none, and the length of chunks is known once they are there. */
 static ngx_int_t set_headers(ngx_http_request_t *r, ngx_flag_t pass_authorization,
                              burrow_request *request)
 {
