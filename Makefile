@@ -12,8 +12,9 @@ HOST_A  := $(OUT)/libburrow_host.a
 VENV    := target/venv
 CARGO   := cargo build --locked --profile $(PROFILE)
 
-# A changed file goes to a new inode and is renamed: a running server may have the old one mapped.
-place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).new && mv $(3).new $(3); }
+# A changed file goes to a new inode and is renamed: a running server may have the old one mapped. The name
+# until then is this shell's, since make may run twice at once.
+place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).$$$$ && mv $(3).$$$$ $(3); }
 
 .PHONY: help build runtimes install clean setup setup-test run test test-here test-fresh lint soak bench FORCE
 

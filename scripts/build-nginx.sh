@@ -49,5 +49,5 @@ if [ "$host" -nt "$module" ]; then
 fi
 make -C "$source" -f "$build/Makefile" --silent "$module"
 # A new inode: a running nginx may have the old one mapped.
-install -D -m 644 "$module" "$out.new"
-mv "$out.new" "$out"
+install -D -m 644 "$module" "$out.$$"
+mv "$out.$$" "$out"

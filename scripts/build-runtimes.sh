@@ -32,7 +32,8 @@ if sys.version_info >= (3, 10) and sys.implementation.name == "cpython":
 }
 
 # Built from a description alone (no interpreter runs), each in a target folder of its own: a change
-# of Python in a shared one would rebuild everything.
+# of Python in a shared one would rebuild everything. Temporary files are named after this process:
+# another one may build the same.
 build() {
     soabi=$1 version=$2 width=$3
     shift 3
@@ -40,17 +41,17 @@ build() {
     target=target/runtime/$soabi
     mkdir -p "$target"
     printf '%s\n' implementation=CPython "version=$version" shared=true "pointer_width=$width" \
-        "build_flags=$flags" suppress_build_script_link_lines=true >"$target/pyo3.new"
+        "build_flags=$flags" suppress_build_script_link_lines=true >"$target/pyo3.$$"
     # cargo goes by the file's time
-    if cmp -s "$target/pyo3.new" "$target/pyo3"; then rm "$target/pyo3.new"; else mv "$target/pyo3.new" "$target/pyo3"; fi
+    if cmp -s "$target/pyo3.$$" "$target/pyo3"; then rm "$target/pyo3.$$"; else mv "$target/pyo3.$$" "$target/pyo3"; fi
     # pyo3-ffi holds 3.13t back as a whole; its declarations of what the runtime uses are right there
     UNSAFE_PYO3_SKIP_VERSION_CHECK=1 PYO3_CONFIG_FILE=$PWD/$target/pyo3 \
         cargo build --quiet --locked --profile "$profile" -p burrow-runtime --target-dir "$target"
     built=$target/$folder/libburrow_runtime.so
     if ! cmp -s "$built" "$out/$soabi.so"; then
         # a new inode: a running server may have the old one mapped
-        install -D -m 644 "$built" "$out/$soabi.so.new"
-        mv "$out/$soabi.so.new" "$out/$soabi.so"
+        install -D -m 644 "$built" "$out/$soabi.so.$$"
+        mv "$out/$soabi.so.$$" "$out/$soabi.so"
         echo "runtime $soabi"
     fi
 }
