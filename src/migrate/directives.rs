@@ -233,7 +233,10 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         FILE_INFO,
         "Off",
-        Differs("without it, `EnableSendfile` of httpd decides"),
+        Differs(
+            "without it httpd's `EnableSendfile` decides, and counts as On where it is not written either; httpd's \
+             own default is Off",
+        ),
         Own("`sendfile`"),
     ),
     directive("WSGIIgnoreActivity", "On\\|Off", FILE_INFO, "Off", NoEffect(NO_DAEMON), NO_DAEMON_NGINX),
@@ -497,7 +500,8 @@ pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
     ),
     (
         "wsgi_request_buffering",
-        "on\\|off (on): whether nginx reads the whole body first",
+        "on\\|off (on): whether nginx reads the whole body first; what exceeds its `client_body_buffer_size` (16k) \
+         waits in a file",
         "bodies are read as the application asks for them",
     ),
 ];
