@@ -1,5 +1,6 @@
 """Fixtures: `server` is a fresh one for the test to start, `site` one that many tests share."""
 
+import contextlib
 import resource
 
 import pytest
@@ -28,32 +29,50 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-def fresh(request, kind):
-    made = KINDS[kind]()
-    request.node.servers = [*getattr(request.node, "servers", []), made]
-    return made
+@pytest.fixture
+def fresh(request):
+    """Makes a server of a class, for the test to start; it is closed behind the test."""
+    request.node.servers = made = []
+
+    def make(kind):
+        made.append(kind())
+        return made[-1]
+
+    yield make
+    with contextlib.ExitStack() as stack:
+        for server in made:
+            stack.callback(server.close)
 
 
 @pytest.fixture(params=list(KINDS))
-def server(request):
+def server(request, fresh):
     """Either server, not started yet."""
-    made = fresh(request, request.param)
-    yield made
-    made.close()
+    return fresh(KINDS[request.param])
 
 
 @pytest.fixture
-def nginx(request):
-    made = fresh(request, "nginx")
-    yield made
-    made.close()
+def nginx(fresh):
+    return fresh(servers.Nginx)
 
 
 @pytest.fixture
-def apache(request):
-    made = fresh(request, "apache")
-    yield made
-    made.close()
+def apache(fresh):
+    return fresh(servers.Apache)
+
+
+@pytest.fixture
+def watch(request):
+    """Takes a server that runs for many tests: its log begins with this one, and is checked behind it."""
+    request.node.servers = watched = []
+
+    def take(server):
+        watched.append(server)
+        server.mark()
+        return server
+
+    yield take
+    for server in watched:
+        server.check_log()
 
 
 def start_site(kind):
@@ -77,12 +96,9 @@ def sites():
 
 
 @pytest.fixture(params=list(KINDS))
-def site(request, sites):
+def site(request, sites, watch):
     """Either server, running, with the applications of SITE; its log begins with the test."""
     made = sites.get(request.param)
     if made is None or made.process.poll() is not None:
         made = sites[request.param] = start_site(request.param)
-    request.node.servers = [made]
-    made.mark()
-    yield made
-    made.check()
+    return watch(made)

@@ -77,6 +77,19 @@ def test_body_that_nobody_reads(site, mount):
         assert site.post(f"{mount}?do=read", content=b"x").json() == ["x"]
 
 
+def test_what_was_read_ahead_is_freed(server):
+    """A line is looked for in what is read ahead, and most of that the application never takes."""
+    server.start("body.py", nginx="wsgi_request_buffering off;")
+
+    def memory_after(requests):
+        for _ in range(requests):
+            assert server.post("/?do=readline", content=b"line\n" + bytes(16000)).json() == ["line\n"]
+        return server.get("/memory").json()
+
+    before = memory_after(100)
+    assert memory_after(1000) < before + 1000 * 8000
+
+
 @pytest.mark.parametrize("mount", ["/body", "/stream"])
 def test_two_threads_read(site, mount):
     # PEP 3333 promises nothing here, but the server must survive it.

@@ -26,6 +26,20 @@ APACHE = {
     "WSGIPythonHome /usr": "cannot occur|context|not allowed",
     "WSGIPythonPath /usr": "cannot occur|context|not allowed",
     "WSGINonsense on": "Invalid command",
+    **{
+        f"<Location />\n{line}\n</Location>": cause
+        for line, cause in {
+            "WSGIAccessScript": "the path of a script",
+            "WSGIAccessScript hooks.py": "whole path",
+            "WSGIAuthUserScript /x process-group=y": "unknown option process-group",
+            "WSGIAuthGroupScript /x application-group=%{NONE}": "NONE",
+            "WSGIDispatchScript relative.py": "whole path",
+            "WSGIHandlerScript name": "the path of a script",
+            "WSGIHandlerScript name /x pass-authorization=perhaps": "On or Off",
+            "WSGIHandlerScript name /x callable-object=y": "unknown option callable-object",
+            "WSGIGroupAuthoritative perhaps": "neither On nor Off",
+        }.items()
+    },
 }
 APACHE_MAIN = {
     "WSGIPythonHome relative": "relative",
@@ -34,6 +48,38 @@ APACHE_MAIN = {
     "WSGIPythonHome /etc/hostname": "/etc/hostname",
     f"WSGIPythonHome /usr\nWSGIPythonHome {PYTHON_HOME}": "already",
     "WSGIPythonPath relative": "relative",
+    "WSGIPythonOptimize 3": "from 0 to 2",
+    "WSGIPythonHashSeed soon": "or random",
+    "WSGIDontWriteBytecode maybe": "neither On nor Off",
+    "WSGISwitchInterval 0": "positive",
+    "WSGIPerInterpreterGIL On": "not possible yet",
+    "WSGIFreeThreading On": "not possible yet",
+    "WSGIAcceptMutex spin": "none of default",
+    "WSGITelemetryService udp:host:1": "unix:/path",
+    "WSGITelemetryService unix:/run/t interval=0.1": "at least 0.5",
+    "WSGITelemetryOptions Everything": "Everything",
+    "WSGISlowRequests -1": "seconds",
+    "WSGIMapHEADToGET sometimes": "On, Off or Auto",
+    "WSGITrustedProxyHeaders Forwarded": "no header that proxies",
+    "WSGITrustedProxies proxy.example": "names are not looked up",
+    "WSGIDaemonProcess": "cannot name a process group",
+    "WSGIDaemonProcess shop processes=0": "from 1 to",
+    "WSGIDaemonProcess shop user=root": "root",
+    "WSGIDaemonProcess shop user=nobody-there": "no such user",
+    "WSGIDaemonProcess shop colour=blue": "no option colour",
+    "WSGIDaemonProcess shop python-home=/nonexistent": "does not exist",
+    "WSGIDaemonProcess shop\nWSGIDaemonProcess shop": "already",
+    "WSGIDaemonProcess shop\nWSGIProcessGroup shop": "daemon mode",
+    "WSGIProcessGroup shop": "not defined",
+    "WSGIDaemonProcess shop\nWSGIScriptAlias /x /srv/x.py process-group=shop": "daemon mode",
+    "WSGIDaemonProcess shop\nWSGIImportScript /x.py process-group=shop application-group=a": "daemon mode",
+    "<WSGIInterpreterOptions colour=blue>\n</WSGIInterpreterOptions>": "not colour=",
+    "<WSGIInterpreterOptions>\nWSGIPythonOptimize 1\n</WSGIInterpreterOptions>": "may not stand",
+    "<WSGIInterpreterOptions application-group=a>\nWSGISwitchInterval 1\n</WSGIInterpreterOptions>": "one",
+    "<WSGIInterpreterOptions process-group=a>\nWSGIPythonPath /a\n</WSGIInterpreterOptions>": "not defined",
+    "<VirtualHost *>\nWSGIPythonOptimize 1\n</VirtualHost>": "cannot occur|not allowed",
+    "<Directory />\nWSGIRestrictEmbedded On\n</Directory>": "cannot occur|not allowed",
+    "<Directory />\nWSGIDaemonProcess shop\n</Directory>": "cannot occur|not allowed",
 }
 NGINX = {
     "wsgi_pass;": "number of arguments",
@@ -58,6 +104,14 @@ NGINX = {
     "wsgi_python_path /usr;": "not allowed here",
     "wsgi_import_script /srv/x.py;": "not allowed here",
     "wsgi_callable_object;": "number of arguments",
+    "wsgi_access_script app.py;": "whole path",
+    "wsgi_access_script a:b;": "alone",
+    "wsgi_access_script off x=1;": "no options",
+    "wsgi_access_script /x group=1;": 'unknown option "group=1"',
+    "wsgi_access_script /x realm=1;": 'unknown option "realm=1"',
+    "wsgi_access_script /x application-group=%{SERVER};": "GLOBAL",
+    "wsgi_access_script /x; wsgi_access_script /y;": "duplicate",
+    "wsgi_auth_user_script /x 'realm=a\"b';": "no quotes",
     "wsgi_nonsense on;": "unknown directive",
 }
 NGINX_HTTP = {
@@ -68,6 +122,7 @@ NGINX_HTTP = {
     "wsgi_python_path relative;": "relative",
     "wsgi_import_script relative.py;": "relative",
     "wsgi_import_script /srv/x.py something=else;": "application-group",
+    "wsgi_import_script /srv/x.py application-group=%{SERVER};": "GLOBAL",
 }
 
 

@@ -8,27 +8,21 @@ A comment before a fenced block says what happens with it, in the document's ord
 "as root" after it skips the block for other users.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 import urllib.request
 
 import pytest
+from servers import free_port, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- test: (\w+)(?: (\S*))?( ?as root)? -->\n```\w*\n(.*?)^```$", re.M | re.S)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Reader:
@@ -73,13 +67,14 @@ class Reader:
         self.stop()
         command = ["bash", "-euc", "exec " + self.adapt(command)]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
-        while True:
+
+        def answers():
             assert self.process.poll() is None, f"{command} ended"
-            try:
+            with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://{self.address}/", timeout=30).close()
-                return
-            except OSError:
-                time.sleep(0.05)
+                return True
+
+        wait_for(answers, f"an answer of {command}", timeout=30)
 
     def stop(self):
         if self.process:

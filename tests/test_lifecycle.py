@@ -60,7 +60,7 @@ def test_requests_in_progress_are_finished(server, how):
     ]
     for thread in threads:
         thread.start()
-    wait_for(lambda: server.connections() >= 2, "two requests")
+    wait_for(lambda: server.log().count("falls asleep") == 2, "two requests")
     if how == "reload":
         server.reload()
         assert server.get("/sub/pid").status_code == 200

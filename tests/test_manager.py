@@ -10,8 +10,7 @@ import subprocess
 
 import psutil
 import pytest
-import servers
-from servers import Nginx, wait_for
+from servers import Mount, Nginx, machine, wait_for
 
 SYS_PIDFD_GETFD = 438
 
@@ -215,8 +214,8 @@ def kill_master(server, process):
 
 def test_a_server_without_the_command_serves(server, monkeypatch):
     library = server.root / "dist" / "lib" / "burrow"
-    shutil.copytree(servers.DIST / "lib" / "burrow", library)
-    monkeypatch.setattr(servers, "DIST", server.root / "dist")
+    shutil.copytree(machine.DIST / "lib" / "burrow", library)
+    monkeypatch.setattr(machine, "DIST", server.root / "dist")
     server.start()
     assert server.get("/static.txt").status_code == 200
     server.wait_log(f"cannot start {server.root}/dist/bin/burrow")
@@ -286,7 +285,7 @@ class Daemon(Nginx):
         return [shutil.which("nginx"), *super().command(*options)[1:]]
 
     def start(self):
-        self.configure([servers.Mount("/", "hello.py")])
+        self.configure([Mount("/", "hello.py")])
         # Comes back when nobody holds the pipes any more.
         subprocess.run(self.command(), capture_output=True, timeout=10, check=True)
         self.process = self.master()
@@ -304,11 +303,8 @@ class Master(psutil.Process):
 
 
 @pytest.fixture
-def daemon(request):
-    made = Daemon()
-    request.node.servers = [made]
-    yield made
-    made.close()
+def daemon(fresh):
+    return fresh(Daemon)
 
 
 def test_lives_with_nginx_in_the_background(daemon):

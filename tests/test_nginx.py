@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import threading
-import time
 
 import psutil
 import pytest
@@ -33,6 +32,25 @@ def application(environ, start_response):
     allowed = environ.get("HTTP_X_KEY") == "good"
     start_response("204 No Content" if allowed else "403 Forbidden", [("X-User", "ann")])
     return []
+"""
+RUNNING = """
+import threading
+
+running, changed = 0, threading.Condition()
+
+def application(environ, start_response):
+    \"\"\"How many requests run at once, looked at once there are three of them.\"\"\"
+    global running
+    with changed:
+        running += 1
+        changed.notify_all()
+        changed.wait_for(lambda: running >= 3, 10)
+        changed.wait(0.2)  # for one too many
+        seen = running
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    with changed:
+        running -= 1
+    return [str(seen).encode()]
 """
 
 
@@ -121,11 +139,8 @@ def features():
 
 
 @pytest.fixture
-def site(features, request):
-    request.node.servers = [features]
-    features.mark()
-    yield features
-    features.check()
+def site(features, watch):
+    return watch(features)
 
 
 def strings(response):
@@ -311,10 +326,7 @@ def test_worker_shutdown_timeout(nginx):
 
     client = threading.Thread(target=ask)
     client.start()
-    wait_for(
-        lambda: [c for c in psutil.Process(old).net_connections("tcp") if c.status == "ESTABLISHED"],
-        "the request",
-    )
+    server.wait_log("falls asleep")
     server.kill(signal.SIGHUP)
     wait_for(lambda: not psutil.pid_exists(old), "the old worker's end", timeout=10)
     client.join(1)
@@ -328,7 +340,7 @@ def test_hold_during_quit(nginx):
     server.get("/pid")
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         sleeping = [pool.submit(server.get, "/sleep?2") for _ in range(4)]
-        wait_for(lambda: server.connections() == 4, "four requests")
+        wait_for(lambda: server.log().count("falls asleep") == 4, "four requests")
         server.stop(signal.SIGQUIT)
         assert [request.result().status_code for request in sleeping] == [200] * 4
     assert "open socket" not in server.log()
@@ -353,15 +365,12 @@ def test_unprivileged(server):
 
 
 def test_threads(nginx):
-    # So many requests run at once, and no more.
-    server = nginx
-    server.start("lifecycle.py", threads=3)
-    server.get("/pid")
-    began = time.monotonic()
+    """So many requests run at once, and no more."""
+    nginx.write_app("running.py", RUNNING)
+    nginx.start("running.py", threads=3)
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda _: server.request("/sleep?1"), range(6)))
-    took = time.monotonic() - began
-    assert 1.9 < took < 3.9
+        seen = [int(answer.body) for answer in pool.map(lambda _: nginx.request("/"), range(6))]
+    assert max(seen) == 3
 
 
 def test_more_connections_than_threads(nginx):
@@ -380,7 +389,7 @@ def test_client_leaves_while_it_waits_for_a_thread(nginx):
     server.start(mounts=[Mount("/", "lifecycle.py", "%{GLOBAL}")], threads=1)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         busy = pool.submit(server.get, "/sleep?2")
-        wait_for(lambda: server.workers(), "a worker")
+        server.wait_log("falls asleep")
         for _ in range(20):
             with server.connect() as connection:
                 connection.sendall(b"GET /sleep?60 HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import pytest
+import test_lifecycle
 from servers import DIST, KINDS, Mount
 from test_latency import LIMIT, Spin, check_waits
 from test_process import CURE, EXPECTED, FORKS
@@ -57,11 +58,8 @@ def running(request):
 
 
 @pytest.fixture
-def site(running, request):
-    request.node.servers = [running]
-    running.mark()
-    yield running
-    running.check()
+def site(running, watch):
+    return watch(running)
 
 
 def test_version(site):
@@ -120,23 +118,14 @@ def test_a_spin_in_another_group(site):
         check_waits(site, spin, LIMIT)
 
 
-@pytest.mark.parametrize(("kind", "version"), [(k, v) for v in INSTALLATIONS for k in KINDS])
-def test_ends(request, kind, version):
-    server = KINDS[kind]()
-    request.node.servers = [server]
-    try:
-        server.start(
-            mounts=[Mount("/sub", "lifecycle.py", "sub"), Mount("/main", "lifecycle.py", "%{GLOBAL}")],
-            python_home=INSTALLATIONS[version],
-        )
-        for mount in ("/sub", "/main"):
-            server.get(f"{mount}/atexit")
-            server.get(f"{mount}/thread")
-            server.get(f"{mount}/daemon")
-        assert server.stop() < 10
-        made = {path.name.rsplit("-", 1)[0] for path in server.data.iterdir()}
-        assert made == {
-            f"{name}-{mount}" for name in ("first", "second", "thread") for mount in ("sub", "main")
-        }
-    finally:
-        server.close()
+@pytest.mark.parametrize("version", INSTALLATIONS)
+def test_ends(server, version):
+    server.start(mounts=test_lifecycle.MOUNTS, python_home=INSTALLATIONS[version])
+    for mount in ("/sub", "/main"):
+        server.get(f"{mount}/atexit")
+        server.get(f"{mount}/thread")
+        server.get(f"{mount}/daemon")
+    assert server.stop() < 10
+    assert test_lifecycle.marks(server) == {
+        f"{name}-{mount}" for name in ("first", "second", "thread") for mount in ("sub", "main")
+    }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import threading
 import urllib.parse
 
@@ -59,6 +60,9 @@ def application(environ, start_response):
             seen.append([base.__name__ for base in type(error).__mro__])
             raise
         answer = seen
+    elif path == "/memory":
+        with open("/proc/self/statm") as file:
+            answer = int(file.read().split()[1]) * resource.getpagesize()
     elif path == "/unread":
         answer = "not read"
     elif path == "/both":

@@ -1,12 +1,15 @@
 """Hooks that answer what the query string says; `state` counts, for all of them and the application."""
 
 import hashlib
+import pathlib
 import time
 
 ANSWERS = {
     "": True, "true": True, "false": False, "none": None, "text": "someone", "euro": "€", "empty": "",
     "one": 1, "zero": 0, "bytes": b"someone", "nul": "some\0one", "list": ["someone"], "object": object(),
 }  # fmt: skip
+#: What a hook that waits waits for.
+GO = pathlib.Path(__file__).parents[1] / "data" / "go"
 state = {"asked": 0}
 
 
@@ -17,9 +20,10 @@ def said(environ):
         raise RuntimeError("raised by a hook")
     if query == "exit":
         raise SystemExit("left by a hook")
-    if query.startswith("sleep"):
-        print("a hook sleeps")
-        time.sleep(float(query[5:]))
+    if query == "wait":
+        print("a hook waits")
+        while not GO.exists():
+            time.sleep(0.01)
         return True
     return ANSWERS[query]
 

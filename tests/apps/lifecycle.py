@@ -37,6 +37,7 @@ def application(environ, start_response):
     elif what == "daemon":
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     elif what == "sleep":
+        print("falls asleep")
         time.sleep(float(environ["QUERY_STRING"]))
         mark(f"slept-{name}")
     elif what == "spin":
