@@ -245,6 +245,17 @@ def test_clients_make_no_interpreters(apache):
         assert apache.get("/", headers={"Host": host}).json()["requests"] == count
 
 
+def test_slashes_that_are_not_merged(apache):
+    """Whatever there is between two names is one slash, and no part of the path becomes SCRIPT_NAME."""
+    mounts = [Mount("/", "environ.py"), Mount("/app", "environ.py")]
+    module = "WSGIScriptAlias /module environ:application"
+    apache.start(mounts=mounts, main="MergeSlashes Off", apache=module)
+    for path, name in (("//a//b", ""), ("//app//a//b", "/app"), ("//module//a//b", "/module")):
+        environ = json.loads(apache.request(path).body)["strings"]
+        assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (name, "/a/b")
+        assert environ["mod_wsgi.application_group"] == f"localhost:{apache.port}|{name}"
+
+
 def test_loaded_as_mod_wsgi(apache):
     alias = f"WSGIScriptAlias /inside {apache.apps}/hello.py"
     apache.start(

@@ -72,11 +72,12 @@ int wsgi_translate_name(request_rec *r)
         return DECLINED;
     ap_set_module_config(r->request_config, &wsgi_module, (void *)match);
     r->handler = WSGI_HANDLER;
-    /* The slash of an alias for "/" belongs to PATH_INFO. */
-    rest = r->uri + (len == 1 ? 0 : len);
+    /* The slash of an alias for "/" belongs to PATH_INFO; there may be several. */
+    rest = strspn(r->uri, "/") >= (size_t)len ? r->uri : r->uri + len;
     if (match->alias->is_module) {
         r->filename = apr_pstrdup(r->pool, match->script);
         r->path_info = apr_pstrdup(r->pool, rest);
+        ap_no2slash(r->path_info);
     } else {
         r->filename = apr_pstrcat(r->pool, match->script, rest, NULL);
     }
@@ -104,7 +105,9 @@ int wsgi_map_to_storage(request_rec *r)
     if ((status = ap_directory_walk(r)) || (status = ap_file_walk(r)))
         return status;
     if (r->finfo.filetype == APR_REG) {
+        /* As a walk would leave it: where it begins in the URL is found by its slashes. */
         r->path_info = filename + len;
+        ap_no2slash(r->path_info);
         return OK;
     }
     r->filename = filename;
