@@ -75,6 +75,7 @@ lint: setup-test $(VENV)/.test  ## formatting and linters
 	cargo fmt --all --check
 	PYO3_PYTHON=/usr/bin/python3 cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(VENV)/bin/ruff check tests examples benches
+	! LC_ALL=C.UTF-8 grep -rnE '.{101}' c
 
 soak: setup-test build  ## 500,000 requests, 400 reloads, big bodies: memory, descriptors, processes
 	python3 benches/soak.py

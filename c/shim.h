@@ -71,8 +71,8 @@ const char *burrow_settings_option(burrow_settings *settings, const burrow_place
 const char *burrow_settings_daemon_process(burrow_settings *settings, const burrow_place *place,
                                            burrow_str name, const burrow_pair *options,
                                            size_t n_options);
-/* Daemon mode: whom the server's workers run as, the prefix of the folder that holds its sockets, and
- * the seconds that the server waits for one read or write. Before burrow_settings_check. */
+/* Daemon mode: whom the server's workers run as, the prefix of the folder that holds its sockets,
+ * and the seconds that the server waits for one read or write. Before burrow_settings_check. */
 void burrow_settings_instance(burrow_settings *settings, uid_t uid, gid_t gid, burrow_str prefix,
                               double timeout);
 /* Something is to run in this process group, not "". burrow_settings_check judges it. */
@@ -189,7 +189,7 @@ typedef struct {
     int64_t content_length; /* bytes; -1 when unknown (chunked) */
     int64_t request_start;  /* microseconds since the epoch */
     int64_t queue_start;    /* the same, of when it was handed to a process group; 0: it was not */
-    int64_t daemon_start;   /* the same, of when a thread there took it; 0 in the server's processes */
+    int64_t daemon_start;   /* the same, of when a thread there took it; 0: none did */
     int64_t script_modified; /* the script's mtime in microseconds; 0: not looked at */
     unsigned flags;
 } burrow_request;
@@ -303,7 +303,7 @@ const char *burrow_proxy_header(burrow_settings *settings, burrow_str name, unsi
 /* "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". Whether it is one. */
 int burrow_network_parse(burrow_str text, burrow_network *network);
 /* Applies the headers of a trusted peer and drops those that must not be believed. What changes is
- * allocated from `alloc`, and `request` points there afterwards. 0, or -1 where alloc gives NULL. */
+ * allocated from `alloc`, and `request` points there afterwards. 0, or -1 where that gives NULL. */
 int burrow_proxies_apply(const burrow_proxies *proxies, burrow_request *request,
                          void *(*alloc)(void *pool, size_t size), void *pool);
 

@@ -109,7 +109,7 @@ NGINX = {
     "wsgi_access_script off x=1;": "no options",
     "wsgi_access_script /x group=1;": 'unknown option "group=1"',
     "wsgi_access_script /x realm=1;": 'unknown option "realm=1"',
-    "wsgi_access_script /x application-group=%{SERVER};": "GLOBAL",
+    "wsgi_access_script /x 'application-group=%{SERVER}';": "GLOBAL",
     "wsgi_access_script /x; wsgi_access_script /y;": "duplicate",
     "wsgi_auth_user_script /x 'realm=a\"b';": "no quotes",
     "wsgi_nonsense on;": "unknown directive",
@@ -122,7 +122,7 @@ NGINX_HTTP = {
     "wsgi_python_path relative;": "relative",
     "wsgi_import_script relative.py;": "relative",
     "wsgi_import_script /srv/x.py something=else;": "application-group",
-    "wsgi_import_script /srv/x.py application-group=%{SERVER};": "GLOBAL",
+    "wsgi_import_script /srv/x.py 'application-group=%{SERVER}';": "GLOBAL",
 }
 
 

@@ -115,7 +115,9 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     if (conf->app == NULL) {
         return refuse_at(cf, &conf->place, "wsgi_pass", error);
     }
-    error = burrow_app_is_daemon(conf->app) ? NULL : burrow_settings_refuse_embedded(main->settings);
+    if (!burrow_app_is_daemon(conf->app)) {
+        error = burrow_settings_refuse_embedded(main->settings);
+    }
     if (error != NULL) {
         return refuse_at(cf, &conf->place, "wsgi_pass", error);
     }
