@@ -317,3 +317,43 @@ def test_log_lines(server):
     assert server.get("/").status_code == 500
     server.wait_log(re.escape(f"WSGI0109: Unable to execute Python script file '{script}'."))
     assert server.log().count("ZeroDivisionError: division by zero") == 1
+
+
+SCRIPTS = {
+    "": "WSGI0089: Target WSGI script '{}' does not contain WSGI application 'application'.",
+    "def (": "WSGI0105: Could not read or compile WSGI script '{}' for main interpreter in embedded mode.",
+    "raise SystemExit": "WSGI0107: SystemExit exception raised when doing exec of Python script file '{}'.",
+    "import broken": "WSGI0109: Unable to execute Python script file '{}'.",
+}
+
+
+@pytest.mark.parametrize("source", SCRIPTS)
+def test_log_of_a_script_that_does_not_load(server, source):
+    server.write_app("broken.py", "def (")
+    script = server.write_app("script.py", source)
+    server.start("script.py", "%{GLOBAL}")
+    assert server.get("/").status_code == 500
+    server.wait_log(re.escape(f"[script {script}] " + SCRIPTS[source].format(script)))
+    assert server.log().count("Error: " if source else "Error") <= 1
+
+
+TIMEOUT = """
+import mod_wsgi
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/late":
+        start_response("200 OK", [])
+        yield b"first"
+    raise mod_wsgi.RequestTimeout
+"""
+
+
+def test_request_timeout(server):
+    script = server.write_app("timeout.py", TIMEOUT)
+    server.start("timeout.py")
+    assert server.get("/").status_code == 504
+    told = f"[script {script}] Request interrupted by RequestTimeout"
+    server.wait_log(re.escape(f"{told}; thread recovered."))
+    assert server.curl("/late", tls=False) == (18, b"first")
+    server.wait_log(re.escape(f"{told} after headers sent; response truncated."))
+    assert "Traceback" not in server.log()

@@ -206,7 +206,8 @@ static int check_process_group(request_rec *r, const char *name, const dir_confi
 static int check_path_info(request_rec *r)
 {
     if (r->used_path_info == AP_REQ_REJECT_PATH_INFO && r->path_info && *r->path_info) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "AcceptPathInfo off disallows user's path: %s",
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "[script %s] WSGI0137: AcceptPathInfo off disallows user's path.",
                       r->filename);
         return HTTP_NOT_FOUND;
     }
@@ -218,20 +219,20 @@ static int check_script(request_rec *r, const alias_match *match)
 {
     if (!match && !(ap_allow_options(r) & OPT_EXECCGI)) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                      "Options ExecCGI is off in this directory: %s", r->filename);
-        return HTTP_FORBIDDEN;
-    }
-    if (r->finfo.filetype == APR_DIR) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "a folder cannot run as a WSGI script: %s",
+                      "[script %s] WSGI0134: Options ExecCGI is off in this directory.",
                       r->filename);
         return HTTP_FORBIDDEN;
     }
-    /* A script that its alias names in full and that is not there is the administrator's mistake:
-     * the application is asked for, and says so. Any other name is the client's. */
-    if (r->finfo.filetype == APR_NOFILE
-        && (!match || match->script != match->alias->script
-            || strlen(r->filename) > strlen(match->script))) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "WSGI script not found: %s", r->filename);
+    if (r->finfo.filetype == APR_DIR) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "[script %s] WSGI0136: Attempt to invoke directory as WSGI application.",
+                      r->filename);
+        return HTTP_FORBIDDEN;
+    }
+    if (r->finfo.filetype == APR_NOFILE && !(match && match->alias->is_module)) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "[script %s] WSGI0135: Target WSGI script not found or unable to stat.",
+                      r->filename);
         return HTTP_NOT_FOUND;
     }
     return check_path_info(r);

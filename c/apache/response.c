@@ -12,9 +12,11 @@ static void set_status(request_rec *r, const burrow_head *head)
 {
     const char *line = ap_get_status_line((int)head->status);
     r->status = (int)head->status;
-    /* httpd's own line when it says the same, as it does nearly always. */
-    if (atoi(line) == r->status && strlen(line) == 4 + head->reason.len
-        && !memcmp(line + 4, head->reason.data, head->reason.len))
+    /* httpd's own line when there is none or it says the same, as it does nearly always. */
+    if (atoi(line) == r->status
+        && (!head->reason.len
+            || (strlen(line) == 4 + head->reason.len
+                && !memcmp(line + 4, head->reason.data, head->reason.len))))
         r->status_line = line;
     else
         r->status_line = apr_psprintf(r->pool, "%03u %.*s", head->status, (int)head->reason.len,

@@ -128,12 +128,8 @@ impl App {
                 self.loaded.lock().unwrap().replace(Arc::new(loaded))
             }
             Err(_) => {
-                let exception = take_exception();
-                // WSGI0109: mod_wsgi's name of this message, which monitors look for.
-                let line = format!("WSGI0109: Unable to execute Python script file '{}'.", self.name());
-                log::line(BURROW_LOG_ERR, line.as_bytes());
-                if let Some(exception) = exception {
-                    self.report(&attached, exception);
+                if let Some(exception) = take_exception() {
+                    self.report_import(&attached, exception);
                 }
                 return None;
             }
@@ -167,6 +163,19 @@ impl App {
             let again = if self.loaded.lock().unwrap().is_some() { "Reloading" } else { "Loading" };
             let line = format!("{again} WSGI script '{}' into {}.", self.name(), interpreter.description());
             log::line(BURROW_LOG_INFO, line.as_bytes());
+        }
+    }
+
+    /// Logs why it does not import.
+    fn report_import(&self, attached: &Attached, exception: Object) {
+        let place = attached.interpreter.description();
+        match attached.interpreter.state().import_failed(&self.name(), &place, &exception) {
+            Ok(false) => {}
+            Ok(true) => self.report(attached, exception),
+            Err(_) => {
+                take_exception();
+                self.report(attached, exception);
+            }
         }
     }
 

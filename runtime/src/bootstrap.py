@@ -235,13 +235,16 @@ def load_script(path, callable_name):
         return find_callable(module, callable_name, path)
 
 
-def execute_script(path):
+def compile_script(path):
     with io.open_code(path) as file:
-        source = file.read()
+        return compile(file.read(), path, "exec", dont_inherit=True)
+
+
+def execute_script(path):
     name = module_name(path)
     module = types.ModuleType(name)
     module.__file__ = path
-    code = compile(source, path, "exec", dont_inherit=True)
+    code = compile_script(path)
     if "linecache" in sys.modules:
         sys.modules["linecache"].checkcache(path)
     before = sys.modules.get(name)
@@ -262,6 +265,12 @@ def load_module(name, callable_name):
     return find_callable(importlib.import_module(name), callable_name, name)
 
 
+class MissingCallable(AttributeError):
+    """One line says all of it: there is no traceback to look at."""
+
+    __module__ = "builtins"  # for that line
+
+
 def find_callable(module, name, target):
     if name == "*":
         return module
@@ -270,10 +279,28 @@ def find_callable(module, name, target):
         try:
             found = getattr(found, step)
         except AttributeError:
-            raise AttributeError(f"{target} has no callable named '{name}'") from None
+            raise MissingCallable(f"{target} has no callable named '{name}'", name=name) from None
     if not callable(found):
         raise TypeError(f"'{name}' of {target} is not callable but {type(found).__name__}")
     return found
+
+
+def import_failed(target, place, exception):
+    """Logs that a target cannot be used, in mod_wsgi's words, which monitors look for. Is there more to say?"""
+    def say(number, text):
+        log(ERR, f"[script {target}] WSGI{number}: {text}.")
+
+    if isinstance(exception, MissingCallable):
+        say("0089", f"Target WSGI script '{target}' does not contain WSGI application '{exception.name}'")
+        return False
+    *_, (innermost, _) = traceback.walk_tb(exception.__traceback__)
+    if innermost.f_code is compile_script.__code__:
+        say("0105", f"Could not read or compile WSGI script '{target}' for {place}")
+    elif isinstance(exception, SystemExit):
+        say("0107", f"SystemExit exception raised when doing exec of Python script file '{target}'")
+    else:
+        say("0109", f"Unable to execute Python script file '{target}'")
+    return True
 
 
 def report(exception):

@@ -29,6 +29,9 @@ pub struct State {
     pub empty_input: Object,
     load_script: Object,
     load_module: Object,
+    import_failed: Object,
+    /// mod_wsgi.RequestTimeout.
+    pub request_timeout: Object,
     /// See hooks.py.
     pub ask: Object,
     report: Object,
@@ -101,6 +104,8 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         file_wrapper_type: native.attr(c"FileWrapper")?,
         load_script: function(c"load_script")?,
         load_module: function(c"load_module")?,
+        import_failed: function(c"import_failed")?,
+        request_timeout: native.attr(c"RequestTimeout")?,
         ask: function(c"ask")?,
         report: function(c"report")?,
         forbid_fork: function(c"forbid_fork")?,
@@ -155,6 +160,14 @@ impl State {
 
     pub fn load_module(&self, name: &Object, callable: &Object) -> Result<Object> {
         self.load_module.call(&[name, callable])
+    }
+
+    /// Logs that a target cannot be used. Whether the exception says more.
+    pub fn import_failed(&self, target: &str, place: &str, exception: &Object) -> Result<bool> {
+        let (target, place) = (fs_decoded(target.as_bytes())?, fs_decoded(place.as_bytes())?);
+        let more = self.import_failed.call(&[&target, &place, exception])?;
+        // SAFETY: True is always there.
+        Ok(more.as_ptr() == unsafe { ffi::Py_True() })
     }
 
     pub fn forbid_fork(&self, _attached: &Attached) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
     BURROW_ABORTED, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_HEADER_ONLY, BURROW_LAST,
-    BURROW_LOG_ERR, BURROW_REQUEST_METHOD,
+    BURROW_LOG_ERR, BURROW_REQUEST_METHOD, BURROW_TIMEOUT,
 };
 
 use crate::app::App;
@@ -60,6 +60,7 @@ pub struct Call<'r> {
     sent: Cell<u64>,
     excess: Cell<bool>,
     failed: Cell<bool>,
+    timed_out: Cell<bool>,
     gone: Cell<bool>,
     finished: Cell<bool>,
     /// A small body that `end` sends, together with the head.
@@ -93,6 +94,7 @@ impl<'r> Call<'r> {
             sent: Cell::new(0),
             excess: Cell::new(false),
             failed: Cell::new(false),
+            timed_out: Cell::new(false),
             gone: Cell::new(false),
             finished: Cell::new(false),
             body: RefCell::new(None),
@@ -114,6 +116,17 @@ impl<'r> Call<'r> {
 
     pub fn fail(&self) {
         self.failed.set(true);
+    }
+
+    /// The application was interrupted: it took too long.
+    pub fn time_out(&self) {
+        self.fail();
+        self.timed_out.set(true);
+    }
+
+    /// Logs what the application has raised.
+    pub fn report(&self, attached: &Attached, exception: Object) {
+        self.app.report(attached, exception);
     }
 
     /// Replaces the head. It was not sent yet.
@@ -287,6 +300,7 @@ impl<'r> Call<'r> {
         self.finish();
         match self.progress.get() {
             _ if self.gone.get() => BURROW_GONE,
+            Progress::Open if self.timed_out.get() => BURROW_TIMEOUT,
             Progress::Open => BURROW_FAILED,
             Progress::Started => BURROW_ABORTED,
             Progress::Complete => BURROW_DONE,

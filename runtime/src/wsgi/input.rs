@@ -13,6 +13,7 @@ use super::call::Call;
 use super::start_response::DISALLOW_INSTANTIATION;
 use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
+use crate::log::none;
 use crate::module::{free, method, slot, table, Type};
 use crate::object::{raise_gone, raise_runtime_error, raise_value_error, Object, Raised, Result};
 
@@ -52,7 +53,12 @@ struct Stream {
 }
 
 pub fn describe() -> Type {
-    let methods = vec![method(c"read", read), method(c"readline", readline), method(c"readlines", readlines)];
+    let methods = vec![
+        method(c"read", read),
+        method(c"readline", readline),
+        method(c"readlines", readlines),
+        method(c"close", close),
+    ];
     Type {
         name: c"mod_wsgi.Input",
         size: size_of::<Input>(),
@@ -131,6 +137,11 @@ unsafe extern "C" fn read(object: *mut PyObject, args: *mut PyObject) -> *mut Py
         })
     };
     result.map_or(null_mut(), Object::into_ptr)
+}
+
+/// As of any file; what was not read can be read still.
+unsafe extern "C" fn close(_object: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    none()
 }
 
 unsafe extern "C" fn readline(object: *mut PyObject, args: *mut PyObject) -> *mut PyObject {

@@ -31,7 +31,7 @@ pub fn send(attached: &Attached, call: &Call, result: Object) -> Result<()> {
     let exception = if sent.is_err() { take_exception() } else { None };
     if close(&result).is_err() {
         // The answer is what it is; the failure to close is only for the log.
-        attached.interpreter.state().report(take_exception());
+        take_exception().into_iter().for_each(|exception| call.report(attached, exception));
     }
     if let Some(exception) = exception {
         restore(&exception);

@@ -94,8 +94,18 @@ fn failed(attached: &Attached, app: &App, call: &Call) {
     let state = attached.interpreter.state();
     // SAFETY: an exception is set; the type is a builtin.
     let client_left = call.is_gone() && unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_OSError) != 0 };
+    // SAFETY: an exception is set; a live type.
+    let timed_out = unsafe { ffi::PyErr_ExceptionMatches(state.request_timeout.as_ptr()) != 0 };
     let exception = take_exception();
     let Some(exception) = exception else { return };
+    if timed_out {
+        call.time_out();
+        let what =
+            if call.is_started() { " after headers sent; response truncated" } else { "; thread recovered" };
+        let line = format!("[script {}] Request interrupted by RequestTimeout{what}.", app.name());
+        state.log(BURROW_LOG_INFO, &line);
+        return;
+    }
     if client_left {
         let line = format!("burrow: the client left before WSGI script '{}' was done.", app.name());
         log::line(BURROW_LOG_INFO, line.as_bytes());
