@@ -13,8 +13,8 @@ use super::call::Call;
 use super::start_response::DISALLOW_INSTANTIATION;
 use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
-use crate::log::none;
 use crate::module::{free, method, slot, table, Type};
+use crate::object::none;
 use crate::object::{raise_gone, raise_runtime_error, raise_value_error, Object, Raised, Result};
 
 /// Bytes read ahead when a line is looked for.

@@ -103,7 +103,7 @@ fn failed(attached: &Attached, app: &App, call: &Call) {
         let what =
             if call.is_started() { " after headers sent; response truncated" } else { "; thread recovered" };
         let line = format!("[script {}] Request interrupted by RequestTimeout{what}.", app.name());
-        state.log(BURROW_LOG_INFO, &line);
+        log::line(BURROW_LOG_INFO, line.as_bytes());
         return;
     }
     if client_left {
