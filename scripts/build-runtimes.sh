@@ -1,5 +1,5 @@
 #!/bin/sh
-# build-runtimes.sh PROFILE OUT_DIR: one OUT_DIR/<SOABI>.so for each CPython >= 3.10 found.
+# build-runtimes.sh PROFILE OUT_DIR: one OUT_DIR/<SOABI>.so for each CPython >= 3.10 found, and worker.py.
 # PYTHONS="/path/to/python3 ..." replaces the search; the system's own Python is always built for.
 set -eu
 profile=$1 out=$2
@@ -61,6 +61,9 @@ if [ "${3:-}" = --one ]; then
     build "$@"
     exit
 fi
+# what a daemon process's python runs first
+worker=runtime/src/worker/worker.py
+cmp -s $worker "$out/worker.py" || install -D -m 644 $worker "$out/worker.py"
 found=$(candidates)
 echo "$found" | while read -r python; do describe "$python"; done | sort -u -k1,1 |
     xargs -r -P "$(nproc)" -L 1 "$0" "$profile" "$out" --one

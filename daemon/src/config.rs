@@ -69,6 +69,8 @@ pub struct Worker {
     /// Resident bytes.
     pub max_memory: u64,
     pub server_metrics: bool,
+    /// The least severe level that is logged, in syslog's numbers; 0: all are.
+    pub log_level: u32,
 }
 
 /// An application, as the server names it.

@@ -139,6 +139,16 @@ impl App {
         self.loaded.lock().unwrap().clone()
     }
 
+    /// Whether it was imported.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.lock().unwrap().is_some()
+    }
+
+    /// Whether its script has another modification time, in microseconds, than what was imported.
+    pub fn is_outdated(&self, modified: i64) -> bool {
+        self.is_loaded() && self.modified.load(Ordering::Relaxed) != modified
+    }
+
     /// Never the last reference, which must go attached: nothing is cloned that may be replaced meanwhile
     /// and not used.
     fn current(&self, modified: Option<i64>) -> Option<Arc<Loaded>> {

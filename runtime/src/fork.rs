@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::worker;
+
 static CHILD: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -33,6 +35,7 @@ extern "C" fn in_parent() {
 /// Default dispositions and an empty mask: else nobody could end the child.
 extern "C" fn in_child() {
     CHILD.store(true, Ordering::Relaxed);
+    worker::abandon();
     // SAFETY: all of these may be called in a forked child; what is read is filled before.
     unsafe {
         for signal in 1..=libc::SIGRTMAX() {

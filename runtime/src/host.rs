@@ -8,7 +8,7 @@ use burrow_abi::{burrow_apache, burrow_level, burrow_str, slice, HostApi, Interp
 use crate::fork;
 
 pub struct Host {
-    log: unsafe extern "C" fn(*mut c_void, i32, burrow_str),
+    pub log: unsafe extern "C" fn(*mut c_void, i32, burrow_str),
     /// Folders for every interpreter's `sys.path`, in order.
     pub paths: Vec<Vec<u8>>,
     pub multiprocess: bool,
@@ -18,8 +18,9 @@ pub struct Host {
     /// The daemon process group; empty in a server's own worker.
     pub process_group: Vec<u8>,
     pub switch_interval: f64,
-    options: unsafe extern "C" fn(burrow_str) -> InterpreterOptions,
-    apache: *const burrow_apache,
+    pub options: unsafe extern "C" fn(burrow_str) -> InterpreterOptions,
+    /// NULL, or what lives as long as the process.
+    pub apache: *const burrow_apache,
 }
 
 // SAFETY: what `apache` points to lives as long as the process and never changes.
@@ -28,6 +29,29 @@ unsafe impl Send for Host {}
 unsafe impl Sync for Host {}
 
 impl Host {
+    /// What the tables say.
+    ///
+    /// # Safety
+    /// Both point to valid tables; the host's functions stay callable for the life of the process.
+    pub unsafe fn new(api: *const HostApi, config: *const PythonConfig) -> Host {
+        // SAFETY: as the caller vouches; the paths are copied before this returns.
+        unsafe {
+            let config = &*config;
+            Host {
+                log: (*api).log,
+                options: (*api).options,
+                paths: strings(config.paths, config.n_paths),
+                multiprocess: config.multiprocess != 0,
+                run_once: config.run_once != 0,
+                processes: config.processes,
+                threads: config.threads,
+                process_group: config.process_group.bytes().to_vec(),
+                switch_interval: config.switch_interval,
+                apache: config.apache,
+            }
+        }
+    }
+
     /// What the module `apache` says; None where the server is not httpd.
     pub fn apache(&self) -> Option<&'static burrow_apache> {
         // SAFETY: NULL, or as said above.
@@ -43,25 +67,7 @@ impl Host {
 
 static HOST: OnceLock<Host> = OnceLock::new();
 
-/// # Safety
-/// Both point to valid tables; the host's functions stay callable for the life of the process.
-pub unsafe fn set(api: *const HostApi, config: *const PythonConfig) {
-    // SAFETY: as the caller vouches; the paths are copied before this returns.
-    let host = unsafe {
-        let config = &*config;
-        Host {
-            log: (*api).log,
-            options: (*api).options,
-            paths: strings(config.paths, config.n_paths),
-            multiprocess: config.multiprocess != 0,
-            run_once: config.run_once != 0,
-            processes: config.processes,
-            threads: config.threads,
-            process_group: config.process_group.bytes().to_vec(),
-            switch_interval: config.switch_interval,
-            apache: config.apache,
-        }
-    };
+pub fn set(host: Host) {
     assert!(HOST.set(host).is_ok(), "Python is started once in a process");
 }
 

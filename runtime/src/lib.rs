@@ -1,7 +1,8 @@
 //! Burrow's Python side: interpreters, WSGI, and the `mod_wsgi` module that applications import.
 //!
-//! Built once for each CPython as an extension-style library whose libpython symbols stay open. The
-//! host opens it in a worker process and meets it in [`burrow_runtime`], the only symbol it exports.
+//! Built once for each CPython as an extension-style library whose libpython symbols stay open. Embedded,
+//! the host opens it in a server's worker process and meets it in [`burrow_runtime`]; in daemon mode the
+//! application's python imports it and is a worker from then on: [`worker`].
 //! A request's path: [`app`] finds the callable, [`wsgi`] runs it.
 
 mod app;
@@ -19,6 +20,7 @@ mod observe;
 mod start;
 #[cfg(not(Py_3_13))]
 mod starvation;
+mod worker;
 mod wsgi;
 
 use burrow_abi::{RuntimeApi, ABI_VERSION};

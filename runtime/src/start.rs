@@ -9,6 +9,7 @@ use pyo3_ffi::{PyConfig, PyStatus};
 
 use crate::attach::Attached;
 use crate::bootstrap::State;
+use crate::host::Host;
 use crate::interpreter::{self, message};
 use crate::{fork, host};
 
@@ -16,7 +17,7 @@ use crate::{fork, host};
 pub unsafe extern "C" fn start(api: *const HostApi, config: *const PythonConfig) -> *const c_char {
     // SAFETY: the host's tables are valid, as the interface says.
     let started = unsafe {
-        host::set(api, config);
+        host::set(Host::new(api, config));
         initialise(&*config)
     };
     match started {
@@ -68,16 +69,27 @@ unsafe fn initialise(given: &PythonConfig) -> Result<(), String> {
         if failed(&status) {
             return Err(message(status.err_msg));
         }
-        fork::watch();
-        #[cfg(not(Py_3_12))]
-        crate::attach::gilstate::find_key();
-        let main = interpreter::adopt_main();
+        adopt()
+    }
+}
+
+/// Makes Python, which has just been started on this thread, ours. The thread is then detached.
+///
+/// # Safety
+/// The thread is attached to the main interpreter. Called once.
+pub unsafe fn adopt() -> Result<(), String> {
+    fork::watch();
+    #[cfg(not(Py_3_12))]
+    crate::attach::gilstate::find_key();
+    let main = interpreter::adopt_main();
+    // SAFETY: attached, as the caller vouches.
+    unsafe {
         if main.is_err() {
             ffi::PyErr_Print();
         }
         ffi::PyEval_SaveThread();
-        main.map(drop).map_err(|_| "an exception was raised while Python was set up".into())
     }
+    main.map(drop).map_err(|_| "an exception was raised while Python was set up".into())
 }
 
 /// As -W does.

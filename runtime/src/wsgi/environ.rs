@@ -58,6 +58,8 @@ pub struct Keys {
     input: Object,
     thread_id: Object,
     request_start: Object,
+    queue_start: Object,
+    daemon_start: Object,
     application_start: Object,
 }
 
@@ -72,6 +74,8 @@ impl Keys {
             input: interned(c"wsgi.input")?,
             thread_id: interned(c"mod_wsgi.thread_id")?,
             request_start: interned(c"mod_wsgi.request_start")?,
+            queue_start: interned(c"mod_wsgi.queue_start")?,
+            daemon_start: interned(c"mod_wsgi.daemon_start")?,
             application_start: interned(c"mod_wsgi.application_start")?,
         })
     }
@@ -219,10 +223,15 @@ fn set_var(state: &State, environ: &Object, var: usize, value: &[u8]) -> Result<
     }
 }
 
-/// When it came and when the application is called.
+/// When it came, was handed to a process group and taken there, and when the application is called.
 fn add_moments(state: &State, environ: &Object, call: &Call) -> Result<()> {
     let keys = &state.keys;
-    set_item(environ, keys.request_start.as_ptr(), &seconds(call.request.request_start)?)?;
+    let request = call.request;
+    if request.daemon_start != 0 {
+        set_item(environ, keys.queue_start.as_ptr(), &seconds(request.queue_start)?)?;
+        set_item(environ, keys.daemon_start.as_ptr(), &seconds(request.daemon_start)?)?;
+    }
+    set_item(environ, keys.request_start.as_ptr(), &seconds(request.request_start)?)?;
     set_item(environ, keys.application_start.as_ptr(), &seconds(call.started)?)
 }
 

@@ -1,0 +1,128 @@
+//! The applications that this worker has been asked for, and what the manager learns of them.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
+use std::sync::RwLock;
+
+use burrow_abi::{burrow_request, burrow_str, RuntimeApp, BURROW_RELOADING};
+use burrow_daemon::config;
+use burrow_daemon::control::FromWorker;
+use burrow_daemon::request::Addressed;
+
+use super::worker;
+use crate::app::{self, App};
+
+#[derive(Default)]
+pub struct Applications(RwLock<Vec<&'static Application>>);
+
+pub struct Application {
+    /// As the server names it.
+    key: config::App,
+    runtime: *mut RuntimeApp,
+    /// The manager knows that it is imported.
+    known: AtomicBool,
+    /// The modification time of its script that the manager was last told of.
+    reported: AtomicI64,
+}
+
+// SAFETY: `runtime` is an `App`, which threads may share.
+unsafe impl Send for Application {}
+// SAFETY: as above.
+unsafe impl Sync for Application {}
+
+thread_local! {
+    /// What this thread was last asked for.
+    static LAST: Cell<Option<&'static Application>> = const { Cell::new(None) };
+}
+
+impl Applications {
+    /// The application of a request; a new one is not imported yet.
+    pub fn find(&self, address: &Addressed) -> &'static Application {
+        if let Some(last) = LAST.get().filter(|last| last.is(address)) {
+            return last;
+        }
+        let known = self.0.read().unwrap().iter().find(|each| each.is(address)).copied();
+        let found = known.unwrap_or_else(|| self.add(address));
+        LAST.set(Some(found));
+        found
+    }
+
+    fn add(&self, address: &Addressed) -> &'static Application {
+        let mut all = self.0.write().unwrap();
+        // Another thread may have been quicker.
+        if let Some(known) = all.iter().find(|each| each.is(address)) {
+            return known;
+        }
+        let added = Box::leak(Box::new(Application::new(config::App {
+            target: address.target.to_vec(),
+            callable: address.callable.to_vec(),
+            application_group: address.application_group.to_vec(),
+        })));
+        all.push(added);
+        added
+    }
+
+    /// Those that are imported.
+    pub fn imported(&self) -> Vec<config::App> {
+        let all = self.0.read().unwrap();
+        all.iter().filter(|each| each.known.load(Relaxed)).map(|each| each.key.clone()).collect()
+    }
+}
+
+impl Application {
+    fn new(key: config::App) -> Application {
+        let config = &worker().config;
+        let group = if config.main_interpreter { b"" } else { &key.application_group[..] };
+        let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
+        // SAFETY: the strings are there for the call.
+        let runtime = unsafe { app::open(target, callable, group, (config.threads > 1).into()) };
+        Application { key, runtime, known: AtomicBool::new(false), reported: AtomicI64::new(0) }
+    }
+
+    fn is(&self, address: &Addressed) -> bool {
+        self.key.target == address.target
+            && self.key.callable == address.callable
+            && self.key.application_group == address.application_group
+    }
+
+    /// For [`crate::wsgi::serve`].
+    pub fn runtime(&self) -> *mut RuntimeApp {
+        self.runtime
+    }
+
+    fn app(&self) -> &App {
+        // SAFETY: made by `app::open`, never freed.
+        unsafe { &*self.runtime.cast() }
+    }
+
+    /// Imports one that the configuration names. False where it does not import.
+    pub fn import(&self) -> bool {
+        self.known.store(true, Relaxed);
+        // SAFETY: made by `app::open`.
+        unsafe { app::load(self.runtime) == 0 }
+    }
+
+    /// A worker serves the code that it has imported. Where the script is another one by now, the manager
+    /// is told, once, and replaces the worker.
+    pub fn look_at_script(&self, request: &mut burrow_request) {
+        if request.flags & BURROW_RELOADING == 0 {
+            return;
+        }
+        request.flags &= !BURROW_RELOADING;
+        let modified = match request.script_modified {
+            0 => self.app().modified_now(),
+            known => known,
+        };
+        let changed = self.app().is_outdated(modified);
+        if changed && self.reported.swap(modified, Relaxed) != modified {
+            worker().control.tell(FromWorker::Changed { app: self.key.clone() });
+        }
+    }
+
+    /// After a request: the manager is told of what was imported for it.
+    pub fn announce(&self) {
+        if !self.known.load(Relaxed) && self.app().is_loaded() && !self.known.swap(true, Relaxed) {
+            worker().control.tell(FromWorker::Imported { app: self.key.clone() });
+        }
+    }
+}

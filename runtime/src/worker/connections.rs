@@ -1,0 +1,289 @@
+//! The connections from servers: which thread has which, and who waits for the next request.
+//!
+//! Threads wait in one epoll. A connection is in it edge-triggered, so that nothing has to be switched off
+//! while a thread has it and on again afterwards: what arrives meanwhile is noted in its state. The listening
+//! socket is in it level-triggered and exclusive: of all the group's workers one that has a free thread is
+//! woken, and where none has, connections wait in the backlog.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::*};
+use std::sync::Mutex;
+
+use burrow_daemon::frame::{Header, Kind};
+use burrow_daemon::page::SLOTS;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{accept4, getsockopt, send, setsockopt, sockopt, MsgFlags, SockFlag};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::{log, worker};
+
+/// What the epoll says where it is not a connection's place.
+const LISTENER: u64 = u64::MAX;
+
+// The states of a place.
+/// There is no connection.
+const FREE: u8 = 0;
+/// Nobody has it: the epoll reports what arrives.
+const IDLE: u8 = 1;
+/// A thread has it.
+const TAKEN: u8 = 2;
+/// A thread has it, and the epoll has reported something meanwhile.
+const AGAIN: u8 = 3;
+
+pub struct Connections {
+    epoll: Epoll,
+    listener: OwnedFd,
+    places: Box<[Place]>,
+    vacancies: Mutex<Vacancies>,
+    /// Servers are to close their connections.
+    closing: AtomicBool,
+    /// For one read or write; 0: no limit.
+    timeout: TimeVal,
+}
+
+/// Where a connection is, or can be.
+struct Place {
+    /// Closed by whoever makes the place FREE.
+    fd: AtomicI32,
+    state: AtomicU8,
+    /// It is in the epoll: not before it is idle for the first time.
+    watched: AtomicBool,
+    /// The server was told to close it.
+    dismissed: AtomicBool,
+}
+
+struct Vacancies {
+    places: Vec<usize>,
+    /// Connections are to be accepted, if there is a place.
+    wanted: bool,
+    /// The listening socket is in the epoll.
+    listening: bool,
+}
+
+/// What a thread has waited for.
+pub enum Event {
+    /// Somebody connects.
+    Connecting,
+    /// Something has arrived on a connection, which is this thread's now.
+    Arrived(Connection),
+}
+
+/// A connection that the calling thread has.
+pub struct Connection {
+    pub slot: usize,
+    fd: RawFd,
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: only who has the connection closes it, and then no longer has it.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+impl Connections {
+    /// `timeout`: seconds for one read or write; 0: no limit.
+    pub fn new(listener: OwnedFd, timeout: f64) -> io::Result<Connections> {
+        let place = || Place {
+            fd: AtomicI32::new(-1),
+            state: AtomicU8::new(FREE),
+            watched: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
+        };
+        Ok(Connections {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            listener,
+            places: (0..SLOTS).map(|_| place()).collect(),
+            vacancies: Mutex::new(Vacancies {
+                places: (0..SLOTS).rev().collect(),
+                wanted: false,
+                listening: false,
+            }),
+            closing: AtomicBool::new(false),
+            timeout: TimeVal::microseconds((timeout * 1e6) as i64),
+        })
+    }
+
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// From here on connections are accepted, or no longer.
+    pub fn listen(&self, wanted: bool) -> io::Result<()> {
+        let mut vacancies = self.vacancies.lock().unwrap();
+        vacancies.wanted = wanted;
+        self.watch_listener(&mut vacancies)
+    }
+
+    fn watch_listener(&self, vacancies: &mut Vacancies) -> io::Result<()> {
+        let listening = vacancies.wanted && !vacancies.places.is_empty();
+        if listening && !vacancies.listening {
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+            self.epoll.add(&self.listener, EpollEvent::new(flags, LISTENER))?;
+        } else if !listening && vacancies.listening {
+            self.epoll.delete(&self.listener)?;
+        }
+        vacancies.listening = listening;
+        Ok(())
+    }
+
+    /// Waits for something to do.
+    pub fn wait(&self) -> io::Result<Event> {
+        let mut events = [EpollEvent::empty()];
+        loop {
+            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) if events[0].data() == LISTENER => return Ok(Event::Connecting),
+                Ok(_) => {
+                    if let Some(connection) = self.claim(events[0].data() as usize) {
+                        return Ok(Event::Arrived(connection));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a connection that nobody has. One that somebody has is to be looked at again.
+    fn claim(&self, slot: usize) -> Option<Connection> {
+        let place = &self.places[slot];
+        let next = |state| match state {
+            IDLE => Some(TAKEN),
+            TAKEN => Some(AGAIN),
+            _ => None,
+        };
+        let before = place.state.fetch_update(SeqCst, SeqCst, next);
+        (before == Ok(IDLE)).then(|| Connection { slot, fd: place.fd.load(Relaxed) })
+    }
+
+    /// Accepts a connection, if another worker was not quicker and its peer is one of these users.
+    pub fn accept(&self, peers: &[u32]) -> io::Result<Option<Connection>> {
+        let slot = {
+            let mut vacancies = self.vacancies.lock().unwrap();
+            let Some(slot) = vacancies.places.pop() else { return Ok(None) };
+            self.watch_listener(&mut vacancies)?;
+            slot
+        };
+        let place = &self.places[slot];
+        match self.accept_from(peers) {
+            Ok(Some(socket)) => {
+                place.watched.store(false, Relaxed);
+                place.dismissed.store(false, Relaxed);
+                let connection = Connection { slot, fd: socket.into_raw_fd() };
+                place.fd.store(connection.fd, Relaxed);
+                place.state.store(TAKEN, SeqCst);
+                Ok(Some(connection))
+            }
+            other => {
+                self.vacate(slot)?;
+                other.map(|_| None)
+            }
+        }
+    }
+
+    fn accept_from(&self, peers: &[u32]) -> io::Result<Option<OwnedFd>> {
+        let socket = match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            // SAFETY: it has just been made, for nobody else.
+            Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+            Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+        if !peers.contains(&peer.uid()) {
+            log::error(&format!(
+                "process {} of user {} has connected, who is not the server's: refused",
+                peer.pid(),
+                peer.uid()
+            ));
+            return Ok(None);
+        }
+        if self.timeout.num_microseconds() > 0 {
+            setsockopt(&socket, sockopt::ReceiveTimeout, &self.timeout)?;
+            setsockopt(&socket, sockopt::SendTimeout, &self.timeout)?;
+        }
+        Ok(Some(socket))
+    }
+
+    /// The thread is done with a connection for now. Gives it back where something has arrived meanwhile.
+    pub fn release(&self, connection: Connection) -> io::Result<Option<Connection>> {
+        let place = &self.places[connection.slot];
+        if !place.watched.swap(true, Relaxed) {
+            self.epoll.add(connection.as_fd(), arrivals(connection.slot))?;
+        }
+        if place.state.compare_exchange(TAKEN, IDLE, SeqCst, SeqCst).is_err() {
+            place.state.store(TAKEN, SeqCst);
+            return Ok(Some(connection));
+        }
+        if self.closing.load(SeqCst) {
+            self.dismiss(connection.slot)?;
+        }
+        Ok(None)
+    }
+
+    /// From here on servers are told to close their connections, as soon as no request is on them.
+    pub fn dismiss_all(&self) -> io::Result<()> {
+        self.closing.store(true, SeqCst);
+        (0..SLOTS).try_for_each(|slot| self.dismiss(slot))
+    }
+
+    /// Tells the server to close a connection. Nothing happens where a thread has it, who releases it.
+    fn dismiss(&self, slot: usize) -> io::Result<()> {
+        let place = &self.places[slot];
+        if place.state.compare_exchange(IDLE, TAKEN, SeqCst, SeqCst).is_err() {
+            return Ok(());
+        }
+        let connection = Connection { slot, fd: place.fd.load(Relaxed) };
+        if !place.dismissed.swap(true, Relaxed) {
+            let frame = Header { kind: Kind::GoAway, flags: 0, length: 0 }.bytes();
+            // A server that has gone, or does not read, needs no telling.
+            let _ = send(connection.fd, &frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        }
+        if place.state.swap(IDLE, SeqCst) == AGAIN {
+            // What was reported meanwhile is reported once more.
+            self.epoll.modify(connection.as_fd(), &mut arrivals(slot))?;
+        }
+        Ok(())
+    }
+
+    /// Closes a connection.
+    pub fn close(&self, connection: Connection) -> io::Result<()> {
+        let place = &self.places[connection.slot];
+        if place.watched.load(Relaxed) {
+            // A child that was just forked may still hold it: closing alone would not take it out.
+            self.epoll.delete(connection.as_fd())?;
+        }
+        place.state.store(FREE, SeqCst);
+        // SAFETY: it was made by `accept`; the place is FREE, so nobody else has it.
+        drop(unsafe { OwnedFd::from_raw_fd(place.fd.swap(-1, Relaxed)) });
+        self.vacate(connection.slot)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        SLOTS - self.vacancies.lock().unwrap().places.len()
+    }
+
+    /// In a child that the application forked: these are its parent's. Does what a signal handler may.
+    pub fn abandon(&self) {
+        let places = self.places.iter().map(|place| place.fd.load(Relaxed)).filter(|fd| *fd >= 0);
+        for fd in places.chain([self.epoll.0.as_raw_fd(), self.listener.as_raw_fd()]) {
+            // SAFETY: the child's own copies, which nothing there uses.
+            unsafe { libc::close(fd) };
+        }
+    }
+
+    fn vacate(&self, slot: usize) -> io::Result<()> {
+        let mut vacancies = self.vacancies.lock().unwrap();
+        vacancies.places.push(slot);
+        if self.closing.load(SeqCst) {
+            worker().control.wake();
+        }
+        self.watch_listener(&mut vacancies)
+    }
+}
+
+fn arrivals(slot: usize) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, slot as u64)
+}

@@ -1,0 +1,144 @@
+//! Daemon mode: the worker process, which is the application's own python running [`run`].
+//!
+//! ```text
+//!  main thread     Python's: imports the applications, runs Python's signal handlers and, at the end, the
+//!                  exit functions
+//!  burrow:control  the manager's messages, signals, time limits; never waits for Python
+//!  burrow:1 …      take requests: each is received, served and answered by one thread
+//! ```
+
+mod applications;
+mod connections;
+mod control;
+mod exchange;
+mod incoming;
+mod log;
+mod main_thread;
+mod outgoing;
+mod settings;
+mod threads;
+
+use std::convert::Infallible;
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+use burrow_daemon::config::{self, CONFIGURATION, CONTROL, LISTENER};
+use burrow_daemon::page;
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use pyo3_ffi as ffi;
+use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject};
+
+use crate::module::{method, table};
+use crate::{host, start};
+use applications::Applications;
+use connections::Connections;
+use control::Control;
+use main_thread::MainThread;
+
+/// All of the process, once it knows what it is.
+struct Worker {
+    config: config::Worker,
+    page: page::Writer,
+    connections: Connections,
+    applications: Applications,
+    control: Control,
+    main_thread: MainThread,
+}
+
+static WORKER: OnceLock<Worker> = OnceLock::new();
+
+fn worker() -> &'static Worker {
+    WORKER.get().expect("set before anything else runs")
+}
+
+/// The extension module `burrow_runtime`, which has the one function `run`.
+#[no_mangle]
+pub unsafe extern "C" fn PyInit_burrow_runtime() -> *mut PyObject {
+    let slots = vec![
+        #[cfg(Py_GIL_DISABLED)]
+        PyModuleDef_Slot { slot: ffi::Py_mod_gil, value: ffi::Py_MOD_GIL_NOT_USED },
+    ];
+    let def = PyModuleDef {
+        m_base: ffi::PyModuleDef_HEAD_INIT,
+        m_name: c"burrow_runtime".as_ptr(),
+        m_doc: std::ptr::null(),
+        m_size: 0,
+        m_methods: table(vec![method(c"run", run)], PyMethodDef::zeroed()),
+        m_slots: table(slots, PyModuleDef_Slot { slot: 0, value: std::ptr::null_mut() }).cast(),
+        m_traverse: None,
+        m_clear: None,
+        m_free: None,
+    };
+    // SAFETY: a definition that lives for ever.
+    unsafe { ffi::PyModuleDef_Init(Box::leak(Box::new(def))) }
+}
+
+/// Is a worker until its end. Called once, on the main thread.
+unsafe extern "C" fn run(_module: *mut PyObject, _arguments: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by Python, so attached; the manager has passed the descriptors.
+    let Err(why) = unsafe { live() };
+    eprintln!("burrow: a worker cannot start: {why}");
+    exit(1)
+}
+
+/// # Safety
+/// The thread is attached to the main interpreter; nobody else closes the descriptors of [`config`].
+unsafe fn live() -> Result<Infallible, String> {
+    let begun = || -> io::Result<OwnedFd> {
+        // SAFETY: the caller's word.
+        let (listener, file, link) = unsafe { (take(LISTENER)?, take(CONFIGURATION)?, take(CONTROL)?) };
+        let config = config::Worker::from_file(file)?;
+        let begun = WORKER.set(Worker {
+            page: page::Writer::new(config.threads)?,
+            connections: Connections::new(listener, config.socket_timeout)?,
+            applications: Applications::default(),
+            control: Control::new()?,
+            main_thread: MainThread::default(),
+            config,
+        });
+        assert!(begun.is_ok(), "run is called once");
+        Ok(link)
+    };
+    let link = begun().map_err(|error| error.to_string())?;
+    host::set(settings::host());
+    // SAFETY: the caller's word.
+    unsafe { start::adopt()? };
+    main_thread::live(link).map_err(|error| error.to_string())
+}
+
+/// One of the descriptors that the process was started with; no child inherits it.
+///
+/// # Safety
+/// Nobody else closes it.
+unsafe fn take(descriptor: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: open, or it fails; it is ours, as the caller vouches.
+    unsafe {
+        fcntl(BorrowedFd::borrow_raw(descriptor), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// In a child that the application forked, whose parent's connections must end with its parent. Does what a
+/// signal handler may.
+pub fn abandon() {
+    if let Some(worker) = WORKER.get() {
+        worker.connections.abandon();
+        worker.control.abandon();
+        // SAFETY: the child's own copy, which nothing there uses.
+        unsafe { libc::close(worker.page.notice_writer()) };
+    }
+}
+
+/// A thread cannot go on, for instance since the application has closed every descriptor.
+fn fail(error: &io::Error) -> ! {
+    log::error(&format!("this process ends, since it cannot serve: {error}"));
+    exit(1)
+}
+
+/// Ends the process at once, without anybody's exit functions.
+fn exit(status: c_int) -> ! {
+    // SAFETY: no precondition.
+    unsafe { libc::_exit(status) }
+}

@@ -1,0 +1,130 @@
+//! What a worker sends on a connection: who it is, and answers.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use burrow_abi::{burrow_head, burrow_outcome};
+use burrow_daemon::frame::{File, Header, Hello, Kind, BODY_MAX, HEADER, HEAD_MAX};
+use burrow_daemon::head;
+use nix::errno::Errno;
+use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
+
+/// The sending end of a connection. All of it waits while the server is slow to read.
+pub struct Sender<'a> {
+    socket: BorrowedFd<'a>,
+    /// Frames that are being made; empty between calls.
+    frames: &'a mut Vec<u8>,
+}
+
+impl<'a> Sender<'a> {
+    pub fn new(socket: BorrowedFd<'a>, frames: &'a mut Vec<u8>) -> Sender<'a> {
+        Sender { socket, frames }
+    }
+
+    /// Says first of all which slot of the page is the connection's.
+    pub fn hello(&mut self, slot: usize, page: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+        self.add(Kind::Hello, 0, &Hello { slot: slot as u32 }.bytes());
+        self.transmit(&[], &page)
+    }
+
+    /// Sends bytes of an answer, with its head if that is new.
+    ///
+    /// # Safety
+    /// The strings of `head` are there.
+    pub unsafe fn send(&mut self, head: Option<&burrow_head>, data: &[u8], flags: u8) -> io::Result<()> {
+        if let Some(head) = head {
+            // SAFETY: the caller's word.
+            unsafe { self.add_head(head, if data.is_empty() { flags } else { 0 })? };
+            if data.is_empty() {
+                return self.transmit(&[], &[]);
+            }
+        }
+        let mut pieces = data.chunks(BODY_MAX).peekable();
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            let is_last = pieces.peek().is_none();
+            self.add_header(Kind::Body, if is_last { flags } else { 0 }, piece.len());
+            self.transmit(piece, &[])?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends a piece of a file, with the answer's head if that is new.
+    ///
+    /// # Safety
+    /// The strings of `head` are there.
+    pub unsafe fn send_file(
+        &mut self,
+        head: Option<&burrow_head>,
+        (file, descriptor): (File, BorrowedFd<'_>),
+        flags: u8,
+    ) -> io::Result<()> {
+        if let Some(head) = head {
+            // SAFETY: the caller's word.
+            unsafe { self.add_head(head, 0)? };
+            self.transmit(&[], &[])?;
+        }
+        self.add(Kind::File, flags, &file.bytes());
+        self.transmit(&[], &[descriptor])
+    }
+
+    /// The answer ends and is not whole.
+    pub fn abort(&mut self, outcome: burrow_outcome) -> io::Result<()> {
+        self.add(Kind::Abort, 0, &[outcome as u8]);
+        self.transmit(&[], &[])
+    }
+
+    fn add_header(&mut self, kind: Kind, flags: u8, length: usize) {
+        self.frames.extend_from_slice(&Header { kind, flags, length }.bytes());
+    }
+
+    fn add(&mut self, kind: Kind, flags: u8, payload: &[u8]) {
+        self.add_header(kind, flags, payload.len());
+        self.frames.extend_from_slice(payload);
+    }
+
+    unsafe fn add_head(&mut self, head: &burrow_head, flags: u8) -> io::Result<()> {
+        self.frames.extend_from_slice(&[0; HEADER]);
+        // SAFETY: the callers' word.
+        unsafe { head::write(head, self.frames) };
+        let length = self.frames.len() - HEADER;
+        if length > HEAD_MAX {
+            self.frames.clear();
+            self.frames.shrink_to(HEAD_MAX);
+            return Err(io::Error::new(ErrorKind::InvalidInput, "its headers are longer than 1 MiB"));
+        }
+        self.frames[..HEADER].copy_from_slice(&Header { kind: Kind::Head, flags, length }.bytes());
+        Ok(())
+    }
+
+    /// Sends the frames and what belongs behind them, in one call where the server reads.
+    fn transmit(&mut self, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let sent = transmit(self.socket, [self.frames, data], descriptors);
+        self.frames.clear();
+        sent
+    }
+}
+
+fn transmit(
+    socket: BorrowedFd<'_>,
+    [first, second]: [&[u8]; 2],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let mut rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+    let mut slices = &mut [IoSlice::new(first), IoSlice::new(second)][..];
+    while !slices.is_empty() {
+        match sendmsg::<()>(socket.as_raw_fd(), slices, rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(count) => {
+                rights = &[];
+                IoSlice::advance_slices(&mut slices, count);
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

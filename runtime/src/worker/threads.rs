@@ -1,0 +1,134 @@
+//! The threads that take requests: each receives one, serves it and sends the answer, all by itself.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::thread::Builder;
+
+use burrow_abi::{burrow_pair, burrow_request, BURROW_REQUEST_METHOD, BURROW_REQUEST_URI};
+use burrow_daemon::{page, request};
+use nix::errno::Errno;
+
+use super::connections::{Connection, Event};
+use super::exchange::{Exchange, IO};
+use super::incoming::{malformed, Received, AHEAD};
+use super::outgoing::Sender;
+use super::{fail, log, worker};
+use crate::observe;
+use crate::wsgi;
+
+/// What the system gives a thread where nothing else was asked for.
+const STACK_SIZE: usize = 8 << 20;
+
+/// Starts as many as were asked for.
+pub fn start() -> io::Result<()> {
+    let config = &worker().config;
+    let stack_size = if config.stack_size == 0 { STACK_SIZE } else { config.stack_size as usize };
+    for number in 1..=config.threads {
+        Builder::new().name(format!("burrow:{number}")).stack_size(stack_size).spawn(|| {
+            let Err(error) = work();
+            fail(&error)
+        })?;
+    }
+    Ok(())
+}
+
+fn work() -> io::Result<std::convert::Infallible> {
+    let worker = worker();
+    let mut desk = Desk::new();
+    loop {
+        let mut next = match worker.connections.wait()? {
+            Event::Arrived(connection) => Some(connection),
+            Event::Connecting => desk.accept()?,
+        };
+        while let Some(connection) = next {
+            let _entry = worker.control.enter();
+            next = match desk.attend(&connection) {
+                Ok(()) => worker.connections.release(connection)?,
+                Err(error) => {
+                    if error.kind() == ErrorKind::InvalidData {
+                        log::error(&format!("a connection is closed, since its server has sent {error}"));
+                    }
+                    worker.connections.close(connection)?;
+                    None
+                }
+            }
+        }
+    }
+}
+
+/// What a thread works with, from request to request.
+struct Desk {
+    received: Received,
+    /// Room for what arrives of a body, for an answer's frames and for headers.
+    body: Vec<u8>,
+    frames: Vec<u8>,
+    pairs: Vec<burrow_pair>,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk { received: Received::new(), body: vec![0; AHEAD], frames: Vec::new(), pairs: Vec::new() }
+    }
+
+    /// Accepts a connection and says who we are.
+    fn accept(&mut self) -> io::Result<Option<Connection>> {
+        let worker = worker();
+        let connection = match worker.connections.accept(&worker.config.peers) {
+            Ok(connection) => connection,
+            Err(error)
+                if matches!(
+                    Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+                    Errno::EMFILE | Errno::ENFILE
+                ) =>
+            {
+                log::error(&format!("no further connection is accepted: {error}"));
+                worker.connections.listen(false)?;
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(connection) = connection else { return Ok(None) };
+        worker.page.open(connection.slot);
+        let mut sender = Sender::new(connection.as_fd(), &mut self.frames);
+        if sender.hello(connection.slot, worker.page.descriptors()).is_err() {
+            // The server has gone already.
+            worker.connections.close(connection)?;
+            return Ok(None);
+        }
+        Ok(Some(connection))
+    }
+
+    /// Serves the request that has arrived, if one has. An error where the connection is to be closed.
+    fn attend(&mut self, connection: &Connection) -> io::Result<()> {
+        let worker = worker();
+        let socket = connection.as_fd();
+        if !self.received.receive(socket)? {
+            return Ok(());
+        }
+        let read = request::read(self.received.payload(), &mut self.pairs);
+        let (address, mut request) = read.ok_or_else(|| malformed("what is no request"))?;
+        let now = page::now();
+        if address.queue_deadline != 0 && now > address.queue_deadline {
+            // The server has answered it by now.
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let [method, uri] = [BURROW_REQUEST_METHOD, BURROW_REQUEST_URI].map(|var| text(&request, var));
+        worker.page.take(connection.slot, now, method, uri);
+        request.daemon_start = observe::now();
+        let application = worker.applications.find(&address);
+        application.look_at_script(&mut request);
+        let body = self.received.body(socket, &mut self.body);
+        let sender = Sender::new(socket, &mut self.frames);
+        let exchange = Exchange::new(&request, connection.slot, body, sender);
+        let pointer = std::ptr::from_ref(&exchange).cast_mut().cast();
+        // SAFETY: the application's record is the runtime's; the rest lives until `serve` returns.
+        let outcome = unsafe { wsgi::serve(application.runtime(), &request, &IO, pointer) };
+        application.announce();
+        exchange.finish(outcome)
+    }
+}
+
+fn text(request: &burrow_request, var: u32) -> &'static [u8] {
+    // SAFETY: it is there while the request is.
+    unsafe { request.vars[var as usize].bytes() }
+}

@@ -1,0 +1,427 @@
+"""A daemon worker, spoken to as servers and its manager do."""
+
+import json
+import os
+import re
+import socket
+import stat
+import time
+
+import psutil
+import pytest
+from servers import WORKER, wait_for
+from test_process import EXPECTED, FORKS
+from workers import ABORTED, BODY, FAILED, GOAWAY, LAST, RELOADING, Worker, app, frame, request
+
+
+@pytest.fixture
+def worker():
+    made = Worker()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    made = Worker(main_interpreter=True).start("hello.py")
+    yield made
+    made.close()
+
+
+# ---- requests
+
+
+def test_a_connection_serves_one_request_after_another(shared):
+    with shared.connect() as connection:
+        for number in 1, 2, 3:
+            answer = connection.get(shared.target("hello.py"))
+            assert (answer.status, answer.reason, answer.abort) == (200, "OK", None)
+            assert (answer.body, answer.length) == (b"Hello, World!\n", 14)
+            assert connection.taken == number
+        pid, threads, busy, draining, served = connection.summary()
+        assert (pid, threads, busy, draining) == (shared.pid, 3, 0, 0)
+        assert served >= 3
+
+
+def test_environ(shared):
+    headers = [("Host", "shop.example"), ("X-Long", "x" * 100_000)]
+    answer = shared.get("environ.py", "/a", headers=headers, SCRIPT_NAME="/shop", REMOTE_USER="jane").json()
+    strings = answer["strings"]
+    assert strings["HTTP_X_LONG"] == "x" * 100_000
+    expected = {
+        "REQUEST_METHOD": "GET", "SCRIPT_NAME": "/shop", "PATH_INFO": "/a", "REMOTE_USER": "jane",
+        "mod_wsgi.process_group": "shop", "mod_wsgi.application_group": "", "HTTP_HOST": "shop.example",
+        "mod_wsgi.server_pid": str(shared.pid),
+    }  # fmt: skip
+    assert expected.items() <= strings.items()
+    moments = [float(answer["reprs"][f"mod_wsgi.{name}_start"])
+               for name in ("request", "queue", "daemon", "application")]  # fmt: skip
+    assert moments == sorted(moments) and time.time() - moments[0] < 60
+    assert answer["reprs"]["wsgi.multithread"] == "True"
+    assert answer["reprs"]["wsgi.multiprocess"] == "False"
+
+
+@pytest.mark.parametrize("how", ["at once", "in pieces", "byte by byte"])
+def test_bodies(shared, how):
+    body = os.urandom(200_000 if how != "byte by byte" else 2000)
+    frames = [frame(BODY, body[at : at + 60_000]) for at in range(0, len(body), 60_000)]
+    sent = request(shared.target("body.py"), "/count", method="POST", body="later")
+    sent += b"".join(frames) + frame(BODY, flags=LAST)
+    step = {"at once": len(sent), "in pieces": 70_001, "byte by byte": 1}[how]
+    with shared.connect() as connection:
+        for _ in range(2):
+            for at in range(0, len(sent), step):
+                connection.send(sent[at : at + step])
+            assert connection.answer().json() == len(body)
+
+
+def test_lines_of_a_body(shared):
+    with shared.connect() as connection:
+        query = "do=readline;read,3;readlines"
+        connection.send(request(shared.target("body.py"), body="later", QUERY_STRING=query))
+        for piece in b"one\ntw", b"", b"o three\nfour":
+            connection.send(frame(BODY, piece))
+        connection.send(frame(BODY, flags=LAST))
+        assert connection.answer().json() == ["one\n", "two", [" three\n", "four"]]
+
+
+def test_a_body_that_nobody_reads(shared):
+    with shared.connect() as connection:
+        connection.send(request(shared.target("body.py"), "/unread", body="later"))
+        connection.send(frame(BODY, b"x" * 65536))
+        assert connection.answer().json() == "not read"
+        connection.send(frame(BODY, b"x" * 65536) * 4 + frame(BODY, b"x", LAST))
+        assert connection.get(shared.target("hello.py")).status == 200
+
+
+def test_answers(shared):
+    lines = b"".join(b"line %d\n" % number for number in range(20000))
+    for path, body in {
+        "large": lines, "large-chunks": lines * 20, "generator": b"generator", "empty-list": b"",
+        "list-of-many": b"".join(b"%d," % number for number in range(1000)),
+    }.items():  # fmt: skip
+        answer = shared.get("responses.py", f"/{path}")
+        assert (answer.status, answer.body, answer.abort) == (200, body, None), path
+
+
+def test_pieces_arrive_when_they_are_made(shared):
+    with shared.connect() as connection:
+        query = "name=pieces"
+        connection.send(request(shared.target("responses.py"), "/gated", QUERY_STRING=query))
+        connection.socket.settimeout(5)
+        kinds = [connection.frame() for _ in range(3)]
+        assert kinds[-1][2] == b"first\n" or connection.frame()[2] == b"first\n"
+        shared.get("responses.py", "/open", QUERY_STRING=query)
+        assert connection.frame()[2] == b"second\n"
+        assert connection.frame()[1:] == (LAST, b"")
+
+
+def test_files_are_passed_as_descriptors(shared):
+    script = shared.apps / "file.py"
+    script.write_text("""
+def application(environ, start_response):
+    start_response("200 OK", [])
+    file = open(__file__, "rb")
+    file.seek(3)
+    return environ["wsgi.file_wrapper"](file)
+""")
+    content = script.read_bytes()
+    with shared.connect() as connection:
+        for _ in range(3):
+            answer = connection.get(str(script))
+            ((offset, length, descriptor),) = answer.files
+            assert (answer.body, answer.length, offset) == (b"", length, 3)
+            assert stat.S_ISREG(os.fstat(descriptor).st_mode)
+            assert os.pread(descriptor, length, offset) == content[3:]
+            os.close(descriptor)
+    files = [file.path for file in psutil.Process(shared.pid).open_files()]
+    assert str(script) not in files
+
+
+def test_faults_of_the_application(shared):
+    with shared.connect() as connection:
+        answer = connection.get(shared.target("faults.py"), "/raise-first")
+        assert (answer.status, answer.abort) == (0, FAILED)
+        answer = connection.get(shared.target("faults.py"), "/late-raise")
+        assert (answer.status, answer.abort) == (200, ABORTED)
+        assert connection.get(shared.target("hello.py")).status == 200
+
+
+def test_a_request_that_has_waited_too_long_is_not_taken(shared):
+    late = time.monotonic_ns() // 1000 - 1
+    with shared.connect() as connection:
+        connection.send(request(shared.target("hello.py"), deadline=late))
+        connection.frame()
+        with pytest.raises((EOFError, ConnectionResetError)):
+            connection.frame()
+    in_time = time.monotonic_ns() // 1000 + 10_000_000
+    assert shared.get("hello.py", deadline=in_time).status == 200
+
+
+def test_two_application_groups(worker):
+    worker.start()
+    seen = [worker.get("environ.py", group=group).json()["strings"] for group in ("", "a", "b")]
+    assert [each["mod_wsgi.application_group"] for each in seen] == ["", "a", "b"]
+
+
+# ---- the rest of Python
+
+
+@pytest.mark.parametrize("what", {**FORKS, **EXPECTED})
+def test_python(shared, what):
+    expected = {**FORKS, **EXPECTED}[what]
+    for _ in range(2):
+        assert shared.get("process.py", f"/{what}").json() == {"ok": expected}
+
+
+def test_children_do_not_hold_connections(worker):
+    script = worker.apps / "forks.py"
+    script.write_text("""
+import os
+children = []
+
+def application(environ, start_response):
+    pid = os.fork()
+    if pid == 0:
+        os.write(2, b"child sees " + " ".join(
+            os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")
+            if os.path.lexists(f"/proc/self/fd/{each}")
+        ).encode() + b" .\\n")
+        import time
+        time.sleep(60)
+        os._exit(0)
+    start_response("200 OK", [])
+    return [str(pid).encode()]
+""")
+    worker.start(app(script), main_interpreter=True)
+    connection = worker.connect()
+    child = psutil.Process(int(connection.get(str(script)).body))
+    try:
+        seen = re.search("child sees (.*) [.]", worker.wait_log("child sees")).group(1)
+        assert "socket:" not in seen and "eventpoll" not in seen and "eventfd" not in seen
+        worker.process.kill()
+        assert connection.socket.recv(1) == worker.control.recv(1) == b""
+        assert connection.noticed() == "dead"
+    finally:
+        child.kill()
+
+
+# ---- whom it serves
+
+
+def test_garbage(shared):
+    for garbage in b"GET / HTTP/1.1\r\n\r\n", frame(BODY, b"x"), frame(2, b"no request"), b"\xff" * 100:
+        with shared.connect() as connection:
+            connection.send(garbage)
+            connection.frame()
+            with pytest.raises((EOFError, ConnectionResetError)):
+                connection.frame()
+    assert shared.log().count("a connection is closed, since its server has sent") == 4
+    assert shared.get("hello.py").status == 200
+
+
+def test_garbage_in_a_body(shared):
+    with shared.connect() as connection:
+        connection.send(request(shared.target("body.py"), "/count", body="later") + b"garbage!" * 10)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            connection.answer()
+    assert "a request cannot go on: no such frame" in shared.log()
+    assert shared.get("hello.py").status == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_a_peer_that_is_not_the_server(worker):
+    worker.start("hello.py")
+    os.chmod(worker.path, 0o666)
+    if (child := os.fork()) == 0:
+        os.setuid(WORKER.pw_uid)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(worker.path))
+        try:
+            os._exit(len(connection.recv(100)))
+        except ConnectionResetError:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert f"of user {WORKER.pw_uid}" in worker.log()
+    assert worker.get("hello.py").status == 200
+
+
+# ---- its life
+
+
+def test_it_registers(worker):
+    worker.start("hello.py", settings="other")
+    registered = worker.registered
+    assert (registered["pid"], registered["group"], registered["settings"]) == (worker.pid, "shop", "other")
+    assert abs(registered["started"] - time.time()) < 60
+    assert (registered["ready"], registered["draining"]) == (False, False)
+    listener, page = registered["descriptors"]
+    assert socket.socket(fileno=listener).getsockname() == str(worker.path)
+    os.close(page)
+
+
+def test_what_does_not_import(worker):
+    broken = app(worker.apps / "broken.py")
+    (worker.apps / "broken.py").write_text("import nothing_like_this\n")
+    worker.start("hello.py", broken, ready=False)
+    assert worker.receive("broken")["app"] == broken
+    assert worker.wait() == 1
+    assert "No module named 'nothing_like_this'" in worker.log()
+
+
+def test_what_is_imported_later_is_announced_once(worker):
+    worker.start("hello.py")
+    for _ in range(2):
+        assert worker.get("hello.py").status == worker.get("environ.py", group="b").status == 200
+    assert worker.receive("imported")["app"] == app(worker.apps / "environ.py", group="b")
+    worker.order("stop", reason="shutdown_signal")
+    worker.wait()
+    with pytest.raises(EOFError):
+        worker.receive("nothing")
+    assert worker.messages == ["register", "ready", "imported"]
+
+
+def test_a_changed_script_is_reported_and_not_imported(worker):
+    script = worker.apps / "version.py"
+    source = "def application(environ, start):\n    start('200 OK', [])\n    return [b'%d']\n"
+    script.write_text(source % 1)
+    worker.start(app(script))
+    modified = script.stat().st_mtime_ns // 1000
+    assert worker.get("version.py", flags=RELOADING, mtime=modified).body == b"1"
+    script.write_text(source % 2)
+    os.utime(script, (1, 1))
+    for mtime in 1_000_000, 1_000_000, 0:
+        assert worker.get("version.py", flags=RELOADING, mtime=mtime).body == b"1"
+    assert worker.receive("changed")["app"] == app(script)
+    os.utime(script, (2, 2))
+    assert worker.get("version.py", flags=RELOADING).body == b"1"
+    worker.receive("changed")
+    assert worker.messages == ["register", "ready", "changed", "changed"]
+
+
+def test_draining(worker):
+    worker.start("hello.py", "responses.py")
+    idle, busy = worker.connect(), worker.connect()
+    idle.get(worker.target("hello.py"))
+    busy.send(request(worker.target("responses.py"), "/gated", QUERY_STRING="name=drain"))
+    wait_for(lambda: idle.summary()[2] == 1, "the request being taken")
+    worker.order("drain", reason="graceful_signal", timeout=10)
+    assert idle.frame()[0] == GOAWAY
+    assert idle.summary()[3] == 1 and idle.noticed() == "drains"
+    # whoever connects now waits for another worker
+    waiting = worker.connect()
+    waiting.send(request(worker.target("hello.py")))
+    # what is still sent on a connection is served
+    idle.send(request(worker.target("responses.py"), "/open", QUERY_STRING="name=drain"))
+    assert idle.answer().body == b"opened"
+    assert busy.answer().body == b"first\nsecond\n"
+    assert busy.frame()[0] == GOAWAY
+    assert worker.process.poll() is None
+    idle.close()
+    busy.close()
+    assert worker.wait() == 0
+    with pytest.raises(TimeoutError):
+        waiting.socket.settimeout(0.1)
+        waiting.frame()
+
+
+def test_a_drain_ends_at_its_timeout(worker):
+    worker.start("hello.py")
+    connection = worker.connect()
+    connection.get(worker.target("hello.py"))
+    worker.order("drain", reason="graceful_signal", timeout=0.3)
+    assert worker.wait(5) == 0
+
+
+def test_a_stop_runs_the_exit_functions(worker):
+    (worker.root / "data").mkdir()
+    worker.start("lifecycle.py", "api.py")
+    worker.get("lifecycle.py", "/atexit")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    assert "printed at exit" in worker.log()
+
+
+def test_a_stop_does_not_wait_for_ever(worker):
+    worker.start("lifecycle.py", shutdown_timeout=0.5)
+    worker.get("lifecycle.py", "/hangs")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait(3) == 0
+    assert "without waiting any longer" in worker.log()
+
+
+def test_closing_every_descriptor_harms_nobody_else(worker):
+    script = worker.apps / "closes.py"
+    script.write_text("""
+import os
+
+def application(environ, start_response):
+    os.closerange(3, 4096)
+    start_response("200 OK", [])
+    return []
+""")
+    worker.start(app(script))
+    with worker.connect() as connection:
+        connection.send(request(str(script)))
+        assert worker.wait() == 1
+    assert "cannot serve" in worker.log()
+
+
+def test_the_next_manager_is_found(worker):
+    path = str(worker.root / "control")
+    worker.start("hello.py", control=path)
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    manager.bind(path)
+    manager.settimeout(5)
+    worker.control.close()
+    assert worker.get("hello.py").status == 200
+    manager.listen()
+    worker.control = manager.accept()[0]
+    packet, descriptors, _, _ = socket.recv_fds(worker.control, 1 << 16, 4)
+    registered = json.loads(packet)["worker"]["register"]
+    assert registered["ready"] and registered["pid"] == worker.pid and len(descriptors) == 2
+    assert registered["apps"] == [app(worker.apps / "hello.py")]
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    manager.close()
+
+
+# ---- its log
+
+
+def test_log_lines_of_httpd(shared):
+    shared.get("logs.py", "/print", QUERY_STRING="in-apache-style")
+    line = next(line for line in shared.log().splitlines() if "in-apache-style" in line)
+    assert re.fullmatch(
+        r"\[\w{3} \w{3} \d\d \d\d:\d\d:\d\d\.\d{6} \d{4}\] \[wsgi:error\] "
+        rf"\[pid {shared.pid}:tid \d+\] \[remote 192\.0\.2\.7:4711\] in-apache-style",
+        line,
+    )
+
+
+def test_log_lines_of_nginx(worker):
+    worker.start("logs.py", server="nginx")
+    worker.get("logs.py", "/warning", QUERY_STRING="in-nginx-style", headers=[("Host", "shop.example")])
+    line = next(line for line in worker.log().splitlines() if "in-nginx-style" in line)
+    assert re.fullmatch(
+        rf"\d{{4}}/\d\d/\d\d \d\d:\d\d:\d\d \[\w+\] {worker.pid}#\d+: \*12 .*in-nginx-style, "
+        r'client: 192\.0\.2\.7, server: shop\.example, request: "GET /warning HTTP/1\.1", '
+        r'host: "shop\.example"',
+        line,
+    )
+
+
+def test_the_log_is_replaced(worker):
+    worker.start("logs.py")
+    with (worker.root / "other.log").open("ab") as log:
+        worker.order("log", [log.fileno()])
+    wait_for(lambda: os.readlink(f"/proc/{worker.pid}/fd/2").endswith("other.log"), "the other log")
+    worker.get("logs.py", "/print", QUERY_STRING="goes-there")
+    assert "goes-there" in (worker.root / "other.log").read_text() and "goes-there" not in worker.log()
+
+
+def test_levels(worker):
+    worker.start("logs.py", log_level=4)
+    assert "Loading WSGI script" not in worker.log()
+    worker.get("logs.py", "/warning", QUERY_STRING="warned")
+    assert "warned" in worker.log()
