@@ -62,6 +62,12 @@ def test_python_flags(apache):
     assert seen(apache)["hash"] == first
 
 
+@pytest.mark.parametrize(("flags", "interval"), [("", 0.001), ("WSGISwitchInterval 0.005", 0.005)])
+def test_switch_interval_beside_others(apache, flags, interval):
+    apache.start("directives.py", "one", main=flags)
+    assert seen(apache)["switch_interval"] == pytest.approx(interval)
+
+
 def test_restrictions_by_interpreter(apache):
     sections = (
         "WSGIRestrictStdin On\n"

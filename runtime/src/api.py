@@ -6,6 +6,10 @@ subscribed to events or asked for metrics.
 
 import resource
 
+# Interpreters that share the GIL take turns more often than Python's threads do, unless they are told how
+# often. Of three threads the one that does not compute may wait for many turns of the two that do.
+PYTHONS_SWITCH_INTERVAL, SHARED_SWITCH_INTERVAL = 0.005, 0.001
+
 request_data = native.request_data
 event_callbacks, shutdown_callbacks, signal_callbacks = [], [], []
 
@@ -290,6 +294,8 @@ def set_up(main, paths, stdin, stdout, signal, switch_interval, apache):
         restrict_signal()
     if main and switch_interval:
         sys.setswitchinterval(switch_interval)
+    if not (main or switch_interval) and sys.getswitchinterval() == PYTHONS_SWITCH_INTERVAL:
+        sys.setswitchinterval(SHARED_SWITCH_INTERVAL)
     extend_path(paths)
     borrow_path()
 

@@ -98,6 +98,18 @@ impl Interpreter {
         self.observed.load(Ordering::Relaxed)
     }
 
+    /// Whether it has a request in progress.
+    #[cfg(not(Py_3_13))]
+    pub fn is_busy(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether any other interpreter has.
+    #[cfg(not(Py_3_13))]
+    pub fn others_busy(&self) -> bool {
+        BUSY.load(Ordering::SeqCst) > u32::from(self.is_busy())
+    }
+
     /// Marks a request in progress until the result is dropped.
     pub fn busy(&'static self) -> Busy {
         if self.active.fetch_add(1, Ordering::Relaxed) == 0 {

@@ -353,7 +353,10 @@ pub const DIRECTIVES: &[Directive] = &[
         "*seconds*",
         MainServerOrInterpreterOptions,
         "0.005",
-        Differs("with application-group refused: the interpreters of a process share one lock"),
+        Differs(
+            "with application-group refused: the interpreters of a process share one lock; unset, it is 0.001 \
+             once there is a sub-interpreter",
+        ),
         Has("wsgi_switch_interval", "with application-group refused, too"),
     ),
     directive(
