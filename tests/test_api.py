@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from servers import Mount
+from servers import Mount, wait_for
 
 REQUEST_EVENT = {"request_id", "request_data"}
 STARTED = REQUEST_EVENT | {
@@ -50,6 +50,14 @@ def events(server):
     """What was kept since the last look, without this request's own."""
     return [(name, event) for name, event in ask(server, "/api/events")
             if event.get("request_data", {}).get("marked") != "/events"]  # fmt: skip
+
+
+def events_of_a_request(server):
+    """All of them: the client may have its answer before the last one."""
+    seen = []
+    wait_for(lambda: seen.extend(events(server)) or [name for name, _ in seen if name == "request_finished"],
+             "the request's last event")  # fmt: skip
+    return seen
 
 
 # -- environ ------------------------------------------------------------------------------------------
@@ -170,7 +178,7 @@ def test_events_of_a_request(api):
     ask(api, "/api/subscribe")
     assert events(api) == []
     assert api.post("/api/body", content=b"0123456789").json() == 7
-    seen = events(api)
+    seen = events_of_a_request(api)
     assert [name for name, _ in seen] == ["request_started", "response_started", "request_finished"]
     (_, started), (_, responded), (_, finished) = seen
     assert started.keys() == STARTED
@@ -206,7 +214,7 @@ def test_event_of_an_exception(api, path, status):
     ask(api, "/api/subscribe")
     answer = api.curl(f"/api{path}", tls=False)
     assert answer[0] == (18 if path == "/late" else 0)
-    seen = events(api)
+    seen = events_of_a_request(api)
     assert [name for name, _ in seen][-2:] == ["request_exception", "request_finished"]
     assert seen[-2][1].keys() == REQUEST_EVENT | {"exception_info"}
     assert seen[-2][1]["exception_info"] == ["type", "LookupError", "traceback"]
@@ -216,7 +224,7 @@ def test_event_of_an_exception(api, path, status):
 def test_another_application_is_called(api):
     ask(api, "/api/subscribe")
     assert ask(api, "/api/data?wrap") == "wrapped"
-    (_, started), *_ = events(api)
+    (_, started), *_ = events_of_a_request(api)
     # what one subscriber returns, the next one sees
     assert started["extra"] == "seen by those that follow"
     assert ask(api, "/api/interval") > 0
