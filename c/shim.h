@@ -115,12 +115,54 @@ void burrow_app_preload(burrow_app *app);
 
 /* ---- the worker process ------------------------------------------------------------------- */
 
+/* httpd's scoreboard; times in microseconds since the epoch. */
+typedef struct {
+    int processes; /* how many there can be */
+    int threads;   /* in each */
+    int generation;
+    int64_t restart_time;
+} burrow_scoreboard;
+
+typedef struct {
+    pid_t pid;
+    int generation;
+    int quiescing;
+} burrow_process_score;
+
+typedef struct {
+    int thread;
+    int generation;
+    char status; /* mod_status's letter */
+    uint64_t requests;
+    uint64_t bytes;
+    int64_t start_time;
+    int64_t stop_time;
+    int64_t last_used;
+    burrow_str client;
+    burrow_str request;
+    burrow_str vhost;
+} burrow_worker_score;
+
+/* What Python asks of httpd in httpd's own processes. `request` is what the request was begun with. */
+typedef struct {
+    int (*is_https)(void *request);
+    /* A variable of mod_ssl's; absent where there is none. */
+    burrow_str (*ssl_variable)(void *request, const char *name);
+    /* The request_rec, or NULL where the configuration does not pass it on. */
+    void *(*request_rec)(void *request);
+    /* 0 where the configuration does not let it be seen. */
+    int (*scoreboard)(burrow_scoreboard *board);
+    void (*process_score)(int process, burrow_process_score *score);
+    void (*worker_score)(int process, int thread, burrow_worker_score *score);
+} burrow_httpd;
+
 /* What the Python module `apache` says; lives as long as the process. */
 typedef struct {
     unsigned version[3];
     burrow_str description;
     burrow_str mpm_name;
     burrow_str build_date;
+    const burrow_httpd *httpd; /* NULL in a process group */
 } burrow_apache;
 
 typedef struct {

@@ -7,9 +7,9 @@ from servers import Mount, wait_for
 
 WITHOUT_EFFECT = [
     "WSGIVerboseDebugging On", "WSGIAcceptMutex flock", "WSGISocketRotation Off", "WSGISocketPrefix run/wsgi",
-    "WSGICaseSensitivity Off", "WSGIPythonEggs /var/eggs", "WSGIServerMetrics On",
+    "WSGICaseSensitivity Off", "WSGIPythonEggs /var/eggs",
     "WSGITelemetryService unix:/run/t interval=1", "WSGITelemetryOptions +CaptureUserAgent",
-    "WSGISlowRequests 2.5", "WSGIErrorOverride On", "WSGIIgnoreActivity On", "WSGIPassApacheRequest On",
+    "WSGISlowRequests 2.5", "WSGIErrorOverride On", "WSGIIgnoreActivity On",
     "WSGIGroupAuthoritative Off",
 ]  # fmt: skip
 
@@ -146,6 +146,42 @@ def test_head(apache, value, method):
     apache.start(mounts=[Mount("/", "directives.py", apache=f"WSGIMapHEADToGET {value}")])
     assert apache.client.head("/").headers["x-method"] == method
     assert apache.get().headers["x-method"] == "GET"
+
+
+METRICS = """
+import ctypes, json, mod_wsgi
+
+get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+def application(environ, start_response):
+    capsule = environ.get("apache.request_rec")
+    pool = None  # the first member of a request_rec
+    if capsule is not None:
+        pool = ctypes.cast(get_pointer(capsule, None), ctypes.POINTER(ctypes.c_void_p))[0]
+    body = json.dumps([mod_wsgi.server_metrics(), bool(pool)]).encode()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [body]
+"""
+
+
+def test_server_metrics_and_request_rec(apache):
+    apache.write_app("metrics.py", METRICS)
+    passing = Mount("/passed", "metrics.py", "a", apache="WSGIPassApacheRequest On")
+    mounts = [passing, Mount("/", "metrics.py", "a")]
+    apache.start(mounts=mounts, main="ExtendedStatus On\nWSGIServerMetrics On", threads=3)
+    assert seen(apache, "/")[1] is False
+    board, passed = seen(apache, "/passed")
+    assert passed is True
+    assert (board["server_limit"], board["thread_limit"], board["running_generation"]) == (1, 3, 0)
+    assert board["restart_time"] <= board["current_time"] and board["running_time"] < 60
+    (process,) = board["processes"]
+    assert (process["process_num"], process["quiescing"]) == (0, False)
+    assert process["pid"] in apache.workers()
+    assert len(process["workers"]) == 3
+    (busy,) = [worker for worker in process["workers"] if worker["status"] == "W"]
+    assert (busy["request"], busy["client"]) == ("GET /passed HTTP/1.1", "127.0.0.1")
+    assert sum(worker["access_count"] for worker in process["workers"]) == 1
 
 
 def test_htaccess_classes(apache):

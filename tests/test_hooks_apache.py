@@ -190,3 +190,30 @@ def test_hook_inside_of_an_answer(apache, mpm):
     assert "error" in third
     check_told(apache, "WSGIAccessScript")
     assert "] behind" in apache.log()
+
+
+ASKING = """
+kept = []
+
+def allow_access(environ, host):
+    is_https, var_lookup = environ["mod_ssl.is_https"], environ["mod_ssl.var_lookup"]
+    kept.append(var_lookup)
+    told = [is_https(), var_lookup("SSL_PROTOCOL"), var_lookup(b"SSL_SERVER_S_DN_CN"), var_lookup("NONSENSE")]
+    print("told", told)
+    return True
+
+def application(environ, start_response):
+    assert "mod_ssl.is_https" not in environ
+    start_response("200 OK", [])
+    return [b"ok"]
+"""
+
+
+def test_variables_of_ssl(apache):
+    script = apache.write_app("asking.py", ASKING)
+    access = f"WSGIAccessScript {script}\nWSGIApplicationGroup %{{GLOBAL}}"
+    apache.start(mounts=[Mount("/", "asking.py", apache=access)])
+    assert apache.curl("/") == (0, b"ok")
+    apache.wait_log(r"told \[1, 'TLSv1\.[23]', 'localhost', ''\]")
+    assert apache.get("/").text == "ok"
+    apache.wait_log(r"told \[0, '', '', ''\]")

@@ -43,6 +43,7 @@ typedef struct {
 
 typedef struct {
     apr_array_header_t *aliases; /* of script_alias */
+    int server_metrics;          /* WSGIServerMetrics; of the main server */
 } server_config;
 
 /* The script of an access, authentication or dispatch hook. */
@@ -84,6 +85,7 @@ typedef struct {
     int pass_authorization;
     int chunked_request;
     int enable_sendfile;
+    int pass_apache_request;
 } dir_config;
 
 /* A request that an alias took; kept in its request_config. */
@@ -163,6 +165,9 @@ const char *wsgi_group_name(request_rec *r, const char *s, burrow_str script_nam
 /* Around whatever Python does: see handler.c. */
 void wsgi_block_signals(sigset_t *before);
 void wsgi_restore_signals(const sigset_t *before);
+
+/* httpd.c */
+extern const burrow_httpd wsgi_httpd;
 
 /* request.c */
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);

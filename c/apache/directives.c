@@ -52,6 +52,13 @@ static const char *set_map_head_to_get(cmd_parms *cmd, void *dir, const char *va
     return NULL;
 }
 
+static const char *set_server_metrics(cmd_parms *cmd, void *dir, int on)
+{
+    server_config *config = ap_get_module_config(cmd->server->module_config, &wsgi_module);
+    config->server_metrics = on;
+    return ap_check_cmd_context(cmd, GLOBAL_ONLY);
+}
+
 #define HOOK_ARGUMENTS "the path of a script and, if wanted, application-group=name"
 #define DIR_SLOT(field) (void *)APR_OFFSETOF(dir_config, field)
 #define OPTION(name) (void *)name
@@ -101,8 +108,10 @@ const command_rec wsgi_directives[] = {
                   "On or Off"),
     AP_INIT_TAKE1("WSGIIgnoreActivity", wsgi_set_anywhere, OPTION("ignore-activity"), OR_FILEINFO,
                   "On or Off"),
-    AP_INIT_TAKE1("WSGIPassApacheRequest", wsgi_set_anywhere, OPTION("pass-apache-request"),
-                  RSRC_CONF | ACCESS_CONF, "On or Off"),
+    AP_INIT_FLAG("WSGIPassApacheRequest", ap_set_flag_slot, DIR_SLOT(pass_apache_request),
+                 RSRC_CONF | ACCESS_CONF, "On or Off: give httpd's request_rec to the application"),
+    AP_INIT_FLAG("WSGIServerMetrics", set_server_metrics, NULL, RSRC_CONF,
+                 "On or Off: let applications see httpd's scoreboard"),
 
     /* hooks */
     HOOK_SCRIPT("WSGIAccessScript", access, OR_AUTHCFG),
@@ -145,7 +154,6 @@ const command_rec wsgi_directives[] = {
     GLOBAL_OPTION("WSGIAcceptMutex", "accept-mutex", "a kind of lock"),
     GLOBAL_OPTION("WSGICaseSensitivity", "case-sensitivity", "On or Off"),
     GLOBAL_OPTION("WSGIVerboseDebugging", "verbose-debugging", "On or Off"),
-    GLOBAL_OPTION("WSGIServerMetrics", "server-metrics", "On or Off"),
     AP_INIT_TAKE12("WSGITelemetryService", wsgi_set_two_words, OPTION("telemetry-service"),
                    RSRC_CONF, "unix:/path and interval=seconds"),
     GLOBAL_OPTION("WSGISlowRequests", "slow-requests", "seconds"),

@@ -14,14 +14,14 @@ int wsgi_multithread;
 
 static void *create_server_config(apr_pool_t *p, server_rec *s)
 {
-    server_config *config = apr_palloc(p, sizeof *config);
+    server_config *config = apr_pcalloc(p, sizeof *config);
     config->aliases = apr_array_make(p, 4, sizeof(script_alias));
     return config;
 }
 
 static void *merge_server_config(apr_pool_t *p, void *base, void *add)
 {
-    server_config *config = apr_palloc(p, sizeof *config);
+    server_config *config = apr_pcalloc(p, sizeof *config);
     config->aliases = apr_array_append(p, ((server_config *)add)->aliases,
                                        ((server_config *)base)->aliases);
     return config;
@@ -34,6 +34,7 @@ static void *create_dir_config(apr_pool_t *p, char *dir)
     config->pass_authorization = -1;
     config->chunked_request = -1;
     config->enable_sendfile = -1;
+    config->pass_apache_request = -1;
     return config;
 }
 
@@ -65,6 +66,7 @@ static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
     INHERIT(pass_authorization, IS_NEGATIVE);
     INHERIT(chunked_request, IS_NEGATIVE);
     INHERIT(enable_sendfile, IS_NEGATIVE);
+    INHERIT(pass_apache_request, IS_NEGATIVE);
     return config;
 }
 
@@ -148,6 +150,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
         .description = wsgi_str(ap_get_server_description()),
         .mpm_name = wsgi_str(ap_show_mpm()),
         .build_date = wsgi_str(ap_get_server_built()),
+        .httpd = &wsgi_httpd,
     };
     wsgi_multithread = server.multithread;
     wsgi_manager_detach();

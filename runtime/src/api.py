@@ -203,8 +203,8 @@ def process_metrics():
 
 
 def server_metrics():
-    """The server's scoreboard, which this server does not give its applications: None."""
-    return None
+    """httpd's scoreboard; None on nginx, in process groups and without WSGIServerMetrics On."""
+    return scoreboard and scoreboard()
 
 
 # -- restrictions ---------------------------------------------------------------------------------------

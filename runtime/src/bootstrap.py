@@ -20,16 +20,20 @@ import types
 import warnings
 
 
-def take(name):
+def take(name, *default):
     """A function of the runtime that is not for applications."""
-    function = getattr(native, name)
-    delattr(native, name)
+    function = getattr(native, name, *default)
+    if hasattr(native, name):
+        delattr(native, name)
     return function
 
 
 log = take("_log")
 observe_requests, active_requests = take("_observe"), take("_active_requests")
 record_metrics, metrics = take("_record_metrics"), take("_metrics")
+# in httpd's own processes
+ssl_is_https, ssl_variable = take("_ssl_is_https", None), take("_ssl_variable", None)
+scoreboard = take("_server_metrics", None)
 
 # syslog's numbers, as the host counts
 ERR, WARN, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7

@@ -5,10 +5,17 @@ def ask(script, hook, environ, arguments):
     """True, False, None or a list of bytes: what the script's function of that name answers."""
     for key in not_for_hooks if hook in optional else not_for_hooks + credentials:
         environ.pop(key, None)
+    if ssl_is_https and hook not in optional:
+        environ["mod_ssl.is_https"], environ["mod_ssl.var_lookup"] = ssl_is_https, var_lookup
     if hook in optional and not hasattr(script, hook):
         return None
     function = find_callable(script, hook, getattr(script, "__file__", script.__name__))
     return judges[hook](function(environ, *arguments))
+
+
+def var_lookup(name):
+    """The value of a variable of mod_ssl's, as SSL_CLIENT_S_DN; None where there is none."""
+    return ssl_variable(name.encode("latin-1") if isinstance(name, str) else name)
 
 
 def allowed(answer):

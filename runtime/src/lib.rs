@@ -11,6 +11,7 @@ mod bootstrap;
 mod fork;
 mod hooks;
 mod host;
+mod httpd;
 mod interpreter;
 mod log;
 mod metrics;

@@ -28,6 +28,11 @@ pub fn bind(exchange: *mut c_void) -> Bound {
     Bound(EXCHANGE.replace(exchange))
 }
 
+/// The request that this thread's log lines are bound to, if there is one.
+pub fn bound() -> Option<*mut c_void> {
+    Some(EXCHANGE.get()).filter(|exchange| !exchange.is_null())
+}
+
 /// With the request that is served around this one: a subrequest can ask a hook.
 pub struct Bound(*mut c_void);
 

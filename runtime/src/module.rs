@@ -8,7 +8,7 @@ use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject, PyType_Slot
 use crate::interpreter::Interpreter;
 use crate::object::{integer, integers, latin1, Object, Raised, Result};
 use crate::wsgi::{input, start_response};
-use crate::{host, log, metrics, observe};
+use crate::{host, httpd, log, metrics, observe};
 
 /// The version of mod_wsgi whose interface this is.
 pub const VERSION: [u64; 3] = [6, 1, 1];
@@ -47,6 +47,7 @@ fn functions() -> Vec<PyMethodDef> {
     let mut all = vec![method(c"_log", log::log_function)];
     all.extend(observe::functions());
     all.extend(metrics::functions());
+    all.extend(httpd::functions());
     all
 }
 

@@ -261,7 +261,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         Directory,
         "Off",
-        NoEffect("`apache.request_rec` is not in the environ"),
+        Same,
         Nothing("`request_rec` is httpd's"),
     ),
     directive(
@@ -428,7 +428,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         MainServer,
         "Off",
-        NoEffect("the server's own metrics are not collected yet"),
+        Differs("in httpd's own processes; elsewhere `server_metrics()` is `None`"),
         Nothing("nginx has no scoreboard; `stub_status` counts its connections"),
     ),
     directive(

@@ -41,7 +41,6 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
         is_path,
         "nothing unpacks eggs any more; set PYTHON_EGG_CACHE in the script if something does",
     ),
-    ("server-metrics", is_flag, "the server's own metrics are not collected yet"),
     ("telemetry-service", is_telemetry_service, "there is no telemetry yet: nothing is sent"),
     ("telemetry-options", is_telemetry_options, "there is no telemetry yet: nothing is sent"),
     ("slow-requests", is_seconds, "there is no telemetry yet: slow requests are not reported"),
@@ -52,11 +51,6 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
         "it concerns daemon mode only: the client gets the application's own error pages",
     ),
     ("ignore-activity", is_flag, "there are no daemon processes whose inactivity could be measured"),
-    (
-        "pass-apache-request",
-        is_flag,
-        "apache.request_rec is not in the environ: no C extension may reach into httpd's request from there",
-    ),
 ];
 
 impl Embedded {

@@ -32,6 +32,7 @@ fn c_apache(apache: &'static config::Apache) -> burrow_apache {
         description: text(&apache.description),
         mpm_name: text(&apache.mpm_name),
         build_date: text(&apache.build_date),
+        httpd: std::ptr::null(),
     }
 }
 

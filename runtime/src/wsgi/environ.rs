@@ -14,6 +14,7 @@ use super::input;
 use crate::app::App;
 use crate::bootstrap::State;
 use crate::host::host;
+use crate::httpd;
 use crate::module;
 use crate::object::{
     boolean, dict, float, fs_decoded, integer, integers, interned, latin1, seconds, set_item, set_named,
@@ -204,6 +205,7 @@ pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<
     add_moments(state, &environ, call)?;
     add_headers(state, &environ, request)?;
     add_params(&environ, request)?;
+    httpd::add_request_rec(&environ)?;
     let input = input::new(state, call)?;
     if let Some(input) = &input {
         set_item(&environ, state.keys.input.as_ptr(), input)?;
