@@ -1,0 +1,3 @@
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"Hello {environ['REMOTE_USER']} by {environ['AUTH_TYPE']}".encode()]
