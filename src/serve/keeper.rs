@@ -4,10 +4,11 @@
 use std::process::{exit, ExitCode};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::prctl;
 use nix::sys::signal::{kill, raise, signal, SigHandler, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::{fork, getpid, getppid, setpgid, ForkResult, Pid};
+use nix::unistd::{fork, getpid, getppid, pipe2, read, setpgid, ForkResult, Pid};
 
 use super::say;
 
@@ -41,11 +42,13 @@ pub fn block_signals() -> SigSet {
 pub fn keep<E>(work: impl FnOnce() -> u8) -> Result<ExitCode, E> {
     let signals = block_signals();
     let keeper = getpid();
+    let (released, release) = pipe2(OFlag::O_CLOEXEC).expect("a pipe can be made");
     // SAFETY: the process has one thread.
     match unsafe { fork() }.expect("a process can be made") {
         ForkResult::Parent { child } => {
-            // And with it the port.
+            // And with it the port, which a server can bind only when nobody has it any more.
             drop(work);
+            drop((released, release));
             Ok(ExitCode::from(wait(child, &signals)))
         }
         ForkResult::Child => {
@@ -57,6 +60,9 @@ pub fn keep<E>(work: impl FnOnce() -> u8) -> Result<ExitCode, E> {
             if getppid() != keeper {
                 let _ = raise(Signal::SIGTERM);
             }
+            // The end of the pipe: the keeper has let go.
+            drop(release);
+            let _ = read(&released, &mut [0]);
             exit(work().into())
         }
     }

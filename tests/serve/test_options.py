@@ -30,6 +30,40 @@ def test_bind_to_any_free_port(serve, folder, server):
     running.stop()
 
 
+SLOW_TO_CLOSE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static pid_t first;
+
+__attribute__((constructor)) static void remember(void) { first = getpid(); }
+
+int close(int fd)
+{
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size);
+    if (listens && getpid() == first && !strcmp(program_invocation_short_name, "burrow"))
+        usleep(500000);
+    return ((int (*)(int))dlsym(RTLD_NEXT, "close"))(fd);
+}
+"""
+
+
+def test_the_port_is_nobodys_when_the_server_starts(serve, folder, server):
+    """The first of burrow's two processes is slow to let go of it."""
+    source, library = write(folder / "slow.c", SLOW_TO_CLOSE), folder / "slow.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    running = serve(write(folder / "app.py", HELLO), "--server", server, env={"LD_PRELOAD": str(library)})
+    assert running.get() == (200, "hello")
+    assert "ddress already in use" not in running.stderr()
+    running.stop()
+
+
 def test_workers_and_threads(serve, folder, server):
     script = write(folder / "app.py", EVALUATE)
     running = serve(script, "--server", server, "--workers", "3", "--threads", "2")
