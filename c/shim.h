@@ -143,7 +143,7 @@ typedef struct {
     burrow_str vhost;
 } burrow_worker_score;
 
-/* What Python asks of httpd in httpd's own processes. `request` is what the request was begun with. */
+/* What Python asks of httpd in its own processes. `request` is what the request was begun with. */
 typedef struct {
     int (*is_https)(void *request);
     /* A variable of mod_ssl's; absent where there is none. */
