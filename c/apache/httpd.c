@@ -1,4 +1,4 @@
-/* What applications and hooks ask of httpd: mod_ssl's variables, the request_rec, the scoreboard. */
+/* What applications and hooks ask of httpd: mod_ssl's variables, request_rec, the scoreboard. */
 #include "burrow_apache.h"
 
 #include "apr_optional.h"
