@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import time
@@ -384,6 +385,208 @@ def test_the_next_manager_is_found(worker):
     worker.order("stop", reason="shutdown_signal")
     assert worker.wait() == 0
     manager.close()
+
+
+# ---- signals
+
+
+def subscriber(worker):
+    """An application that records events in the log."""
+    script = worker.apps / "subscriber.py"
+    script.write_text("""
+import mod_wsgi
+
+@mod_wsgi.subscribe_shutdown
+def stopping(name, **event):
+    print(f"<{name} {event['shutdown_reason']}>")
+
+@mod_wsgi.subscribe_signals
+def signalled(name, **event):
+    print(f"<{name} {event['signame']} {event['signum']}>")
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+""")
+    return app(script)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_end_it(worker, number):
+    worker.start(subscriber(worker))
+    worker.process.send_signal(number)
+    assert worker.wait() == 0
+    assert "<process_stopping shutdown_signal>" in worker.log()
+
+
+@pytest.mark.parametrize(
+    "number, reason", [(signal.SIGUSR1, "eviction_signal"), (signal.SIGXCPU, "cpu_time_limit")]
+)
+def test_signals_that_ask_for_another_worker(worker, number, reason):
+    worker.start(subscriber(worker))
+    worker.process.send_signal(number)
+    assert worker.receive("retire") == {"reason": reason, "descriptors": []}
+    assert worker.get("subscriber.py").status == 200
+    worker.order("drain", reason=reason, timeout=5)
+    assert worker.wait() == 0
+    assert f"<process_stopping {reason}>" in worker.log()
+
+
+def test_signals_for_the_application(worker):
+    worker.start(subscriber(worker))
+    worker.process.send_signal(signal.SIGHUP)
+    worker.wait_log("<process_signal SIGHUP 1>")
+    worker.process.send_signal(signal.SIGUSR2)
+    worker.wait_log("<process_signal SIGUSR2 12>")
+    assert worker.get("subscriber.py").status == 200
+
+
+@pytest.mark.parametrize("restricted", [True, False])
+def test_handlers_of_the_application(worker, restricted):
+    script = worker.apps / "handler.py"
+    script.write_text("""
+import signal
+signal.signal(signal.SIGALRM, lambda number, frame: print("<alarmed>"))
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+""")
+    interpreter = {
+        "application_group": None, "paths": [], "restrict_stdin": False, "restrict_stdout": False,
+        "restrict_signal": restricted,
+    }  # fmt: skip
+    worker.start(app(script), interpreters=[interpreter], main_interpreter=True)
+    if restricted:
+        assert "Ignoring Python signal handler registration for signal 14" in worker.log()
+    else:
+        worker.process.send_signal(signal.SIGALRM)
+        worker.wait_log("<alarmed>")
+        assert worker.get("handler.py").status == 200
+
+
+def test_a_stop_during_an_import(worker):
+    script = worker.apps / "slow.py"
+    script.write_text("import time\nprint('<importing>')\ntime.sleep(60)\n")
+    worker.start(app(script), ready=False)
+    worker.wait_log("<importing>")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait(3) == 0
+    assert "Traceback" not in worker.log() and worker.messages == ["register"]
+
+
+# ---- service scripts
+
+
+SERVICE = """
+import atexit, time
+atexit.register(print, "<exit functions>")
+try:
+    print("<serving>")
+    time.sleep(%s)
+    print("<done>")
+finally:
+    print("<cleaned up>")
+"""
+
+
+@pytest.mark.parametrize("how", ["signal", "order"])
+def test_a_service_script_is_ended_by_system_exit(worker, how):
+    (worker.apps / "service.py").write_text(SERVICE % 60)
+    worker.start("service.py", threads=0)
+    worker.wait_log("<serving>")
+    if how == "signal":
+        worker.process.terminate()
+    else:
+        worker.order("stop", reason="shutdown_signal")
+    assert worker.wait(3) == 0
+    log = worker.log()
+    assert "<done>" not in log and "<cleaned up>" in log and "<exit functions>" in log
+    assert "Traceback" not in log
+
+
+def test_a_service_script_that_returns(worker):
+    (worker.apps / "service.py").write_text(SERVICE % 0.1)
+    worker.start("service.py", threads=0)
+    assert worker.wait(3) == 0
+    assert "<done>" in worker.log() and "<exit functions>" in worker.log()
+
+
+def test_a_service_script_that_fails(worker):
+    (worker.apps / "service.py").write_text("1 / 0\n")
+    worker.start("service.py", threads=0)
+    assert worker.wait(3) == 1
+    assert "ZeroDivisionError" in worker.log()
+
+
+# ---- settings
+
+
+def test_its_name(worker):
+    worker.start("hello.py", display_name="(wsgi:shop)")
+    process = psutil.Process(worker.pid)
+    assert process.name() == "(wsgi:shop)"
+    assert "".join(process.cmdline()).strip() == "(wsgi:shop)"
+    assert worker.get("process.py", "/subprocess-python").json() == {"ok": [0, True]}
+
+
+def test_locale(worker):
+    script = worker.apps / "locales.py"
+    script.write_text("""
+import locale
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [repr(locale.setlocale(locale.LC_ALL)).encode()]
+""")
+    worker.start(locale="C.UTF-8")
+    assert worker.get("locales.py").body == b"'C.UTF-8'"
+
+
+def test_a_locale_that_is_not_there(worker):
+    worker.start("hello.py", locale="xx_XX")
+    assert "locale=xx_XX: unsupported locale setting" in worker.log()
+
+
+def test_script_user(worker):
+    worker.start(script_user=os.geteuid())
+    assert worker.get("hello.py").status == 200
+    (worker.apps / "environ.py").chmod(0o666)
+    assert worker.get("environ.py").status == 403
+    assert "environ.py': others than its owner may write to it" in worker.log()
+
+
+def test_script_group(worker):
+    worker.start("hello.py", script_group=os.getegid() + 1)
+    answer = worker.get("hello.py")
+    assert (answer.status, answer.abort) == (403, None)
+    assert "it does not belong to script-group" in worker.log()
+    assert worker.log().count("Loading WSGI script") == 0
+
+
+def test_what_the_environ_says_of_the_process(worker):
+    worker.start(threads=1, processes=4, multiprocess=True, run_once=True, switch_interval=0.25)
+    seen = worker.get("environ.py").json()["reprs"]
+    names = "multithread", "multiprocess", "run_once"
+    assert [seen[f"wsgi.{name}"] for name in names] == ["False", "True", "True"]
+
+
+def test_metrics_of_the_queue(worker):
+    script = worker.apps / "metrics.py"
+    script.write_text("""
+import json, mod_wsgi
+mod_wsgi.start_recording_metrics()
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [json.dumps(mod_wsgi.request_metrics()).encode()]
+""")
+    worker.start(app(script))
+    worker.get("metrics.py")
+    seen = worker.get("metrics.py").json()
+    assert seen["request_count"] == 1
+    for name in "server_time", "queue_time", "daemon_time", "application_time":
+        assert 0 <= seen[f"{name}_min_us"] <= seen["request_time_min_us"], name
 
 
 # ---- its log

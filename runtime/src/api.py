@@ -114,9 +114,10 @@ def observation(environ, data):
 
 # -- metrics ------------------------------------------------------------------------------------------
 
-PHASES = "server_time", "application_time", "request_time", "gil_wait_time", "input_read_time", "output_write_time"
-#: Of a daemon process only.
-ABSENT_PHASES = "queue_time", "daemon_time"
+PHASES = ("server_time", "queue_time", "daemon_time", "application_time", "request_time", "gil_wait_time",
+          "input_read_time", "output_write_time")
+#: What a request goes through where it is handed to a daemon process.
+DAEMON_PHASES = "queue_time", "daemon_time"
 PROCESS_START = time.time()
 sample = None
 
@@ -172,7 +173,7 @@ def request_metrics():
         result[f"{name}_min_us"] = shortest if requests else None
         result[f"{name}_max_us"] = longest if requests else None
         result[f"{name}_buckets"] = buckets
-    for name in ABSENT_PHASES:
+    for name in () if native.process_group else DAEMON_PHASES:
         result[name] = result[f"{name}_min_us"] = result[f"{name}_max_us"] = None
         result[f"{name}_buckets"] = [0] * 65
     columns = [*zip(*threads)] or [()] * 6
@@ -302,3 +303,7 @@ def set_up(main, paths, stdin, stdout, signal, switch_interval, apache):
 
 def stopping(reason):
     publish("process_stopping", {"shutdown_reason": reason})
+
+
+def signalled(name, number):
+    publish("process_signal", {"signame": name, "signum": number})

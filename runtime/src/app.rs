@@ -10,9 +10,9 @@ use pyo3_ffi as ffi;
 
 use crate::attach::Attached;
 use crate::interpreter::{self, Interpreter};
-use crate::log;
 use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
 use crate::wsgi::environ::Template;
+use crate::{log, worker};
 
 /// One application, for the life of the process.
 pub struct App {
@@ -128,7 +128,7 @@ impl App {
                 self.loaded.lock().unwrap().replace(Arc::new(loaded))
             }
             Err(_) => {
-                if let Some(exception) = take_exception() {
+                if let Some(exception) = take_exception().filter(|_| !worker::has_interrupted()) {
                     self.report_import(&attached, exception);
                 }
                 return None;

@@ -11,8 +11,8 @@ use crate::attach::Attached;
 use crate::host::{host, strings};
 use crate::interpreter::Interpreter;
 use crate::object::{
-    boolean, dict, float, fs_decoded, integers, latin1, set_named, take_exception, tuple, Object, Raised,
-    Result,
+    boolean, dict, float, fs_decoded, integer, integers, latin1, set_named, take_exception, tuple, Object,
+    Raised, Result,
 };
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
@@ -38,6 +38,7 @@ pub struct State {
     forbid_fork: Object,
     shut_down: Object,
     stopping: Object,
+    signalled: Object,
     /// Makes the `Observation` of a request, or None.
     pub observe: Object,
     /// The dict of `mod_wsgi.active_requests`, once that was used.
@@ -58,7 +59,8 @@ const SOURCES: [&CStr; 3] = [
     text(concat!(include_str!("api.py"), "\0").as_bytes()),
 ];
 
-const fn text(source: &'static [u8]) -> &'static CStr {
+/// A Python source with its closing zero byte.
+pub const fn text(source: &'static [u8]) -> &'static CStr {
     match CStr::from_bytes_with_nul(source) {
         Ok(text) => text,
         Err(_) => panic!("Python's source contains no NUL"),
@@ -69,18 +71,8 @@ const fn text(source: &'static [u8]) -> &'static CStr {
 pub fn set_up(attached: &Attached) -> Result<State> {
     let interpreter = attached.interpreter;
     let native = module::install(interpreter)?;
-    let globals = run_sources(&native)?;
-    let function = |name: &CStr| -> Result<Object> {
-        // SAFETY: the dict and the name are live; the result is borrowed from the dict.
-        unsafe {
-            let found = ffi::PyDict_GetItemString(globals.as_ptr(), name.as_ptr());
-            if found.is_null() {
-                Err(Raised)
-            } else {
-                Ok(Object::borrowed(found))
-            }
-        }
-    };
+    let globals = run(&SOURCES, &[(c"native", &native)])?;
+    let function = |name| named(&globals, name);
     let options = host().options(&interpreter.group);
     // SAFETY: the host's strings, as many as it says.
     let more = unsafe { strings(options.paths, options.n_paths) };
@@ -111,6 +103,7 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         forbid_fork: function(c"forbid_fork")?,
         shut_down: function(c"shut_down")?,
         stopping: function(c"stopping")?,
+        signalled: function(c"signalled")?,
         observe: function(c"observation")?,
         active_requests: OnceCell::new(),
         calls: RefCell::default(),
@@ -132,24 +125,36 @@ fn apache() -> Result<Object> {
     ])
 }
 
-fn run_sources(native: &Object) -> Result<Object> {
+/// Executes sources one after another; the globals that they share, where these objects are already.
+pub fn run(sources: &[&CStr], objects: &[(&CStr, &Object)]) -> Result<Object> {
     const FILE: &CStr = c"<burrow>";
     // SAFETY: all arguments are live and of the types these calls ask for.
     unsafe {
         let globals = dict()?;
         let builtins = Object::borrowed(ffi::PyEval_GetBuiltins());
         let file = Object::owned(ffi::PyUnicode_FromString(FILE.as_ptr()))?;
-        for (name, value) in
-            [(c"__builtins__", &builtins), (c"__file__", &file), (c"__name__", &file), (c"native", native)]
-        {
+        let given = [(c"__builtins__", &builtins), (c"__file__", &file), (c"__name__", &file)];
+        for (name, value) in given.iter().chain(objects) {
             set_named(&globals, name, value)?;
         }
-        for source in SOURCES {
+        for source in sources {
             let code =
                 Object::owned(ffi::Py_CompileString(source.as_ptr(), FILE.as_ptr(), ffi::Py_file_input))?;
             Object::owned(ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr()))?;
         }
         Ok(globals)
+    }
+}
+
+/// What the sources call so.
+pub fn named(globals: &Object, name: &CStr) -> Result<Object> {
+    // SAFETY: a live dict; what is found is borrowed from it. A source of ours has it.
+    unsafe {
+        let found = ffi::PyDict_GetItemString(globals.as_ptr(), name.as_ptr());
+        if found.is_null() {
+            return Err(Raised);
+        }
+        Ok(Object::borrowed(found))
     }
 }
 
@@ -177,6 +182,14 @@ impl State {
     /// Publishes process_stopping.
     pub fn stopping(&self, _attached: &Attached, reason: &[u8]) {
         if latin1(reason).and_then(|reason| self.stopping.call(&[&reason])).is_err() {
+            self.report(take_exception());
+        }
+    }
+
+    /// Publishes process_signal.
+    pub fn signalled(&self, _attached: &Attached, name: &str, number: u64) {
+        let told = latin1(name.as_bytes()).and_then(|name| self.signalled.call(&[&name, &integer(number)?]));
+        if told.is_err() {
             self.report(take_exception());
         }
     }

@@ -27,8 +27,8 @@ struct Phase {
     buckets: [u64; BUCKETS],
 }
 
-/// Server, application, whole request, waiting for the GIL, reading, writing.
-const PHASES: usize = 6;
+/// Server, queue, daemon, application, whole request, waiting for the GIL, reading, writing.
+const PHASES: usize = 8;
 
 /// One of the threads that serve requests; times in microseconds.
 #[derive(Clone, Copy, Default)]
@@ -137,13 +137,19 @@ pub fn begin(thread: u32) {
 /// It has ended.
 pub fn end(thread: u32, call: &Call, watch: &Watch, cpu: Cpu) {
     let between = |from: i64, to: i64| (to - from).max(0) as u64;
-    let server = between(call.request.request_start, call.started);
-    let application = between(call.started, watch.finished.get());
+    let request = call.request;
+    // Where the server's own process serves the request, it is its part until the application is called.
+    let (queued, taken) = match request.daemon_start {
+        0 => (call.started, call.started),
+        taken => (request.queue_start, taken),
+    };
     let micros = |time: Duration| time.as_micros() as u64;
     let times = [
-        server,
-        application,
-        server + application,
+        between(request.request_start, queued),
+        between(queued, taken),
+        between(taken, call.started),
+        between(call.started, watch.finished.get()),
+        between(request.request_start, watch.finished.get()),
         micros(watch.gil.time.get()),
         micros(watch.input.time.get()),
         micros(watch.output.time.get()),

@@ -9,7 +9,7 @@ use burrow_daemon::config;
 use burrow_daemon::control::FromWorker;
 use burrow_daemon::request::Addressed;
 
-use super::worker;
+use super::{log, ownership, worker};
 use crate::app::{self, App};
 
 #[derive(Default)]
@@ -85,6 +85,14 @@ impl Application {
             && self.key.application_group == address.application_group
     }
 
+    /// Why its script must not be run.
+    pub fn refusal(&self) -> Option<String> {
+        if self.app().is_loaded() {
+            return None;
+        }
+        ownership::refusal(&self.key.target)
+    }
+
     /// For [`crate::wsgi::serve`].
     pub fn runtime(&self) -> *mut RuntimeApp {
         self.runtime
@@ -98,6 +106,11 @@ impl Application {
     /// Imports one that the configuration names. False where it does not import.
     pub fn import(&self) -> bool {
         self.known.store(true, Relaxed);
+        if let Some(why) = self.refusal() {
+            // Requests for it are forbidden, which keeps nobody from those for others.
+            log::error(&why);
+            return true;
+        }
         // SAFETY: made by `app::open`.
         unsafe { app::load(self.runtime) == 0 }
     }

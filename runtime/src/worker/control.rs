@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ffi::c_int;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
@@ -20,7 +21,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{connect, socket, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
-use super::{exit, fail, log, worker};
+use super::{exit, fail, log, signals, worker};
 
 /// How often a manager is looked for where the last one has died.
 const LOOK: Duration = Duration::from_millis(50);
@@ -209,6 +210,7 @@ impl Keeper {
                 self.look_for_manager()?;
             }
             self.receive()?;
+            signals::take().try_for_each(|signal| self.heed(signal))?;
         }
     }
 
@@ -256,6 +258,23 @@ impl Keeper {
                 Ok(())
             }),
             ToWorker::Stacks => Ok(()),
+        }
+    }
+
+    fn heed(&mut self, signal: c_int) -> io::Result<()> {
+        match signal {
+            libc::SIGUSR1 => self.retire("eviction_signal"),
+            libc::SIGXCPU => self.retire("cpu_time_limit"),
+            libc::SIGHUP | libc::SIGUSR2 => worker().main_thread.publish(signal),
+            _ => self.close("shutdown_signal".into())?,
+        }
+        Ok(())
+    }
+
+    /// Asks the manager for a replacement, which then has this worker drain.
+    fn retire(&mut self, reason: &str) {
+        if matches!(self.phase, Phase::Serving) {
+            worker().control.tell(FromWorker::Retire { reason: reason.into() });
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Mutex;
 
 use burrow_abi::{
-    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, BURROW_DONE, BURROW_FLUSH,
-    BURROW_GONE, BURROW_LAST,
+    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, burrow_str, BURROW_DONE,
+    BURROW_FLUSH, BURROW_GONE, BURROW_LAST,
 };
 use burrow_daemon::frame::{self, File, BODY_MAX};
 
@@ -33,6 +33,25 @@ impl<'a> Exchange<'a> {
     pub fn new(request: &'a burrow_request, slot: usize, body: Body<'a>, sender: Sender<'a>) -> Exchange<'a> {
         let (body, sender) = (Mutex::new(body), Mutex::new(sender));
         Exchange { request, slot, body, sender, done: AtomicBool::new(false) }
+    }
+
+    /// As the functions below get it.
+    pub fn pointer(&self) -> *mut c_void {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// Answers that the application must not be run.
+    pub fn forbid(self) -> io::Result<()> {
+        let head = burrow_head {
+            status: 403,
+            reason: burrow_str::new(b"Forbidden"),
+            headers: std::ptr::null(),
+            n_headers: 0,
+            content_length: 0,
+        };
+        // SAFETY: a literal.
+        unsafe { self.sender.lock().unwrap().send(Some(&head), &[], frame::LAST)? };
+        self.finish(BURROW_DONE)
     }
 
     /// Says in the page that the thread is free, if that was not said yet.

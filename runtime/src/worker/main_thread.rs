@@ -1,38 +1,81 @@
-//! Python's main thread: it imports the applications and, at the end, runs the exit functions.
+//! Python's main thread: it imports the applications, runs Python's signal handlers and, at the end, the exit
+//! functions.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ffi::{c_int, CStr};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Mutex;
 
-use burrow_abi::burrow_str;
+use burrow_abi::{burrow_str, WHOLE_SCRIPT};
+use burrow_daemon::config::App;
 use burrow_daemon::request::Addressed;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::unistd::{pipe2, read, write};
+use pyo3_ffi as ffi;
 
-use super::{control, exit, threads, worker};
-use crate::start;
+use super::{control, exit, signals, threads, title, worker};
+use crate::attach::Attached;
+use crate::bootstrap::{self, named};
+use crate::object::{boolean, fs_decoded, integer, take_exception, Result};
+use crate::{interpreter, start};
+
+const SOURCE: &CStr = bootstrap::text(concat!(include_str!("main.py"), "\0").as_bytes());
 
 /// What other threads ask of it.
-#[derive(Default)]
 pub struct MainThread {
-    /// Why the process ends, once it does.
+    /// Signals of which subscribers are to be told.
+    signals: Mutex<VecDeque<c_int>>,
+    /// Why the process ends.
     reason: Mutex<Option<String>>,
-    asked: Condvar,
+    /// Written to when there is something of this, and by Python when a signal handler has to run.
+    wake: OwnedFd,
+    woken: OwnedFd,
 }
 
 impl MainThread {
-    /// Runs the exit functions and ends the process.
-    pub fn end(&self, reason: String) {
-        *self.reason.lock().unwrap() = Some(reason);
-        self.asked.notify_one();
+    pub fn new() -> io::Result<MainThread> {
+        let (woken, wake) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let (signals, reason) = (Mutex::default(), Mutex::default());
+        Ok(MainThread { signals, reason, wake, woken })
     }
 
-    fn wait(&self) -> String {
-        let mut reason = self.reason.lock().unwrap();
+    /// Tells those who have subscribed to signals.
+    pub fn publish(&self, signal: c_int) {
+        self.signals.lock().unwrap().push_back(signal);
+        self.wake();
+    }
+
+    /// Runs the exit functions and ends the process. A script that runs gets a SystemExit.
+    pub fn end(&self, reason: String) {
+        *self.reason.lock().unwrap() = Some(reason);
+        signals::interrupt_main_thread();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Where the pipe is full the thread is awake.
+        let _ = write(&self.wake, b"!");
+    }
+
+    /// Waits for the end and does, until then, what is asked for.
+    fn wait(&self) -> io::Result<String> {
         loop {
-            match reason.take() {
-                Some(reason) => return reason,
-                None => reason = self.asked.wait(reason).unwrap(),
+            while let Some(signal) = { self.signals.lock().unwrap().pop_front() } {
+                publish(signal);
             }
+            if let Some(reason) = self.reason.lock().unwrap().take() {
+                return Ok(reason);
+            }
+            match poll(&mut [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            while read(&self.woken, &mut [0; 64]).is_ok() {}
+            run_signal_handlers();
         }
     }
 }
@@ -40,28 +83,89 @@ impl MainThread {
 /// The life of the worker. Called detached.
 pub fn live(link: OwnedFd) -> io::Result<Infallible> {
     let worker = worker();
+    prepare();
+    signals::install()?;
+    if let Some(name) = &worker.config.display_name {
+        title::set(name.as_bytes());
+    }
     control::start(link)?;
-    import_applications();
-    threads::start()?;
-    worker.connections.listen(true)?;
-    worker.control.set_ready();
-    let reason = worker.main_thread.wait();
+    let is_service = worker.config.threads == 0;
+    if is_service {
+        worker.control.set_ready();
+    }
+    signals::interruptible(true);
+    let broken = import_applications();
+    signals::interruptible(false);
+    // What has come too late for a script concerns nobody.
+    run_signal_handlers();
+    match broken {
+        // SystemExit, which it was sent, has ended it: the reason follows.
+        _ if signals::has_interrupted() => {}
+        // The script has ended.
+        _ if is_service => worker.main_thread.end(String::new()),
+        Some(app) => worker.control.give_up(app.clone()),
+        None => {
+            threads::start()?;
+            worker.connections.listen(true)?;
+            worker.control.set_ready();
+        }
+    }
+    let reason = worker.main_thread.wait()?;
     // SAFETY: this is the main thread.
     unsafe { start::stop(burrow_str::new(reason.as_bytes())) };
-    exit(0)
+    exit((broken.is_some() && !signals::has_interrupted()).into())
 }
 
-/// Those that the configuration names. Where one does not import there is nothing to serve.
-fn import_applications() {
-    for app in &worker().config.apps {
+/// Python's part of the preparations.
+fn prepare() {
+    let worker = worker();
+    let attached = Attached::to(interpreter::main());
+    let prepared = || -> Result<()> {
+        let globals = bootstrap::run(&[SOURCE], &[])?;
+        let locale = fs_decoded(worker.config.locale.as_deref().unwrap_or_default().as_bytes())?;
+        let set_up = named(&globals, c"set_up")?;
+        let wakeup = integer(worker.main_thread.wake.as_raw_fd() as u64)?;
+        set_up.call(&[&boolean(worker.config.threads == 0), &wakeup, &locale]).map(drop)
+    };
+    if prepared().is_err() {
+        attached.interpreter.state().report(take_exception());
+    }
+}
+
+/// Imports what the configuration names. The first that does not import.
+fn import_applications() -> Option<&'static App> {
+    worker().config.apps.iter().find(|app| {
+        let callable = match worker().config.threads {
+            0 => WHOLE_SCRIPT,
+            _ => &app.callable,
+        };
         let address = Addressed {
             target: &app.target,
-            callable: &app.callable,
+            callable,
             application_group: &app.application_group,
             queue_deadline: 0,
         };
-        if !worker().applications.find(&address).import() {
-            worker().control.give_up(app.clone());
-        }
+        !worker().applications.find(&address).import()
+    })
+}
+
+fn publish(signal: c_int) {
+    for interpreter in interpreter::all() {
+        let _busy = interpreter.busy();
+        let attached = Attached::to(interpreter);
+        interpreter.state().signalled(&attached, signals::name(signal), signal as u64);
+    }
+}
+
+/// Those that the application has set, for signals that have come.
+fn run_signal_handlers() {
+    let main = interpreter::main();
+    let _busy = main.busy();
+    let _attached = Attached::to(main);
+    // SAFETY: attached, on Python's main thread.
+    if unsafe { ffi::PyErr_CheckSignals() } != 0 && !signals::has_interrupted() {
+        main.state().report(take_exception());
+    } else {
+        take_exception();
     }
 }

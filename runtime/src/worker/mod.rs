@@ -15,8 +15,11 @@ mod incoming;
 mod log;
 mod main_thread;
 mod outgoing;
+mod ownership;
 mod settings;
+mod signals;
 mod threads;
+mod title;
 
 use std::convert::Infallible;
 use std::ffi::c_int;
@@ -95,7 +98,7 @@ unsafe fn live() -> Result<Infallible, String> {
             connections: Connections::new(listener, config.socket_timeout)?,
             applications: Applications::default(),
             control: Control::new()?,
-            main_thread: MainThread::default(),
+            main_thread: MainThread::new()?,
             config,
         });
         assert!(begun.is_ok(), "run is called once");
@@ -118,6 +121,11 @@ unsafe fn take(descriptor: c_int) -> io::Result<OwnedFd> {
         fcntl(BorrowedFd::borrow_raw(descriptor), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
+}
+
+/// Whether the script that is being imported was sent a SystemExit, since the process ends.
+pub fn has_interrupted() -> bool {
+    signals::has_interrupted()
 }
 
 /// In a child that the application forked, whose parent's connections must end with its parent. Does what a

@@ -120,9 +120,13 @@ impl Desk {
         let body = self.received.body(socket, &mut self.body);
         let sender = Sender::new(socket, &mut self.frames);
         let exchange = Exchange::new(&request, connection.slot, body, sender);
-        let pointer = std::ptr::from_ref(&exchange).cast_mut().cast();
+        if let Some(why) = application.refusal() {
+            let _bound = crate::log::bind(exchange.pointer());
+            log::error(&why);
+            return exchange.forbid();
+        }
         // SAFETY: the application's record is the runtime's; the rest lives until `serve` returns.
-        let outcome = unsafe { wsgi::serve(application.runtime(), &request, &IO, pointer) };
+        let outcome = unsafe { wsgi::serve(application.runtime(), &request, &IO, exchange.pointer()) };
         application.announce();
         exchange.finish(outcome)
     }

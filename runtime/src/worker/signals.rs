@@ -1,0 +1,80 @@
+//! Signals: the handler takes a note of them, and the control thread does what they ask for.
+//!
+//! No thread blocks any, so that children start with an empty mask; the kernel prefers the main thread.
+
+use std::ffi::c_int;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use libc::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use pyo3_ffi as ffi;
+
+use super::WORKER;
+
+const OURS: [c_int; 6] = [SIGTERM, SIGINT, SIGUSR1, SIGXCPU, SIGHUP, SIGUSR2];
+
+/// Those that have come, by their numbers.
+static NOTED: AtomicU64 = AtomicU64::new(0);
+/// The main thread is in an application's script, which SIGTERM ends.
+static INTERRUPTS: AtomicBool = AtomicBool::new(false);
+/// It has done so.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Takes the signals over from Python, which is left unaware of it.
+pub fn install() -> io::Result<()> {
+    // Without SA_RESTART: a script that sleeps is to be woken.
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_ONSTACK, SigSet::empty());
+    for signal in OURS {
+        let signal = Signal::try_from(signal)?;
+        // SAFETY: the handler calls only what one may.
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(())
+}
+
+extern "C" fn note(signal: c_int) {
+    // SAFETY: errno is this thread's own.
+    let errno = unsafe { *libc::__errno_location() };
+    NOTED.fetch_or(1 << signal, SeqCst);
+    if matches!(signal, SIGTERM | SIGINT) && INTERRUPTS.load(SeqCst) {
+        INTERRUPTED.store(true, SeqCst);
+        // Now, so that the system call which this signal has interrupted is not gone on with.
+        // SAFETY: may be called in a signal handler.
+        unsafe { ffi::PyErr_SetInterruptEx(SIGTERM) };
+    }
+    if let Some(worker) = WORKER.get() {
+        worker.control.wake();
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Those that have come since the last call.
+pub fn take() -> impl Iterator<Item = c_int> {
+    let noted = NOTED.swap(0, SeqCst);
+    OURS.into_iter().filter(move |signal| noted & 1 << signal != 0)
+}
+
+/// Whether SIGTERM raises SystemExit in the main thread.
+pub fn interruptible(on: bool) {
+    INTERRUPTS.store(on, SeqCst);
+}
+
+/// Raises SystemExit in the main thread, where it is interruptible.
+pub fn interrupt_main_thread() {
+    if INTERRUPTS.load(SeqCst) {
+        // SAFETY: no precondition. The kernel gives it to the main thread, which blocks no signal.
+        unsafe { libc::kill(libc::getpid(), SIGTERM) };
+    }
+}
+
+/// Whether the main thread's script was sent a SystemExit.
+pub fn has_interrupted() -> bool {
+    INTERRUPTED.load(SeqCst)
+}
+
+/// As people call it.
+pub fn name(signal: c_int) -> &'static str {
+    Signal::try_from(signal).map_or("", Signal::as_str)
+}
