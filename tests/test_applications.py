@@ -161,3 +161,36 @@ def test_django(guestbook):
                            headers={"Referer": server.url})  # fmt: skip
         assert "/admin/login/" in str(client.get("/admin/").url)
     assert "AssertionError" not in server.log()
+
+
+RELOADED = """
+import pathlib
+
+loads = pathlib.Path(__file__).parents[1] / "data" / "loads"
+loads.touch()
+loads.write_text(loads.read_text() + "x")
+wish = loads.with_name("wish")
+
+def reload_required(path):
+    assert path == __file__
+    if wish.exists() and wish.read_text() == "raise":
+        raise LookupError("cannot tell")
+    return wish.exists()
+
+def application(environ, start_response):
+    wish.unlink(missing_ok=True)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [loads.read_bytes()]
+"""
+
+
+def test_reload_required(server):
+    """A script can ask by itself to be loaded again, though its file is the same."""
+    server.write_app("reloaded.py", RELOADED)
+    server.start("reloaded.py")
+    assert [server.get("/").text for _ in range(2)] == ["x", "x"]
+    (server.data / "wish").write_text("")
+    assert [server.get("/").text for _ in range(2)] == ["xx", "xx"]
+    (server.data / "wish").write_text("raise")
+    assert server.get("/").text == "xx"
+    server.wait_log("LookupError: cannot tell")

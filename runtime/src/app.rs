@@ -49,7 +49,12 @@ impl Target {
 pub struct Loaded {
     pub callable: Object,
     pub template: Template,
+    /// The script's `reload_required`, which is asked whether it is to be imported again.
+    reload_required: Option<Object>,
 }
+
+/// No file has this modification time.
+const NEVER: i64 = i64::MIN;
 
 /// The record of an application. See [`burrow_abi::RuntimeApi::app`].
 pub unsafe extern "C" fn open(
@@ -112,7 +117,13 @@ impl App {
     /// was logged. Called detached, since it may wait long.
     pub fn loaded(&self, interpreter: &'static Interpreter, modified: Option<i64>) -> Option<Arc<Loaded>> {
         if let Some(loaded) = self.current(modified) {
-            return Some(loaded);
+            if modified.is_none() || !self.asks_to_reload(interpreter, &loaded) {
+                return Some(loaded);
+            }
+            self.modified.store(NEVER, Ordering::Relaxed);
+            // Perhaps the last reference, if another thread has replaced it.
+            let _attached = Attached::to(interpreter);
+            drop(loaded);
         }
         let _importing = self.importing.lock().unwrap();
         let now = self.modified_now();
@@ -144,9 +155,27 @@ impl App {
         self.loaded.lock().unwrap().is_some()
     }
 
-    /// Whether its script has another modification time, in microseconds, than what was imported.
+    /// Whether its script has another modification time, in microseconds, than what was imported, or asks for
+    /// that itself. For a worker, where nothing replaces an import and so none ends here.
     pub fn is_outdated(&self, modified: i64) -> bool {
-        self.is_loaded() && self.modified.load(Ordering::Relaxed) != modified
+        let loaded = self.loaded.lock().unwrap().clone();
+        loaded.zip(self.interpreter()).is_some_and(|(loaded, interpreter)| {
+            self.modified.load(Ordering::Relaxed) != modified || self.asks_to_reload(interpreter, &loaded)
+        })
+    }
+
+    /// Whether the script itself wants to be imported again.
+    fn asks_to_reload(&self, interpreter: &'static Interpreter, loaded: &Loaded) -> bool {
+        let (Some(function), Target::Script(path)) = (&loaded.reload_required, &self.target) else {
+            return false;
+        };
+        let attached = Attached::to(interpreter);
+        let state = attached.interpreter.state();
+        let asked = fs_decoded(path).and_then(|path| state.reload_required(function, &path));
+        asked.unwrap_or_else(|_| {
+            take_exception().into_iter().for_each(|exception| self.report(&attached, exception));
+            false
+        })
     }
 
     /// Never the last reference, which must go attached: nothing is cloned that may be replaced meanwhile
@@ -161,11 +190,19 @@ impl App {
     fn import(&self, attached: &Attached) -> Result<Loaded> {
         let state = attached.interpreter.state();
         let name = latin1(&self.callable)?;
-        let callable = match &self.target {
-            Target::Script(path) => state.load_script(&fs_decoded(path)?, &name)?,
-            Target::Module(module) => state.load_module(&fs_decoded(module)?, &name)?,
-        };
-        Ok(Loaded { callable, template: Template::new(self, state)? })
+        let template = Template::new(self, state)?;
+        match &self.target {
+            Target::Script(path) => {
+                let path = fs_decoded(path)?;
+                let callable = state.load_script(&path, &name)?;
+                let reload_required = state.reload_required_of(&path)?;
+                Ok(Loaded { callable, template, reload_required })
+            }
+            Target::Module(module) => {
+                let callable = state.load_module(&fs_decoded(module)?, &name)?;
+                Ok(Loaded { callable, template, reload_required: None })
+            }
+        }
     }
 
     fn announce(&self, interpreter: &Interpreter) {

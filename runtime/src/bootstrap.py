@@ -239,6 +239,20 @@ def load_script(path, callable_name):
         return find_callable(module, callable_name, path)
 
 
+def reload_required_of(path):
+    """The function by which a script itself asks to be loaded again; None if it has none."""
+    return getattr(sys.modules[module_name(path)], "reload_required", None)
+
+
+def reload_required(function, path):
+    if not function(path):
+        return False
+    module = sys.modules.get(module_name(path))
+    if module is not None:
+        module.__mtime__ = None
+    return True
+
+
 def compile_script(path):
     with io.open_code(path) as file:
         return compile(file.read(), path, "exec", dont_inherit=True)

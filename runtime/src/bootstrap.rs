@@ -29,6 +29,8 @@ pub struct State {
     pub empty_input: Object,
     load_script: Object,
     load_module: Object,
+    reload_required_of: Object,
+    reload_required: Object,
     import_failed: Object,
     /// mod_wsgi.RequestTimeout.
     pub request_timeout: Object,
@@ -96,6 +98,8 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         file_wrapper_type: native.attr(c"FileWrapper")?,
         load_script: function(c"load_script")?,
         load_module: function(c"load_module")?,
+        reload_required_of: function(c"reload_required_of")?,
+        reload_required: function(c"reload_required")?,
         import_failed: function(c"import_failed")?,
         request_timeout: native.attr(c"RequestTimeout")?,
         ask: function(c"ask")?,
@@ -161,6 +165,20 @@ pub fn named(globals: &Object, name: &CStr) -> Result<Object> {
 impl State {
     pub fn load_script(&self, path: &Object, callable: &Object) -> Result<Object> {
         self.load_script.call(&[path, callable])
+    }
+
+    /// The function by which a script that is loaded itself asks to be loaded again.
+    pub fn reload_required_of(&self, path: &Object) -> Result<Option<Object>> {
+        let function = self.reload_required_of.call(&[path])?;
+        // SAFETY: None is always there.
+        Ok((function.as_ptr() != unsafe { ffi::Py_None() }).then_some(function))
+    }
+
+    /// Whether it asks for that now; if so, the next `load_script` does it.
+    pub fn reload_required(&self, function: &Object, path: &Object) -> Result<bool> {
+        let answer = self.reload_required.call(&[function, path])?;
+        // SAFETY: True is always there.
+        Ok(answer.as_ptr() == unsafe { ffi::Py_True() })
     }
 
     pub fn load_module(&self, name: &Object, callable: &Object) -> Result<Object> {
