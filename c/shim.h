@@ -72,9 +72,10 @@ const char *burrow_settings_daemon_process(burrow_settings *settings, const burr
                                            burrow_str name, const burrow_pair *options,
                                            size_t n_options);
 /* Daemon mode: whom the server's workers run as, the prefix of the folder that holds its sockets,
- * and the seconds that the server waits for one read or write. Before burrow_settings_check. */
+ * the seconds that the server waits for one read or write, and the least severe level that it logs
+ * (a burrow_level). Before burrow_settings_check. */
 void burrow_settings_instance(burrow_settings *settings, uid_t uid, gid_t gid, burrow_str prefix,
-                              double timeout);
+                              double timeout, unsigned log_level);
 /* Something is to run in this process group, not "". burrow_settings_check judges it. */
 void burrow_settings_use_process_group(burrow_settings *settings, const burrow_place *place,
                                        burrow_str name);

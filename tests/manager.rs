@@ -1,6 +1,9 @@
 //! The manager's processes without a server: a master made here starts, tells and stops them.
 
-use burrow_host::{manager::Master, settings::ServerKind};
+use burrow_host::{
+    manager::Master,
+    settings::{ServerKind, Settings},
+};
 use nix::{
     fcntl::{fcntl, FcntlArg, FdFlag},
     sys::signal::{kill, Signal},
@@ -48,6 +51,11 @@ fn master(server: ServerKind) -> Master {
     Master::new(server, env!("CARGO_BIN_EXE_burrow").into())
 }
 
+/// Without process groups.
+fn settings() -> Settings {
+    Settings::new(ServerKind::Apache)
+}
+
 /// The only child of a process.
 fn child_of(pid: Pid) -> Option<Pid> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
@@ -66,10 +74,10 @@ fn alive(pid: Pid) -> bool {
 fn starts_once_and_stops() {
     let log = Log::new("starts_once.log");
     let mut master = master(ServerKind::Apache);
-    let pid = master.configure(log.file.as_fd()).unwrap().expect("the first time it starts");
+    let pid = master.configure(&settings(), log.file.as_fd()).unwrap().expect("the first time it starts");
     log.wait_for("started, instance", 1);
     for _ in 0..50 {
-        assert_eq!(master.configure(log.file.as_fd()).unwrap(), None);
+        assert_eq!(master.configure(&settings(), log.file.as_fd()).unwrap(), None);
     }
     master.stop(TIMEOUT);
     assert!(!alive(pid));
@@ -82,7 +90,7 @@ fn keeps_nothing_of_its_parent() {
     let inherited = File::open("/dev/zero").unwrap();
     fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let mut master = master(ServerKind::Apache);
-    let pid = master.configure(log.file.as_fd()).unwrap().unwrap();
+    let pid = master.configure(&settings(), log.file.as_fd()).unwrap().unwrap();
     log.wait_for("started", 1);
     let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let open: Vec<_> = open.map(|entry| fs::read_link(entry.unwrap().path()).unwrap()).collect();
@@ -95,7 +103,7 @@ fn ends_with_its_master() {
     let log = Log::new("ends_with_its_master.log");
     for server in [ServerKind::Apache, ServerKind::Nginx] {
         let mut master = master(server);
-        let pid = master.configure(log.file.as_fd()).unwrap().unwrap();
+        let pid = master.configure(&settings(), log.file.as_fd()).unwrap().unwrap();
         log.wait_for("started", 1);
         drop(master);
         // A zombie until somebody waits for it.
@@ -108,9 +116,9 @@ fn ends_with_its_master() {
 fn follows_another_log() {
     let (first, second) = (Log::new("first.log"), Log::new("second.log"));
     let mut master = master(ServerKind::Nginx);
-    master.configure(first.file.as_fd()).unwrap();
+    master.configure(&settings(), first.file.as_fd()).unwrap();
     first.wait_for("started", 1);
-    master.configure(second.file.as_fd()).unwrap();
+    master.configure(&settings(), second.file.as_fd()).unwrap();
     master.stop(TIMEOUT);
     second.wait_for("ends at configuration 2: the server stops", 1);
 }
@@ -119,7 +127,7 @@ fn follows_another_log() {
 fn follows_a_rotated_log() {
     let log = Log::new("rotated.log");
     let mut master = master(ServerKind::Nginx);
-    let guardian = master.configure(log.file.as_fd()).unwrap().unwrap();
+    let guardian = master.configure(&settings(), log.file.as_fd()).unwrap().unwrap();
     log.wait_for("started", 1);
     fs::rename(&log.path, log.path.with_extension("log.1")).unwrap();
     let new = Log::new("rotated.log");
@@ -140,12 +148,12 @@ fn follows_a_rotated_log() {
 fn the_guardian_restarts_the_manager() {
     let log = Log::new("restarts.log");
     let mut master = master(ServerKind::Nginx);
-    let guardian = master.configure(log.file.as_fd()).unwrap().unwrap();
+    let guardian = master.configure(&settings(), log.file.as_fd()).unwrap().unwrap();
     log.wait_for("started", 1);
     kill(child_of(guardian).unwrap(), Signal::SIGKILL).unwrap();
     log.wait_for("started", 2);
     log.wait_for("was ended by SIGKILL; another one starts in 0.1 s", 1);
-    assert_eq!(master.configure(log.file.as_fd()).unwrap(), None);
+    assert_eq!(master.configure(&settings(), log.file.as_fd()).unwrap(), None);
     let manager = child_of(guardian).unwrap();
     master.stop(TIMEOUT);
     assert!(!alive(guardian) && !alive(manager));
@@ -156,12 +164,12 @@ fn the_guardian_restarts_the_manager() {
 fn the_manager_ends_with_its_guardian() {
     let log = Log::new("guardian.log");
     let mut master = master(ServerKind::Nginx);
-    let guardian = master.configure(log.file.as_fd()).unwrap().unwrap();
+    let guardian = master.configure(&settings(), log.file.as_fd()).unwrap().unwrap();
     log.wait_for("started", 1);
     let manager = child_of(guardian).unwrap();
     kill(guardian, Signal::SIGKILL).unwrap();
     wait(|| !alive(manager), "the end of the manager");
-    let next = master.configure(log.file.as_fd()).unwrap().expect("another one starts");
+    let next = master.configure(&settings(), log.file.as_fd()).unwrap().expect("another one starts");
     assert_ne!(next, guardian);
     master.stop(TIMEOUT);
 }
@@ -170,7 +178,7 @@ fn the_manager_ends_with_its_guardian() {
 fn one_that_hangs_is_killed() {
     let log = Log::new("hangs.log");
     let mut master = master(ServerKind::Nginx);
-    let guardian = master.configure(log.file.as_fd()).unwrap().unwrap();
+    let guardian = master.configure(&settings(), log.file.as_fd()).unwrap().unwrap();
     log.wait_for("started", 1);
     let manager = child_of(guardian).unwrap();
     for pid in [guardian, manager] {
@@ -185,6 +193,6 @@ fn one_that_hangs_is_killed() {
 fn a_missing_command_is_named() {
     let log = Log::new("missing.log");
     let mut master = Master::new(ServerKind::Apache, "/nowhere/bin/burrow".into());
-    let error = master.configure(log.file.as_fd()).unwrap_err();
+    let error = master.configure(&settings(), log.file.as_fd()).unwrap_err();
     assert!(error.to_string().contains("/nowhere/bin/burrow"), "{error}");
 }

@@ -6,7 +6,7 @@ import pytest
 from servers import Mount, wait_for
 
 WITHOUT_EFFECT = [
-    "WSGIVerboseDebugging On", "WSGIAcceptMutex flock", "WSGISocketRotation Off", "WSGISocketPrefix run/wsgi",
+    "WSGIVerboseDebugging On", "WSGIAcceptMutex flock", "WSGISocketRotation Off",
     "WSGICaseSensitivity Off", "WSGIPythonEggs /var/eggs",
     "WSGITelemetryService unix:/run/t interval=1", "WSGITelemetryOptions +CaptureUserAgent",
     "WSGISlowRequests 2.5", "WSGIErrorOverride On", "WSGIIgnoreActivity On",

@@ -15,8 +15,7 @@ from servers import DIST, IS_ROOT, TESTS, WORKER
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="httpd has to change its user")
 EXAMPLES = TESTS.parent / "examples"
-TABLE = (TESTS.parent / "docs/directives.md").read_text()
-daemon_mode = pytest.mark.skipif("there is no daemon mode yet" in TABLE, reason="there is no daemon mode yet")
+daemon_mode = pytest.mark.skip(reason="no request reaches a process group yet")
 
 
 class RealWorld(servers.Apache):

@@ -225,3 +225,14 @@ const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args)
                                           (const burrow_pair *)options->elts,
                                           (size_t)options->nelts);
 }
+
+const char *wsgi_set_socket_prefix(cmd_parms *cmd, void *dir, const char *value)
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+
+    if (error)
+        return error;
+    wsgi_socket_prefix = ap_server_root_relative(cmd->pool, value);
+    return wsgi_socket_prefix ? NULL : apr_psprintf(cmd->pool, "%s: \"%s\" is no path",
+                                                    cmd->cmd->name, value);
+}

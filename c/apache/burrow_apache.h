@@ -107,6 +107,8 @@ typedef struct {
 /* module.c: the settings of the configuration in force. */
 extern burrow_settings *wsgi_settings;
 extern int wsgi_multithread;
+/* Where the sockets of process groups are: WSGISocketPrefix; NULL: in the run folder. */
+extern const char *wsgi_socket_prefix;
 
 static inline burrow_str wsgi_str(const char *s)
 {
@@ -121,6 +123,7 @@ burrow_place wsgi_place(const cmd_parms *cmd);
 const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args);
 const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args);
 const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args);
+const char *wsgi_set_socket_prefix(cmd_parms *cmd, void *dir, const char *value);
 /* Takes "name=value", the value quoted or not, from *args. */
 const char *wsgi_next_option(cmd_parms *cmd, const char **args, const char **name,
                              const char **value);

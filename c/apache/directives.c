@@ -82,6 +82,8 @@ const command_rec wsgi_directives[] = {
                      "the path of a script, process-group=%{GLOBAL} and application-group=name"),
     AP_INIT_RAW_ARGS("WSGIDaemonProcess", wsgi_add_daemon_process, NULL, RSRC_CONF,
                      "a name and options such as processes=2 threads=15"),
+    AP_INIT_TAKE1("WSGISocketPrefix", wsgi_set_socket_prefix, NULL, RSRC_CONF,
+                  "where the sockets of process groups are"),
     AP_INIT_TAKE1("WSGIProcessGroup", set_process_group, NULL, RSRC_CONF | ACCESS_CONF,
                   "%{GLOBAL}"),
     AP_INIT_TAKE1("WSGIApplicationGroup", set_application_group, NULL, RSRC_CONF | ACCESS_CONF,
@@ -149,7 +151,6 @@ const command_rec wsgi_directives[] = {
     INTERPRETER_OPTION("WSGIFreeThreading", "free-threading", "On or Off"),
 
     /* without an effect; the log says why */
-    GLOBAL_OPTION("WSGISocketPrefix", "socket-prefix", "a path"),
     GLOBAL_OPTION("WSGISocketRotation", "socket-rotation", "On or Off"),
     GLOBAL_OPTION("WSGIAcceptMutex", "accept-mutex", "a kind of lock"),
     GLOBAL_OPTION("WSGICaseSensitivity", "case-sensitivity", "On or Off"),

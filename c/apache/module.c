@@ -5,12 +5,14 @@
 
 #include "ap_mpm.h"
 #include "mpm_common.h"
+#include "unixd.h"
 
 /* How long the applications' exit functions may take. */
 #define STOP_TIMEOUT_MS 5000
 
 burrow_settings *wsgi_settings;
 int wsgi_multithread;
+const char *wsgi_socket_prefix;
 
 static void *create_server_config(apr_pool_t *p, server_rec *s)
 {
@@ -80,13 +82,23 @@ static apr_status_t destroy_settings(void *data)
 static int pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp)
 {
     wsgi_settings = burrow_settings_create(BURROW_APACHE);
+    wsgi_socket_prefix = NULL;
     apr_pool_cleanup_register(pconf, NULL, destroy_settings, apr_pool_cleanup_null);
     return OK;
 }
 
 static int check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
-    const char *error = burrow_settings_check(wsgi_settings);
+    const char *prefix = wsgi_socket_prefix ? wsgi_socket_prefix
+                                            : ap_runtime_dir_relative(pconf, "wsgi");
+    int is_root = geteuid() == 0;
+    const char *error;
+
+    burrow_settings_instance(wsgi_settings, is_root ? ap_unixd_config.user_id : geteuid(),
+                             is_root ? ap_unixd_config.group_id : getegid(), wsgi_str(prefix),
+                             (double)s->timeout / APR_USEC_PER_SEC,
+                             (unsigned)ap_get_server_module_loglevel(s, APLOG_MODULE_INDEX));
+    error = burrow_settings_check(wsgi_settings);
     if (!error)
         return OK;
     ap_log_error(APLOG_MARK, APLOG_ERR, 0, s, "%s", error);

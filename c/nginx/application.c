@@ -209,6 +209,9 @@ ngx_int_t ngx_burrow_check_configuration(ngx_conf_t *cf)
             return NGX_ERROR;
         }
     }
+    if (ngx_burrow_set_instance(cf->cycle, main) != NGX_OK) {
+        return NGX_ERROR;
+    }
     error = burrow_settings_check(main->settings);
     if (error == NULL) {
         return ngx_burrow_add_access_handlers(cf);

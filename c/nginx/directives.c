@@ -184,6 +184,10 @@ ngx_command_t ngx_burrow_commands[] = {
       NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_NOARGS | NGX_CONF_TAKE12,
       ngx_burrow_interpreter_options, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
 
+    { ngx_string("wsgi_socket_prefix"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot, NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_burrow_main_conf_t, socket_prefix), NULL },
+
     { ngx_string("wsgi_import_script"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12,
       ngx_burrow_import_script, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
 

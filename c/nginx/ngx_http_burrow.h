@@ -45,6 +45,7 @@ typedef struct {
     ngx_burrow_place_t python_home; /* file.data is NULL where there is none */
     ngx_array_t applications; /* of ngx_burrow_application_t */
     ngx_array_t imports;      /* of ngx_burrow_import_t */
+    ngx_str_t socket_prefix;  /* of process groups; data is NULL where none is said */
     unsigned has_scripts:1;
 } ngx_burrow_main_conf_t;
 
@@ -170,6 +171,7 @@ void ngx_burrow_write_handler(ngx_http_request_t *r);
 void ngx_burrow_free_chunks(void *ctx);
 
 /* manager.c */
+ngx_int_t ngx_burrow_set_instance(ngx_cycle_t *cycle, ngx_burrow_main_conf_t *conf);
 ngx_int_t ngx_burrow_init_module(ngx_cycle_t *cycle);
 void ngx_burrow_exit_master(ngx_cycle_t *cycle);
 

@@ -16,7 +16,7 @@ use nix::{
 use std::{
     io,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, RawFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -139,6 +139,20 @@ impl Child {
 /// In the forked copy, before the exec: a session of its own, default signals, no descriptors but 0 to 2.
 fn isolate(dies_with: Option<Pid>) -> io::Result<()> {
     setsid()?;
+    reset_signals();
+    // At the exec, not now: one of them carries the outcome of the exec to the parent.
+    close_at_exec(3)?;
+    if let Some(parent) = dies_with {
+        set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != parent {
+            return Err(Errno::ESRCH.into());
+        }
+    }
+    Ok(())
+}
+
+/// Default dispositions and an empty mask, for another program.
+pub fn reset_signals() {
     // SAFETY: plain system calls; resetting what cannot be reset (SIGKILL, the C library's own signals)
     // fails and changes nothing.
     unsafe {
@@ -148,16 +162,13 @@ fn isolate(dies_with: Option<Pid>) -> io::Result<()> {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-        // At the exec, not now: one of them carries the outcome of the exec to the parent.
-        if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
-            return Err(io::Error::last_os_error());
-        }
     }
-    if let Some(parent) = dies_with {
-        set_pdeathsig(Signal::SIGKILL)?;
-        if getppid() != parent {
-            return Err(Errno::ESRCH.into());
-        }
-    }
-    Ok(())
+}
+
+/// Keeps the descriptors from this one on from another program.
+pub fn close_at_exec(first: RawFd) -> io::Result<()> {
+    // SAFETY: a system call on numbers.
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(closed).map(drop).map_err(io::Error::from)
 }

@@ -42,7 +42,9 @@ pub unsafe extern "C" fn burrow_manager_configure(
 ) -> *const c_char {
     // SAFETY: the caller's promise.
     let (settings, log) = unsafe { (settings::from_c(settings), BorrowedFd::borrow_raw(log_fd)) };
-    let configured = master().get_or_insert_with(|| Master::new(settings.server(), binary())).configure(log);
+    let mut master = master();
+    let configured = master.get_or_insert_with(|| Master::new(settings.server(), binary()));
+    let configured = configured.configure(settings, log);
     let (pid, message) = match configured {
         Ok(pid) => (pid, ptr::null()),
         Err(error) => (None, settings.keep(error.to_string())),

@@ -35,13 +35,15 @@ pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
         due: None,
     };
     loop {
-        let trouble = match inbox.next(guardian.manager.as_ref().map(Child::pidfd), guardian.due)? {
+        let watched: Vec<_> = guardian.manager.iter().map(Child::pidfd).collect();
+        let trouble = match inbox.next(&watched, guardian.due)? {
             Event::Configure(configuration) => {
                 guardian.configuration = Some(configuration);
                 guardian.configure()
             }
             Event::Due => guardian.configure(),
-            Event::ChildEnded => Err(guardian.bury()),
+            Event::Ready(_) => Err(guardian.bury()),
+            Event::LogMoved => Ok(()),
             Event::Stop { reason, timeout } => {
                 if let Some(manager) = guardian.manager {
                     manager.stop(reason, timeout);

@@ -33,8 +33,10 @@ pub enum Event {
         reason: String,
         timeout: Duration,
     },
-    /// The child that was watched has ended.
-    ChildEnded,
+    /// Of the descriptors that were watched this one has something.
+    Ready(usize),
+    /// The log is another file now.
+    LogMoved,
     /// The time that was given has come.
     Due,
 }
@@ -51,8 +53,8 @@ enum Source {
     Link,
     Signals,
     Master,
-    Child,
     Log,
+    Watched(usize),
 }
 
 /// The link to the process above, with what else makes a process like ours act.
@@ -75,8 +77,8 @@ impl Inbox {
         })
     }
 
-    /// Waits for something to do: until `due`, and also for the end of `child`.
-    pub fn next(&mut self, child: Option<BorrowedFd<'_>>, due: Option<Instant>) -> io::Result<Event> {
+    /// Waits for something to do: until `due`, and also for the descriptors in `watched`.
+    pub fn next(&mut self, watched: &[BorrowedFd<'_>], due: Option<Instant>) -> io::Result<Event> {
         loop {
             if let Some(event) = self.read_messages()? {
                 return Ok(event);
@@ -87,26 +89,27 @@ impl Inbox {
                 Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
                 None => PollTimeout::NONE,
             };
-            match self.poll(child, timeout)? {
+            match self.poll(watched, timeout)? {
                 Some(Source::Signals) => return Ok(Event::stop("a signal")),
                 Some(Source::Master) => return Ok(Event::stop("the server is gone")),
-                Some(Source::Child) => return Ok(Event::ChildEnded),
-                Some(Source::Log) => self.log.reopen(),
+                Some(Source::Watched(index)) => return Ok(Event::Ready(index)),
+                Some(Source::Log) if self.log.reopen() => return Ok(Event::LogMoved),
+                Some(Source::Log) => {}
                 Some(Source::Link) | None => {}
             }
         }
     }
 
     /// The first source that has something for us; None when the time is over.
-    fn poll(&self, child: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<Option<Source>> {
+    fn poll(&self, watched: &[BorrowedFd<'_>], timeout: PollTimeout) -> io::Result<Option<Source>> {
         let sources = [
             (Source::Link, Some(self.link.as_fd())),
             (Source::Signals, Some(self.signals.as_fd())),
             (Source::Master, self.master.as_ref().map(AsFd::as_fd)),
-            (Source::Child, child),
             (Source::Log, self.log.changes()),
         ];
-        let present = sources.into_iter().filter_map(|(source, fd)| Some((source, fd?)));
+        let watched = watched.iter().enumerate().map(|(index, fd)| (Source::Watched(index), Some(*fd)));
+        let present = sources.into_iter().chain(watched).filter_map(|(source, fd)| Some((source, fd?)));
         let (sources, mut polled): (Vec<_>, Vec<_>) =
             present.map(|(source, fd)| (source, PollFd::new(fd, PollFlags::POLLIN))).unzip();
         match poll(&mut polled, timeout) {

@@ -54,6 +54,10 @@ impl Log {
         log
     }
 
+    pub fn server(&self) -> &'static str {
+        super::name(self.server)
+    }
+
     /// Logs to another file from now on.
     pub fn replace(&mut self, log: OwnedFd) -> io::Result<()> {
         dup2_stderr(log)?;
@@ -85,22 +89,19 @@ impl Log {
         self.file.as_ref().map(|file| file.inotify.as_fd())
     }
 
-    /// Opens the file that has the log's name now, if it is another one.
-    pub fn reopen(&self) {
-        let Some(file) = &self.file else { return };
+    /// Opens the file that has the log's name now, if it is another one; whether it is.
+    pub fn reopen(&self) -> bool {
+        let Some(file) = &self.file else { return false };
         while file.inotify.read_events().is_ok() {}
-        let (Ok(named), Ok(ours)) = (stat(&file.path), fstat(io::stderr())) else { return };
+        let (Ok(named), Ok(ours)) = (stat(&file.path), fstat(io::stderr())) else { return false };
         if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) {
-            return;
+            return false;
         }
         // The path was resolved when it was remembered: a link in that place now is not the log.
         let mut options = File::options();
         options.append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        if let Ok(new) = options.open(&file.path) {
-            if is_regular(&new) {
-                let _ = dup2_stderr(new);
-            }
-        }
+        let new = options.open(&file.path);
+        new.is_ok_and(|new| is_regular(&new) && dup2_stderr(new).is_ok())
     }
 
     fn follow(&mut self) {

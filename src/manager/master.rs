@@ -1,7 +1,11 @@
 //! The server master's side: starts the manager, tells it of reloads, ends it.
 
-use super::{child::Child, protocol::Configuration, Role};
-use crate::settings::ServerKind;
+use super::{
+    child::Child,
+    configuration::{Configuration, Rolls},
+    Role,
+};
+use crate::settings::{ServerKind, Settings};
 use nix::unistd::{getpid, Pid};
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -20,6 +24,9 @@ pub struct Master {
     instance: String,
     /// How often the server has been configured.
     generation: u64,
+    rolls: Rolls,
+    /// The settings that were configured last.
+    serial: u64,
     /// The process that configured last.
     pid: Pid,
     child: Option<Child>,
@@ -27,7 +34,8 @@ pub struct Master {
 
 impl Master {
     pub fn new(server: ServerKind, binary: PathBuf) -> Master {
-        Master { server, binary, instance: token(), generation: 0, pid: getpid(), child: None }
+        let (instance, rolls) = (token(), Rolls::default());
+        Master { server, binary, instance, generation: 0, rolls, serial: 0, pid: getpid(), child: None }
     }
 
     pub fn instance(&self) -> &str {
@@ -36,11 +44,17 @@ impl Master {
 
     /// Starts the manager, or tells the running one of a new configuration. Returns the pid of a
     /// process that had to be started. Waits for nothing.
-    pub fn configure(&mut self, log: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
+    pub fn configure(&mut self, settings: &Settings, log: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
         self.generation += 1;
+        // Not where only the manager has died.
+        if self.serial != settings.serial() {
+            self.serial = settings.serial();
+            self.rolls.reloads += 1;
+        }
         self.pid = getpid();
         let master = self.final_pid();
-        let configuration = Configuration::new(self.generation).to_file()?;
+        let configuration = Configuration::new(settings, self.generation, &self.instance, self.rolls);
+        let configuration = configuration.to_file()?;
         if let Some(child) = self.child.as_mut().filter(|child| !child.ends_within(Duration::ZERO)) {
             match child.configure(master, configuration.as_fd(), log) {
                 // It is ending this very moment.

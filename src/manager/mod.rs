@@ -14,14 +14,21 @@ use crate::settings::ServerKind;
 use std::process::ExitCode;
 
 mod child;
+mod commands;
+mod configuration;
 mod ffi;
+mod folder;
+mod group;
 mod guardian;
 mod inbox;
+mod launch;
 mod log;
 mod master;
 mod pidfd;
 mod process;
 mod protocol;
+mod visitors;
+mod worker;
 
 pub use ffi::instance;
 pub use master::Master;
@@ -64,7 +71,7 @@ pub fn run(role: Role, server: &str, instance: &str) -> ExitCode {
 }
 
 /// As the subcommands call it.
-fn name(server: ServerKind) -> &'static str {
+pub(crate) fn name(server: ServerKind) -> &'static str {
     match server {
         ServerKind::Apache => "apache",
         ServerKind::Nginx => "nginx",

@@ -1,32 +1,264 @@
 //! The manager's own process.
 
 use super::{
+    commands::Commands,
+    configuration::Configuration,
+    folder,
+    group::{Group, Host},
     inbox::{Event, Inbox},
     log::Level,
-    protocol::Configuration,
+    visitors::{Visitor, Visitors},
+    worker::{self, State, Worker},
     Role,
 };
-use crate::settings::ServerKind;
-use std::io;
+use crate::{python::runtime_dir, settings::ServerKind};
+use burrow_daemon::control::{FromWorker, Hello, ToWorker};
+use nix::unistd::Pid;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// For so long a manager that follows another one waits for the processes of that: they look for it often.
+const ADOPTION: Duration = Duration::from_millis(400);
+/// What is left of the time to end in when processes are killed that have not.
+const RESERVE: Duration = Duration::from_millis(500);
 
 pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
-    let mut inbox = Inbox::open(Role::Manager, server)?;
+    let inbox = Inbox::open(Role::Manager, server)?;
     inbox.log.write(Level::Notice, &format!("started, instance {instance}"));
-    let mut generation = 0;
+    let mut manager = Manager {
+        inbox,
+        runtimes: runtime_dir().canonicalize()?,
+        configuration: Configuration::default(),
+        folders: Vec::new(),
+        visitors: None,
+        groups: Vec::new(),
+        adopts_until: None,
+        commands: Commands::default(),
+    };
     loop {
-        match inbox.next(None, None)? {
-            Event::Configure(file) => match Configuration::from_file(file) {
-                Ok(configuration) => generation = configuration.generation,
-                Err(error) => {
-                    inbox.log.write(Level::Error, &format!("keeps configuration {generation}: {error}"))
-                }
+        if let Some((reason, timeout)) = manager.turn()? {
+            manager.stop(timeout);
+            let generation = manager.configuration.generation;
+            manager.inbox.log.write(Level::Notice, &format!("ends at configuration {generation}: {reason}"));
+            return Ok(());
+        }
+    }
+}
+
+struct Manager {
+    inbox: Inbox,
+    runtimes: PathBuf,
+    configuration: Configuration,
+    /// That were made, the one in use last.
+    folders: Vec<PathBuf>,
+    visitors: Option<Visitors>,
+    groups: Vec<Group>,
+    /// Until then processes of a manager before this one are waited for.
+    adopts_until: Option<Instant>,
+    commands: Commands,
+}
+
+/// What a descriptor that is watched belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Visitor(usize),
+    Link(Pid),
+    End(Pid),
+}
+
+fn sources<'a>(visitors: &'a Option<Visitors>, groups: &'a [Group]) -> Vec<(Source, BorrowedFd<'a>)> {
+    let visitors = visitors.iter().flat_map(Visitors::descriptors).enumerate();
+    let visitors = visitors.map(|(index, fd)| (Source::Visitor(index), fd));
+    let workers = groups.iter().flat_map(|group| &group.workers).flat_map(|worker| {
+        let link = worker.link().map(|link| (Source::Link(worker.pid), link));
+        link.into_iter().chain([(Source::End(worker.pid), worker.pidfd())])
+    });
+    visitors.chain(workers).collect()
+}
+
+impl Manager {
+    /// Waits for one thing and does what follows from it. Returns why and how soon to end, when that is it.
+    fn turn(&mut self) -> io::Result<Option<(String, Duration)>> {
+        let due = self.due();
+        let (sources, watched): (Vec<_>, Vec<_>) = sources(&self.visitors, &self.groups).into_iter().unzip();
+        match self.inbox.next(&watched, due)? {
+            Event::Configure(file) => self.configure(file),
+            Event::Stop { reason, timeout } => return Ok(Some((reason, timeout))),
+            Event::LogMoved => self.pass_log(),
+            Event::Ready(index) => match sources[index] {
+                Source::Visitor(index) => self.visited(index),
+                Source::Link(pid) => self.receive(pid),
+                Source::End(pid) => self.ended(pid),
             },
-            Event::Stop { reason, .. } => {
-                inbox.log.write(Level::Notice, &format!("ends at configuration {generation}: {reason}"));
-                return Ok(());
+            Event::Due => {}
+        }
+        self.balance();
+        Ok(None)
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let groups = self.groups.iter().filter_map(Group::due);
+        // Nothing is started before.
+        let groups = groups.filter(|_| self.adopts_until.is_none());
+        groups.chain(self.adopts_until).chain(self.commands.due()).min()
+    }
+
+    fn balance(&mut self) {
+        let now = Instant::now();
+        self.commands.expire(now);
+        if self.adopts_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.adopts_until = None;
+        let host = Host { log: &self.inbox.log, runtimes: &self.runtimes };
+        for group in &mut self.groups {
+            group.balance(&host);
+        }
+        self.groups.retain(|group| !group.has_left());
+    }
+
+    fn configure(&mut self, file: OwnedFd) {
+        let generation = self.configuration.generation;
+        let taken = Configuration::from_file(file).and_then(|configuration| self.take(configuration));
+        if let Err(error) = taken {
+            self.inbox.log.write(Level::Error, &format!("keeps configuration {generation}: {error}"));
+        }
+        self.pass_log();
+    }
+
+    fn take(&mut self, configuration: Configuration) -> io::Result<()> {
+        if !configuration.groups.is_empty() {
+            self.open_folder(&configuration)?;
+        }
+        for group in &mut self.groups {
+            if !configuration.groups.iter().any(|spec| spec.name == group.spec().name) {
+                group.leave();
             }
-            // Neither was asked for.
-            Event::ChildEnded | Event::Due => {}
+        }
+        for spec in &configuration.groups {
+            match self.groups.iter_mut().find(|group| group.spec().name == spec.name) {
+                Some(group) => group.reconfigure(spec.clone(), &configuration),
+                None => self.groups.push(Group::new(spec.clone(), &configuration)),
+            }
+        }
+        self.configuration = configuration;
+        Ok(())
+    }
+
+    /// Makes the folder and takes its control socket, unless this manager has done so.
+    fn open_folder(&mut self, configuration: &Configuration) -> io::Result<()> {
+        let folder = configuration.folder();
+        if self.folders.last() == Some(&folder) && configuration.control().exists() {
+            return Ok(());
+        }
+        let failed =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+        let existed = folder::make(&folder).map_err(failed)?;
+        self.visitors =
+            Some(Visitors::new(folder::listen_for_control(&configuration.control()).map_err(failed)?));
+        if self.folders.is_empty() {
+            self.adopts_until = existed.then(|| Instant::now() + ADOPTION);
+            folder::sweep(&folder);
+        }
+        self.folders.retain(|other| *other != folder);
+        self.folders.push(folder);
+        Ok(())
+    }
+
+    /// Has all processes log where this one does.
+    fn pass_log(&self) {
+        let log = io::stderr();
+        for worker in self.groups.iter().flat_map(|group| &group.workers) {
+            // One that does not take it is ending, or never reads.
+            worker.send(&ToWorker::Log, &[log.as_fd()]);
+        }
+    }
+
+    fn visited(&mut self, index: usize) {
+        let Some(visitor) = self.visitors.as_mut().and_then(|visitors| visitors.ready(index)) else { return };
+        let Visitor { link, pid, uid, hello, files } = visitor;
+        match hello {
+            Hello::Worker(FromWorker::Register {
+                group, settings, started, ready, draining, apps, ..
+            }) => {
+                let Some(group) = self.groups.iter_mut().find(|known| known.spec().name == group) else {
+                    return;
+                };
+                if uid != group.spec().launch.uid {
+                    return;
+                }
+                if let Some(worker) = group.workers.iter_mut().find(|worker| worker.pid == pid) {
+                    return worker.relink(link);
+                }
+                let Ok([listener, page]) = <[OwnedFd; 2]>::try_from(files) else { return };
+                let Ok(mut worker) = Worker::adopted(pid, link, settings, started, ready) else { return };
+                worker.show_page(page.as_fd());
+                group.adopt(worker, listener, draining, apps);
+            }
+            // That is no first message.
+            Hello::Worker(_) => {}
+            Hello::Command(command) => {
+                let host = Host { log: &self.inbox.log, runtimes: &self.runtimes };
+                self.commands.take(&host, link, uid, command, &self.configuration, &mut self.groups);
+            }
+        }
+    }
+
+    fn receive(&mut self, pid: Pid) {
+        let host = Host { log: &self.inbox.log, runtimes: &self.runtimes };
+        for group in &mut self.groups {
+            let Some(worker) = group.workers.iter_mut().find(|worker| worker.pid == pid) else { continue };
+            if let Some((message, files)) = worker.receive() {
+                if let Some(stacks) = group.message(&host, pid, message, files) {
+                    self.commands.stacks(pid, stacks);
+                }
+            }
+            return;
+        }
+    }
+
+    fn ended(&mut self, pid: Pid) {
+        let host = Host { log: &self.inbox.log, runtimes: &self.runtimes };
+        for group in &mut self.groups {
+            group.ended(&host, pid);
+        }
+        self.commands.ended(pid);
+    }
+
+    /// Ends all processes, and those that they have left behind; then the folder goes.
+    fn stop(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout.saturating_sub(RESERVE);
+        let mut groups = std::mem::take(&mut self.groups);
+        for group in &mut groups {
+            let shutdown = group.spec().shutdown_timeout();
+            for worker in &mut group.workers {
+                worker.stop("shutdown_signal", shutdown);
+            }
+        }
+        let mut workers: Vec<Worker> = groups.into_iter().flat_map(|group| group.workers).collect();
+        while !workers.is_empty() && Instant::now() < deadline + RESERVE {
+            let now = Instant::now();
+            for worker in &mut workers {
+                if worker.state != State::Killed && (now >= deadline || worker.is_overdue(now)) {
+                    worker.destroy();
+                }
+            }
+            let next = if now < deadline { deadline } else { deadline + RESERVE };
+            let due = workers.iter().filter_map(Worker::due).chain([next]).min().unwrap_or(next);
+            if let Some(index) = worker::first_to_end(&workers, due) {
+                let worker = workers.swap_remove(index);
+                worker.end_children();
+                worker.reap();
+            }
+        }
+        for folder in &self.folders {
+            if let Err(error) = folder::remove(folder) {
+                self.inbox.log.write(Level::Error, &format!("{}: {error}", folder.display()));
+            }
         }
     }
 }

@@ -1,9 +1,7 @@
 //! What only the whole configuration shows.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::directives;
 use super::parse::Directive;
 use super::report::{load_module_line, Finding, Verdict};
 use burrow_host::python::{runtime_dir, Installation, DEFAULT_HOME};
@@ -29,9 +27,6 @@ pub fn on(configuration: &[Directive]) -> Vec<Finding> {
     }
     let homes = homes(configuration);
     findings.extend(pythons(configuration, &homes));
-    if !directives::daemon_mode() {
-        findings.extend(instead_of_daemons(configuration, &homes));
-    }
     findings
 }
 
@@ -59,10 +54,6 @@ fn values<'a>(
             Some((directive, value.filter(wanted)?))
         })
     })
-}
-
-fn names(values: &BTreeSet<String>) -> String {
-    values.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// A Python that a line asks for.
@@ -94,7 +85,7 @@ fn pythons(configuration: &[Directive], homes: &[Home]) -> Vec<Finding> {
     let mut findings = Vec::new();
     // One with a variable in it, of the environment or of a macro, is known to httpd alone.
     for home in homes.iter().filter(|home| !home.path.contains('$')) {
-        match usable(&home.path) {
+        match usable(&home.path, home.subject == "WSGIPythonHome") {
             Err(message) => {
                 findings.push(Finding::at(home.directive, home.subject, Verdict::Problem, message))
             }
@@ -110,21 +101,24 @@ fn pythons(configuration: &[Directive], homes: &[Home]) -> Vec<Finding> {
         }
     }
     if homes.is_empty() && !configuration.iter().all(Directive::is_in_htaccess) {
-        let (verdict, reason) = match usable(DEFAULT_HOME) {
-            Ok(version) => {
-                (Verdict::Note, format!("no home is named: the system's Python {version} is used"))
-            }
-            Err(message) => (Verdict::Problem, format!("no home is named, and {message}")),
-        };
+        let (verdict, reason) =
+            match usable(DEFAULT_HOME, named(configuration, "WSGIDaemonProcess").next().is_none()) {
+                Ok(version) => {
+                    (Verdict::Note, format!("no home is named: the system's Python {version} is used"))
+                }
+                Err(message) => (Verdict::Problem, format!("no home is named, and {message}")),
+            };
         findings.push(Finding::about("WSGIPythonHome", verdict, reason));
     }
     findings
 }
 
-/// The version, or what is missing.
-fn usable(home: &str) -> Result<String, String> {
+/// The version, or what is missing. The processes of a group need no shared library.
+fn usable(home: &str, is_embedded: bool) -> Result<String, String> {
     let installation = Installation::find(Path::new(home))?;
-    installation.library()?;
+    if is_embedded {
+        installation.library()?;
+    }
     installation.runtime(&runtime_dir())?;
     Ok(installation.version.to_string())
 }
@@ -134,64 +128,4 @@ fn compiled_for(module: &str) -> Option<String> {
     let (_, tag) = module.split_once("cpython-3")?;
     let minor: String = tag.chars().take_while(char::is_ascii_digit).collect();
     (!minor.is_empty()).then(|| format!("3.{minor}"))
-}
-
-/// What to write, and what to beware of, where process groups become httpd's own processes.
-fn instead_of_daemons(configuration: &[Directive], homes: &[Home]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let groups = named(configuration, "WSGIDaemonProcess").count();
-    let (own_home, paths) = (
-        named(configuration, "WSGIPythonHome").next(),
-        values(configuration, "WSGIDaemonProcess", "python-path").map(|(_, path)| path),
-    );
-    match homes {
-        [home] if own_home.is_none() => {
-            let reason = format!("add, outside of every <VirtualHost>: WSGIPythonHome {}", home.path);
-            findings.push(Finding::about("WSGIPythonHome", Verdict::Change, reason));
-        }
-        [] | [_] => {}
-        several => {
-            let several: BTreeSet<String> = several.iter().map(|home| home.path.clone()).collect();
-            let reason = format!(
-                "{} homes ({}), and one server runs one Python: make one virtual environment for all, or stay \
-                 with mod_wsgi for now",
-                several.len(),
-                names(&several)
-            );
-            findings.push(Finding::about("WSGIPythonHome", Verdict::Problem, reason));
-        }
-    }
-    let paths: BTreeSet<String> = paths.collect();
-    if !paths.is_empty() {
-        let paths = paths.into_iter().collect::<Vec<_>>().join(":");
-        let reason = format!("add, outside of every <VirtualHost>: WSGIPythonPath {paths}");
-        findings.push(Finding::about("WSGIPythonPath", Verdict::Change, reason));
-    }
-    let users: BTreeSet<String> =
-        values(configuration, "WSGIDaemonProcess", "user").map(|(_, user)| user).collect();
-    if users.len() > 1 {
-        let reason = format!(
-            "the groups run as {}; in httpd's own processes all run as its User and can read each other's \
-             files: where they must be kept apart, stay with mod_wsgi for now",
-            names(&users)
-        );
-        findings.push(Finding::about("WSGIDaemonProcess", Verdict::Problem, reason));
-    }
-    if groups > 1 && uses_of_main_interpreter(configuration) > 1 {
-        let reason = format!(
-            "the applications of {groups} process groups would share the main interpreter of httpd's processes: \
-             write a name of its own for each, instead of %{{GLOBAL}}"
-        );
-        findings.push(Finding::about("WSGIApplicationGroup", Verdict::Problem, reason));
-    }
-    findings
-}
-
-fn uses_of_main_interpreter(configuration: &[Directive]) -> usize {
-    let directives = named(configuration, "WSGIApplicationGroup")
-        .filter(|directive| directive.words().first().is_some_and(|group| group == "%{GLOBAL}"));
-    let options = ["WSGIScriptAlias", "WSGIScriptAliasMatch"].into_iter().flat_map(|name| {
-        values(configuration, name, "application-group").filter(|(_, group)| group == "%{GLOBAL}")
-    });
-    directives.count() + options.count()
 }

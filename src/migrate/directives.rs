@@ -13,13 +13,6 @@ pub enum Status {
     Differs(&'static str),
     /// Accepted, for this reason without effect.
     NoEffect(&'static str),
-    /// Works where the value is `%{GLOBAL}`: httpd's own processes.
-    EmbeddedOnly,
-    /// Read and checked; refused where something uses it.
-    RefusedInUse {
-        why: &'static str,
-        cure: &'static str,
-    },
     Refused {
         why: &'static str,
         cure: &'static str,
@@ -88,13 +81,7 @@ pub(super) const fn setting(
 const FILE_INFO: Context = Htaccess("FileInfo");
 const AUTH_CONFIG: Context = Htaccess("AuthConfig");
 
-pub(super) const NO_DAEMON: &str = "there is no daemon mode yet";
-pub(super) const EMBEDDED: &str =
-    "remove it: the application runs in httpd's own processes; where it needs processes of its own, stay with \
-     mod_wsgi for now";
-pub(super) const REMOVE: &str = "remove it";
 pub(super) const LATER: Nginx = Nothing("not in Burrow yet");
-pub(super) const NO_DAEMON_NGINX: Nginx = Nothing(NO_DAEMON);
 
 /// The directives of mod_wsgi 6, and its section.
 pub const DIRECTIVES: &[Directive] = &[
@@ -114,15 +101,8 @@ pub const DIRECTIVES: &[Directive] = &[
         Same,
         Has("wsgi_pass", "in a `location ~`; the script is one, without `$1`"),
     ),
-    directive(
-        "WSGIDaemonProcess",
-        "*name* [*options*]",
-        VirtualHost,
-        "",
-        RefusedInUse { why: NO_DAEMON, cure: EMBEDDED },
-        NO_DAEMON_NGINX,
-    ),
-    directive("WSGIProcessGroup", "*name*", Directory, "`%{GLOBAL}`", EmbeddedOnly, NO_DAEMON_NGINX),
+    directive("WSGIDaemonProcess", "*name* [*options*]", VirtualHost, "", Same, LATER),
+    directive("WSGIProcessGroup", "*name*", Directory, "`%{GLOBAL}`", Same, LATER),
     directive(
         "WSGIApplicationGroup",
         "*name*",
@@ -239,7 +219,14 @@ pub const DIRECTIVES: &[Directive] = &[
         ),
         Own("`sendfile`"),
     ),
-    directive("WSGIIgnoreActivity", "On\\|Off", FILE_INFO, "Off", NoEffect(NO_DAEMON), NO_DAEMON_NGINX),
+    directive(
+        "WSGIIgnoreActivity",
+        "On\\|Off",
+        FILE_INFO,
+        "Off",
+        NoEffect("every request counts for `inactivity-timeout`"),
+        LATER,
+    ),
     directive(
         "WSGITrustedProxyHeaders",
         "*names*",
@@ -396,8 +383,8 @@ pub const DIRECTIVES: &[Directive] = &[
         "*path*",
         MainServer,
         "`wsgi` in httpd's run folder",
-        NoEffect(NO_DAEMON),
-        NO_DAEMON_NGINX,
+        Same,
+        Has("wsgi_socket_prefix", "`wsgi` in the folder of the file with the pid"),
     ),
     directive(
         "WSGISocketRotation",
@@ -405,7 +392,7 @@ pub const DIRECTIVES: &[Directive] = &[
         MainServer,
         "On",
         NoEffect("a reload keeps the sockets of process groups"),
-        NO_DAEMON_NGINX,
+        Nothing("a reload keeps the sockets of process groups"),
     ),
     directive(
         "WSGIAcceptMutex",
@@ -413,7 +400,7 @@ pub const DIRECTIVES: &[Directive] = &[
         MainServer,
         "Default",
         NoEffect("no lock is taken to accept a connection"),
-        NO_DAEMON_NGINX,
+        Nothing("no lock is taken to accept a connection"),
     ),
     directive(
         "WSGICaseSensitivity",
@@ -508,12 +495,6 @@ pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
         "bodies are read as the application asks for them",
     ),
 ];
-
-/// Whether there are process groups. While there are none, a configuration that has several means something
-/// else when all of it runs in httpd's own processes.
-pub fn daemon_mode() -> bool {
-    find("WSGIDaemonProcess").is_some_and(|directive| !matches!(directive.httpd, RefusedInUse { .. }))
-}
 
 /// The directive of this name, in any case of letters.
 pub fn find(name: &str) -> Option<&'static Directive> {

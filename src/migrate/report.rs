@@ -161,11 +161,11 @@ fn judge(directive: &Directive) -> Vec<Finding> {
     let Some(row) = directives::find(&directive.name) else { return vec![unknown(directive)] };
     let mut findings = vec![match misplaced(directive, row.context) {
         Some(why) => Finding::at(directive, row.name, Verdict::NotSupported, why),
-        None => finding(directive, row.name, row.httpd, word(0)),
+        None => finding(directive, row.name, row.httpd),
     }];
     // How many arguments come before the options, and which is a script's path.
     let (before, script, known) = match row.name {
-        "WSGIDaemonProcess" => (1, None, options::DAEMON),
+        "WSGIDaemonProcess" => (1, None, options::DAEMON.as_slice()),
         "WSGIScriptAlias" | "WSGIScriptAliasMatch" => (2, Some(1), options::ALIAS),
         "WSGIHandlerScript" => (2, Some(1), options::HANDLER),
         "WSGIImportScript" => (1, Some(0), options::IMPORT),
@@ -174,26 +174,20 @@ fn judge(directive: &Directive) -> Vec<Finding> {
         }
         _ => return findings,
     };
-    // A directive that is not there has no options to speak of; those of process groups name what to do instead.
-    if findings[0].verdict != Verdict::NotSupported || row.name == "WSGIDaemonProcess" {
+    // A directive that is not there has no options to speak of.
+    if findings[0].verdict != Verdict::NotSupported {
         findings.extend(script.and_then(|index| relative_script(directive, word(index))));
         findings.extend(judge_options(directive, before, known));
     }
     findings
 }
 
-fn finding(directive: &Directive, subject: &str, status: Status, value: &str) -> Finding {
+fn finding(directive: &Directive, subject: &str, status: Status) -> Finding {
     let (verdict, reason) = match status {
-        Status::EmbeddedOnly if value == "%{GLOBAL}" => (Verdict::Same, String::new()),
         Status::Same => (Verdict::Same, String::new()),
         Status::Differs(how) => (Verdict::Differs, how.into()),
         Status::NoEffect(why) => (Verdict::NoEffect, why.into()),
-        Status::EmbeddedOnly => {
-            (Verdict::NotSupported, format!("{}; {}", directives::NO_DAEMON, directives::EMBEDDED))
-        }
-        Status::Refused { why, cure } | Status::RefusedInUse { why, cure } => {
-            (Verdict::NotSupported, format!("{why}; {cure}"))
-        }
+        Status::Refused { why, cure } => (Verdict::NotSupported, format!("{why}; {cure}")),
     };
     // The table is written in Markdown.
     Finding::at(directive, subject, verdict, reason.replace('`', ""))
@@ -202,7 +196,7 @@ fn finding(directive: &Directive, subject: &str, status: Status, value: &str) ->
 /// A directive of httpd's own that names what another directive of mod_wsgi's provides.
 fn part_of(name: &str, directive: &Directive, argument: &str) -> Vec<Finding> {
     let status = directives::find(name).map_or(Status::Same, |row| row.httpd);
-    vec![finding(directive, &format!("{} {argument}", directive.name), status, "")]
+    vec![finding(directive, &format!("{} {argument}", directive.name), status)]
 }
 
 fn judge_options(directive: &Directive, skip: usize, known: &'static [Setting]) -> Vec<Finding> {
@@ -211,7 +205,7 @@ fn judge_options(directive: &Directive, skip: usize, known: &'static [Setting]) 
         .map(|(name, value)| {
             let subject = format!("{} {name}=", directive.name);
             match (options::find(known, &name), value) {
-                (Some(row), Some(value)) => finding(directive, &subject, row.httpd, &value),
+                (Some(row), Some(_)) => finding(directive, &subject, row.httpd),
                 (None, Some(_)) => Finding::at(
                     directive,
                     subject,
@@ -230,7 +224,7 @@ fn judge_options(directive: &Directive, skip: usize, known: &'static [Setting]) 
 fn unknown(directive: &Directive) -> Finding {
     let removed = directives::REMOVED.iter().find(|row| directive.is(row.name));
     match removed {
-        Some(row) => finding(directive, row.name, row.httpd, ""),
+        Some(row) => finding(directive, row.name, row.httpd),
         None => Finding::at(
             directive,
             directive.name.as_str(),

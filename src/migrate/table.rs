@@ -2,6 +2,7 @@
 
 use super::directives::{self, Context, Nginx, Setting, Status};
 use super::options;
+use burrow_host::settings::process_group;
 
 const HEAD: &str = "\
 # Directives
@@ -36,6 +37,9 @@ pub fn markdown() -> String {
         });
         table(title, &["Option", "Default", "Apache httpd", "nginx"], rows)
     };
+    let groups = process_group::OPTIONS
+        .iter()
+        .map(|option| vec![format!("`{}=`", option.name), option.default.into(), option.meaning.into()]);
     let removed = directives::REMOVED
         .iter()
         .map(|row| vec![format!("`{}`", row.name), status(row.httpd), nginx(row.nginx)]);
@@ -47,7 +51,7 @@ pub fn markdown() -> String {
             directives,
         ),
         named("Options of `WSGIScriptAlias` and, as far as they make sense there, of the others that name scripts", options::ALIAS),
-        named("Options of `WSGIDaemonProcess`", options::DAEMON),
+        table("Options of `WSGIDaemonProcess`", &["Option", "Default", "Meaning"], groups),
         table("Directives that mod_wsgi 6 has no more", &["Directive", "Apache httpd", "nginx"], removed),
         table("Directives of nginx alone", &["nginx", "Meaning", "Apache httpd"], nginx_only),
     ]
@@ -75,11 +79,7 @@ fn status(status: Status) -> String {
     match status {
         Status::Same => "implemented".into(),
         Status::Differs(how) => format!("implemented; {how}"),
-        Status::EmbeddedOnly => {
-            format!("implemented for `%{{GLOBAL}}`; else refused: {}", directives::NO_DAEMON)
-        }
         Status::NoEffect(why) => format!("no effect: {why}"),
-        Status::RefusedInUse { why, cure } => format!("checked; refused where it is used: {why}; {cure}"),
         Status::Refused { why, cure } => format!("refused: {why}; {cure}"),
     }
 }

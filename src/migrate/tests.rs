@@ -110,7 +110,7 @@ fn httpd_takes_what_the_table_says() {
 #[test]
 fn nginx_has_what_the_table_says() {
     let registered = registered("c/nginx", "(?:ngx_string|_OPTION)");
-    let settings = options::ALIAS.iter().chain(options::DAEMON);
+    let settings = options::ALIAS.iter().chain(options::DAEMON.iter());
     let counterparts =
         directives::DIRECTIVES.iter().map(|row| row.nginx).chain(settings.map(|row| row.nginx));
     let mut said: Vec<String> = counterparts

@@ -78,7 +78,22 @@ pub struct Installation {
 impl Installation {
     /// Looks at a virtual environment or a prefix such as `/usr`.
     pub fn find(home: &Path) -> Result<Self, String> {
-        let executable = executable(home)?;
+        Self::of(executable(home)?, home)
+    }
+
+    /// Looks at what a python itself belongs to.
+    pub fn of_executable(path: &Path) -> Result<Self, String> {
+        let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("'{}' does not exist: correct the path", path.display()),
+            _ => unreadable(path, &error),
+        })?;
+        if metadata.is_dir() {
+            return Err(format!("'{}' is a folder: write python-home, or name its python", path.display()));
+        }
+        Self::of(path.to_owned(), path.ancestors().nth(2).unwrap_or(Path::new("/")))
+    }
+
+    fn of(executable: PathBuf, home: &Path) -> Result<Self, String> {
         let real = fs::canonicalize(&executable).map_err(|error| unreadable(&executable, &error))?;
         let venv = VenvConfig::read(home)?;
         let base_python = match &venv {

@@ -1,6 +1,6 @@
 //! `burrow_settings_*` and `burrow_app_*` of c/shim.h.
 
-use std::ffi::{c_char, c_int, OsStr};
+use std::ffi::{c_char, c_int, c_uint, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -206,6 +206,7 @@ pub unsafe extern "C" fn burrow_settings_instance(
     gid: libc::gid_t,
     prefix: burrow_str,
     timeout: f64,
+    log_level: c_uint,
 ) {
     // SAFETY: c/shim.h.
     let (settings, prefix) = unsafe { (settings_mut(settings), prefix.bytes()) };
@@ -215,6 +216,7 @@ pub unsafe extern "C" fn burrow_settings_instance(
         gid,
         prefix: Path::new(OsStr::from_bytes(prefix)).into(),
         timeout,
+        log_level,
     });
 }
 

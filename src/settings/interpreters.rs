@@ -1,5 +1,7 @@
 //! What can differ from interpreter to interpreter: the sections that ask for it, and what comes of them.
 
+use std::collections::BTreeSet;
+
 /// The interpreters that an option is for. None: any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -10,9 +12,9 @@ pub struct Scope {
 }
 
 impl Scope {
-    fn holds(&self, process_group: &[u8], application_group: &[u8]) -> bool {
+    fn holds(&self, process_group: &[u8], application_group: Option<&[u8]>) -> bool {
         self.process_group.as_deref().is_none_or(|name| name == process_group)
-            && self.application_group.as_deref().is_none_or(|name| name == application_group)
+            && self.application_group.as_deref().is_none_or(|name| application_group == Some(name))
     }
 
     /// How closely it describes an interpreter.
@@ -71,8 +73,21 @@ impl Interpreters {
         self.options.push((scope, Choice::Paths(paths)));
     }
 
+    /// Those of a process group: for each application group that an option names, and last for any other.
+    pub fn in_group(&self, process_group: &[u8]) -> Vec<(Option<Vec<u8>>, Interpreter)> {
+        let names: BTreeSet<&[u8]> =
+            self.options.iter().filter_map(|(scope, _)| scope.application_group.as_deref()).collect();
+        let named = names.into_iter().map(|name| (Some(name.to_owned()), self.of(process_group, name)));
+        named.chain([(None, self.collect(process_group, None))]).collect()
+    }
+
     /// The most precise scope wins, among equals the later option; folders add up, in that order.
     pub fn of(&self, process_group: &[u8], application_group: &[u8]) -> Interpreter {
+        self.collect(process_group, Some(application_group))
+    }
+
+    /// None: of an application group that no option names.
+    fn collect(&self, process_group: &[u8], application_group: Option<&[u8]>) -> Interpreter {
         let holds = |(scope, _): &&(Scope, Choice)| scope.holds(process_group, application_group);
         let mut options: Vec<_> = self.options.iter().filter(holds).collect();
         options.sort_by_key(|(scope, _)| scope.precision());
@@ -128,6 +143,20 @@ mod tests {
         all.restrict(scope(None, Some("")), Restriction::Stdin, true);
         assert!(all.of(b"", b"").restrict_stdin);
         assert!(!all.of(b"", b"shop").restrict_stdin);
+    }
+
+    #[test]
+    fn a_process_group_has_those_that_are_named_and_the_rest() {
+        let mut all = Interpreters::default();
+        all.restrict(scope(Some("tools"), Some("shop")), Restriction::Stdin, true);
+        all.restrict(scope(Some("other"), None), Restriction::Stdin, true);
+        all.restrict(scope(None, None), Restriction::Stdout, true);
+        let of_tools = all.in_group(b"tools");
+        assert_eq!(of_tools.len(), 2);
+        assert_eq!(of_tools[0].0.as_deref(), Some(b"shop".as_slice()));
+        assert!(of_tools[0].1.restrict_stdin && of_tools[0].1.restrict_stdout);
+        assert_eq!(of_tools[1].0, None);
+        assert!(!of_tools[1].1.restrict_stdin && of_tools[1].1.restrict_stdout);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! One configuration, as the server has read it.
 
+pub mod accounts;
+pub mod environment;
 mod ffi;
 pub mod interpreters;
 pub mod options;
 pub mod process_group;
+mod startable;
 mod target;
 mod usage;
 
@@ -12,6 +15,7 @@ pub(crate) use ffi::settings as from_c;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{c_char, CString};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
@@ -58,6 +62,8 @@ pub struct Instance {
     pub prefix: PathBuf,
     /// How long the server waits for one read or write.
     pub timeout: Duration,
+    /// The least severe level that it logs, in syslog's numbers.
+    pub log_level: u32,
 }
 
 /// What makes an application: a callable of a target, in an application group.
@@ -75,6 +81,8 @@ pub struct AppKey<'a> {
 /// The model of one configuration: made in the master process, used in the workers as well.
 pub struct Settings {
     server: ServerKind,
+    /// Tells the settings of one reading of the configuration from those of another.
+    serial: u64,
     python_home: Option<PathBuf>,
     embedded: Embedded,
     process_groups: ProcessGroups,
@@ -127,8 +135,10 @@ impl Apps {
 
 impl Settings {
     pub fn new(server: ServerKind) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         Settings {
             server,
+            serial: LAST.fetch_add(1, Relaxed),
             python_home: None,
             embedded: Embedded::default(),
             process_groups: ProcessGroups::default(),
@@ -191,6 +201,10 @@ impl Settings {
         self.process_groups.define(place, group)
     }
 
+    pub fn process_groups(&self) -> impl Iterator<Item = &ProcessGroup> {
+        self.process_groups.all().map(|(_, group)| group)
+    }
+
     /// The process group of this name.
     pub fn process_group(&self, name: &[u8]) -> Option<&ProcessGroup> {
         self.process_groups.find(name).map(|(_, group)| group)
@@ -229,7 +243,9 @@ impl Settings {
     /// Whether everything is there that the configuration needs: its process groups, and the Python of embedded
     /// applications where there is need of one.
     pub fn check(&self) -> Result<(), String> {
-        self.process_groups.check(self.server)?;
+        self.process_groups.check_names(self.server)?;
+        self.process_groups
+            .check_each(|group| startable::check(group, &self.instance, self.python_home()))?;
         self.make_daemons();
         if self.python_home.is_none() && !self.needs_python() {
             return Ok(());
@@ -321,6 +337,10 @@ impl Settings {
         };
         app.want_threads(threads);
         Ok(app)
+    }
+
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     pub fn server(&self) -> ServerKind {

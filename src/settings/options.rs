@@ -1,5 +1,6 @@
 //! Options of Python and of its interpreters, and those that have no effect here, with the reason.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -14,6 +15,8 @@ pub struct Embedded {
     pub restricted: bool,
     /// Run the exit functions when the process ends.
     pub run_exit_functions: bool,
+    /// Of process groups, by name.
+    switch_intervals: HashMap<Box<[u8]>, f64>,
 }
 
 impl Default for Embedded {
@@ -23,6 +26,7 @@ impl Default for Embedded {
             interpreters: Interpreters::default(),
             restricted: false,
             run_exit_functions: true,
+            switch_intervals: HashMap::new(),
         }
     }
 }
@@ -34,7 +38,6 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
     ("verbose-debugging", is_flag, "mod_wsgi does nothing with it either; LogLevel says how much is logged"),
     ("accept-mutex", is_mutex, "no lock is taken to accept a connection"),
     ("socket-rotation", is_flag, "a reload keeps the sockets of process groups"),
-    ("socket-prefix", is_path, "there are no sockets of process groups before daemon mode"),
     ("case-sensitivity", is_flag, "no name of a module is made from the letters of a path"),
     (
         "python-eggs",
@@ -50,7 +53,7 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
         is_flag,
         "it concerns daemon mode only: the client gets the application's own error pages",
     ),
-    ("ignore-activity", is_flag, "there are no daemon processes whose inactivity could be measured"),
+    ("ignore-activity", is_flag, "every request counts for inactivity-timeout"),
 ];
 
 impl Embedded {
@@ -73,7 +76,7 @@ impl Embedded {
             }
             "python-warnings" => self.python.warnings.push(value.into()),
             "dont-write-bytecode" => self.python.dont_write_bytecode = flag(value)?,
-            "switch-interval" => return self.set_switch_interval(value, scope),
+            "switch-interval" => self.set_switch_interval(value, scope)?,
             "destroy-interpreter" => self.run_exit_functions = flag(value)?,
             "restrict-embedded" => self.restricted = flag(value)?,
             "restrict-stdin" => self.restrict(Restriction::Stdin, value, scope)?,
@@ -102,11 +105,7 @@ impl Embedded {
     }
 
     /// Interpreters that share a lock share the interval.
-    fn set_switch_interval(
-        &mut self,
-        value: &str,
-        scope: Option<Scope>,
-    ) -> Result<Option<&'static str>, String> {
+    fn set_switch_interval(&mut self, value: &str, scope: Option<Scope>) -> Result<(), String> {
         let interval: f64 = number(value)?;
         if !interval.is_finite() || interval <= 0.0 {
             return Err(format!("'{value}' is not a positive number of seconds"));
@@ -119,11 +118,16 @@ impl Embedded {
                     .into(),
             );
         }
-        if process_group.is_some_and(|group| !group.is_empty()) {
-            return Ok(Some("it is for a process group, and nothing runs there before daemon mode"));
+        match process_group {
+            Some(group) if !group.is_empty() => drop(self.switch_intervals.insert(group, interval)),
+            _ => self.python.switch_interval = interval,
         }
-        self.python.switch_interval = interval;
-        Ok(None)
+        Ok(())
+    }
+
+    /// The interval of a process group that has no option for it; 0 is CPython's own.
+    pub fn switch_interval_of(&self, process_group: &[u8]) -> f64 {
+        self.switch_intervals.get(process_group).copied().unwrap_or(self.python.switch_interval)
     }
 }
 
@@ -292,9 +296,10 @@ mod tests {
             })
         };
         assert!(embedded.set("switch-interval", "1", of(None, Some("shop"))).is_err());
-        assert!(embedded.set("switch-interval", "1", of(Some("shop"), None)).unwrap().is_some());
+        embedded.set("switch-interval", "2", of(Some("shop"), None)).unwrap();
         assert_eq!(embedded.python.switch_interval, 0.0);
         embedded.set("switch-interval", "1", of(Some(""), None)).unwrap();
-        assert_eq!(embedded.python.switch_interval, 1.0);
+        assert_eq!((embedded.python.switch_interval, embedded.switch_interval_of(b"shop")), (1.0, 2.0));
+        assert_eq!(embedded.switch_interval_of(b"tools"), 1.0);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use nix::unistd;
-
+use super::accounts;
+use super::environment::{self, Variable};
 use super::options::{between, flag, number};
+use super::Instance;
 use crate::python::Installation;
 
 /// What may be written for an option.
@@ -33,6 +35,12 @@ pub enum Kind {
     Folders,
     /// A virtual environment or installation of Python.
     PythonHome,
+    /// A python itself.
+    Python,
+    /// NAME=VALUE; may be there several times.
+    Variable,
+    /// A file of such lines.
+    Variables,
     Text,
 }
 
@@ -69,9 +77,12 @@ pub const OPTIONS: &[Definition] = &[
     option("umask", Mode, "", "permissions that new files do not get; else as the server"),
     option("home", Folder, "", "the working directory, also on sys.path; else the user's home"),
     option("chroot", Folder, "", "the root directory"),
+    option("env", Kind::Variable, "", "NAME=VALUE of the environment; may be there several times"),
+    option("env-file", Variables, "", "a file of such lines, read whenever the server reads its configuration"),
     option("lang", Text, "", "LANG"),
     option("locale", Text, "", "LC_ALL"),
     option("python-home", PythonHome, "", "the virtual environment or installation"),
+    option("python", Python, "", "the python itself, where its folder has several"),
     option("python-path", Folders, "", "folders for sys.path"),
     option("python-eggs", Folder, "", "where eggs are unpacked"),
     option("switch-interval", Fraction, "0.005", "seconds until a thread that waits gets Python's lock"),
@@ -87,7 +98,7 @@ pub const OPTIONS: &[Definition] = &[
         "",
         "for one read or write between server and process; else the server's",
     ),
-    option("queue-timeout", SECONDS, "0", "that a request waits for a thread, then 504; 0: no limit"),
+    option("queue-timeout", SECONDS, "45", "that a request waits for a thread, then 504; 0: no limit"),
     option("request-timeout", SECONDS, "0", "for one request, then its process is replaced; 0: no limit"),
     option(
         "interrupt-timeout",
@@ -99,12 +110,19 @@ pub const OPTIONS: &[Definition] = &[
     option("eviction-timeout", SECONDS, "0", "the same on SIGUSR1; 0: graceful-timeout"),
     option("shutdown-timeout", SECONDS, "5", "for the end of a process, then it is killed"),
     option("deadlock-timeout", SECONDS, "300", "for which Python's lock may not be got; 0: no limit"),
-    option("startup-timeout", SECONDS, "0", "for the first import that succeeds; 0: no limit"),
+    option("startup-timeout", SECONDS, "60", "for the imports at the start of a process; 0: no limit"),
     option("inactivity-timeout", SECONDS, "0", "without a request, then a process is replaced; 0: never"),
     option("restart-interval", SECONDS, "0", "after which a process is replaced; 0: never"),
     option("maximum-requests", ANY_COUNT, "0", "after which a process is replaced; 0: never"),
+    option(
+        "maximum-requests-jitter",
+        ANY_COUNT,
+        "0",
+        "up to so many more, by chance, so that not all processes are replaced at once",
+    ),
     option("cpu-time-limit", SECONDS, "0", "of processor time, then a process is replaced; 0: no limit"),
     option("cpu-priority", Number(-20, 20), "0", "niceness"),
+    option("max-memory", Bytes(0), "0", "resident bytes, then a process is replaced; 0: no limit"),
     option("memory-limit", Bytes(0), "0", "of data; 0: no limit"),
     option("virtual-memory-limit", Bytes(0), "0", "of address space; 0: no limit"),
     option("stack-size", Bytes(16384), "0", "of a thread; 0: the system's"),
@@ -119,6 +137,13 @@ pub const OPTIONS: &[Definition] = &[
     ),
     option("response-socket-timeout", SECONDS, "0", "for one write to the client; 0: socket-timeout"),
     option("response-flush-delay", ANY_COUNT, "5", "milliseconds without output, then what there is leaves"),
+    option(
+        "restart-on-reload",
+        Flag,
+        "",
+        "whether a reload of the server replaces the processes though their settings are the same; else On for \
+         httpd, Off for nginx",
+    ),
     option("server-metrics", Flag, "Off", "whether applications may read the server's own metrics"),
 ];
 
@@ -127,6 +152,7 @@ pub const OPTIONS: &[Definition] = &[
 pub struct ProcessGroup {
     pub name: String,
     values: BTreeMap<&'static str, String>,
+    environment: Vec<Variable>,
 }
 
 impl ProcessGroup {
@@ -137,27 +163,41 @@ impl ProcessGroup {
         if name.is_empty() || name.starts_with('%') || name.contains(|c: char| c.is_control() || c == '/') {
             return Err(format!("'{name}' cannot name a process group"));
         }
-        let mut group = ProcessGroup { name: name.to_owned(), values: BTreeMap::new() };
+        let mut group =
+            ProcessGroup { name: name.to_owned(), values: BTreeMap::new(), environment: Vec::new() };
         for (option, value) in options {
             let known = OPTIONS.iter().find(|known| known.name == option).ok_or_else(|| unknown(option))?;
-            if group.values.insert(known.name, value.to_owned()).is_some() {
+            if known.kind == Kind::Variable {
+                let variable =
+                    environment::variable(value).map_err(|message| format!("env={value}: {message}"))?;
+                group.environment.push(variable);
+            } else if group.values.insert(known.name, value.to_owned()).is_some() {
                 return Err(format!("option {option} is there twice"));
             }
         }
-        group.check().map(|()| group)
+        group.check()?;
+        if let Some(file) = group.written("env-file") {
+            let of_file =
+                environment::read(Path::new(file)).map_err(|message| format!("env-file={message}"))?;
+            group.environment.splice(0..0, of_file);
+        }
+        Ok(group)
     }
 
     fn check(&self) -> Result<(), String> {
         for known in OPTIONS {
             let Some(value) = self.values.get(known.name) else { continue };
             // A Python below another root cannot be looked at from here.
-            if known.kind == PythonHome && self.values.contains_key("chroot") {
+            if matches!(known.kind, PythonHome | Python) && self.values.contains_key("chroot") {
                 continue;
             }
             known.kind.check(value).map_err(|message| format!("{}={value}: {message}", known.name))?;
         }
         if self.values.contains_key("script-user") && self.values.contains_key("script-group") {
             return Err("there can be script-user or script-group, not both".into());
+        }
+        if self.values.contains_key("python") && self.values.contains_key("python-home") {
+            return Err("there can be python or python-home, not both".into());
         }
         Ok(())
     }
@@ -171,6 +211,39 @@ impl ProcessGroup {
     pub fn value(&self, option: &str) -> &str {
         let default = || OPTIONS.iter().find(|known| known.name == option).map(|known| known.default);
         self.written(option).or_else(default).unwrap_or_default()
+    }
+
+    /// The value of an option that is a number; 0 where none is written and there is no default.
+    pub fn number(&self, option: &str) -> u64 {
+        self.value(option).parse().unwrap_or_default()
+    }
+
+    pub fn seconds(&self, option: &str) -> Duration {
+        Duration::from_secs(self.number(option))
+    }
+
+    /// What is added to the environment, a later variable in the place of an earlier one of its name.
+    pub fn environment(&self) -> &[Variable] {
+        &self.environment
+    }
+
+    /// Who the processes run as.
+    pub fn uid(&self, instance: &Instance) -> u32 {
+        self.account("user", accounts::user, instance.uid)
+    }
+
+    pub fn gid(&self, instance: &Instance) -> u32 {
+        self.account("group", accounts::group, instance.gid)
+    }
+
+    /// Who may connect.
+    pub fn socket_uid(&self, instance: &Instance) -> u32 {
+        self.account("socket-user", accounts::user, instance.uid)
+    }
+
+    fn account(&self, option: &str, look_up: fn(&str) -> Result<u32, String>, default: u32) -> u32 {
+        // It could be looked up when it was checked.
+        self.written(option).and_then(|name| look_up(name).ok()).unwrap_or(default)
     }
 }
 
@@ -201,19 +274,26 @@ impl Kind {
             },
             Flag => drop(flag(value)?),
             User { root } => {
-                let id = user(value)?;
+                let id = accounts::user(value)?;
                 if id == 0 && !root {
                     return Err("applications do not run as root: name another user".into());
                 }
             }
-            Group => check_group(value)?,
-            Groups => value.split(',').map(str::trim).try_for_each(check_group)?,
+            Group => drop(accounts::group(value)?),
+            Groups => drop(accounts::groups(value)?),
             Folder => check_absolute(value)?,
             Folders => value.split(':').filter(|path| !path.is_empty()).try_for_each(check_absolute)?,
             PythonHome => {
                 check_absolute(value)?;
                 Installation::find(Path::new(value)).map(drop)?;
             }
+            Python => {
+                check_absolute(value)?;
+                Installation::of_executable(Path::new(value)).map(drop)?;
+            }
+            Variables => check_absolute(value)?,
+            // Checked where it is added.
+            Kind::Variable => {}
         }
         Ok(())
     }
@@ -224,30 +304,6 @@ fn check_absolute(path: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("'{path}' is a relative path: write the whole path"))
-}
-
-fn user(name: &str) -> Result<u32, String> {
-    let found = match name.strip_prefix('#') {
-        Some(id) => unistd::User::from_uid(number::<u32>(id)?.into()),
-        None => unistd::User::from_name(name),
-    };
-    match found {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err("there is no such user".into()),
-        Err(error) => Err(format!("the user cannot be looked up: {error}")),
-    }
-}
-
-fn check_group(name: &str) -> Result<(), String> {
-    let found = match name.strip_prefix('#') {
-        Some(id) => unistd::Group::from_gid(number::<u32>(id)?.into()),
-        None => unistd::Group::from_name(name),
-    };
-    match found {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(format!("there is no group '{name}'")),
-        Err(error) => Err(format!("the group cannot be looked up: {error}")),
-    }
 }
 
 #[cfg(test)]
@@ -263,7 +319,7 @@ mod tests {
         let mut names: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), OPTIONS.len()), (44, 44));
+        assert_eq!((names.len(), OPTIONS.len()), (50, 50));
         for option in OPTIONS.iter().filter(|option| !option.default.is_empty()) {
             assert_eq!(option.kind.check(option.default), Ok(()), "{}", option.name);
         }
@@ -297,6 +353,11 @@ mod tests {
             ("home", "shop", "relative"),
             ("python-path", "/shop:lib", "'lib' is a relative path"),
             ("python-home", "/nonexistent", "does not exist"),
+            ("python", "bin/python", "relative"),
+            ("python", "/nonexistent", "does not exist"),
+            ("python", "/usr", "python-home"),
+            ("env", "1A=x", "NAME=VALUE"),
+            ("env-file", "/nonexistent", "cannot be read"),
             ("colour", "blue", "no option colour"),
             ("python_home", "/usr", "write python-home"),
         ] {
@@ -309,7 +370,30 @@ mod tests {
     fn options_that_exclude_each_other() {
         assert!(group(&[("threads", "1"), ("threads", "2")]).unwrap_err().contains("twice"));
         assert!(group(&[("script-user", "root"), ("script-group", "root")]).unwrap_err().contains("both"));
+        assert!(group(&[("python", "/usr/bin/python3"), ("python-home", "/usr")])
+            .unwrap_err()
+            .contains("both"));
         assert!(group(&[("chroot", "/srv"), ("python-home", "/nonexistent")]).is_ok());
+    }
+
+    #[test]
+    fn variables_add_up_behind_those_of_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "A=file\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let shop = ProcessGroup::new("shop", [("env", "A=1"), ("env-file", path), ("env", "B=2")]).unwrap();
+        let names: Vec<_> =
+            shop.environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(names, ["A=file", "A=1", "B=2"]);
+    }
+
+    #[test]
+    fn accounts_are_numbers_in_the_end() {
+        let instance = Instance { uid: 33, gid: 34, ..Instance::default() };
+        let plain = group(&[]).unwrap();
+        assert_eq!((plain.uid(&instance), plain.gid(&instance), plain.socket_uid(&instance)), (33, 34, 33));
+        let shop = group(&[("user", "#65534"), ("socket-user", "root")]).unwrap();
+        assert_eq!((shop.uid(&instance), shop.socket_uid(&instance)), (65534, 0));
     }
 
     #[test]

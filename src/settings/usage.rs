@@ -105,29 +105,28 @@ impl ProcessGroups {
         }
     }
 
-    /// Refuses what cannot be, and, since there is no daemon mode yet, what would have to run as somebody else.
-    pub fn check(&self, server: ServerKind) -> Result<(), String> {
+    /// Judges each group; a refusal gets the place in front.
+    pub fn check_each(&self, judge: impl Fn(&ProcessGroup) -> Result<(), String>) -> Result<(), String> {
+        self.defined.iter().try_for_each(|(place, group)| {
+            judge(group).map_err(|message| format!("{place}: {} {}: {message}", place.directive, group.name))
+        })
+    }
+
+    /// Refuses the names of groups that are not there, or not there for everybody.
+    pub fn check_names(&self, server: ServerKind) -> Result<(), String> {
         self.named.iter().try_for_each(|named| {
             let (place, name) = (&named.place, String::from_utf8_lossy(&named.name));
-            let refuse = |why: String| Err(format!("{place}: {}: process group '{name}' {why}", place.directive));
+            let refuse =
+                |why: String| Err(format!("{place}: {}: process group '{name}' {why}", place.directive));
             let Some((defined, _)) = self.find(&named.name) else {
                 return refuse(format!("is not defined: there is no {} {name}", server.daemon_directive()));
             };
             match (defined.virtual_host, place.virtual_host) {
                 (Some(its), Some(here)) if !its.is(here) => {
-                    return refuse(format!("is not accessible here: it belongs to the virtual host of {defined}"))
+                    refuse(format!("is not accessible here: it belongs to the virtual host of {defined}"))
                 }
-                _ => {}
+                _ => Ok(()),
             }
-            if !named.runs {
-                return Ok(());
-            }
-            refuse(format!(
-                "cannot be used yet: this version runs applications in the server's own processes, process groups \
-                 come with daemon mode; where the application may run as the server's user, write %{{GLOBAL}} and \
-                 remove {}",
-                server.daemon_directive()
-            ))
         })
     }
 }
@@ -147,12 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_nothing_uses_is_no_harm() {
+    fn a_group_may_be_used_or_not() {
         let mut groups = groups(None);
-        assert_eq!(groups.check(ServerKind::Apache), Ok(()));
+        assert_eq!(groups.check_names(ServerKind::Apache), Ok(()));
         groups.name(place(2, None), b"shop");
         groups.name(place(2, None), b"");
-        assert_eq!(groups.check(ServerKind::Apache), Ok(()));
+        assert_eq!(groups.check_names(ServerKind::Apache), Ok(()));
     }
 
     #[test]
@@ -162,20 +161,21 @@ mod tests {
     }
 
     #[test]
-    fn a_use_is_refused_in_one_line_that_says_where_it_is() {
-        let mut groups = groups(None);
-        groups.run_in(place(9, None), b"shop");
-        let message = groups.check(ServerKind::Apache).unwrap_err();
-        assert!(message.starts_with("site.conf:9: WSGIProcessGroup: process group 'shop' cannot be used yet"));
-        assert!(message.contains("daemon mode") && !message.contains('\n'));
+    fn a_refusal_says_where_the_group_is() {
+        let refused = groups(None).check_each(|_| Err("no".into()));
+        assert_eq!(refused, Err("site.conf:1: WSGIProcessGroup shop: no".into()));
     }
 
     #[test]
-    fn an_unknown_group_is_refused() {
+    fn an_unknown_group_is_refused_in_one_line_that_says_where() {
         for use_it in [ProcessGroups::run_in, ProcessGroups::name] {
             let mut groups = groups(None);
             use_it(&mut groups, place(9, None), b"tools");
-            assert!(groups.check(ServerKind::Apache).unwrap_err().contains("'tools' is not defined"));
+            let message = groups.check_names(ServerKind::Apache).unwrap_err();
+            assert!(
+                message.starts_with("site.conf:9: WSGIProcessGroup: process group 'tools' is not defined")
+            );
+            assert!(!message.contains('\n'));
         }
     }
 
@@ -184,14 +184,14 @@ mod tests {
         let names = [c"shop".as_ptr(), c"shop".as_ptr(), c"tools".as_ptr(), std::ptr::null()];
         // SAFETY: the names live as long as the test.
         let host = |index: usize| unsafe { VirtualHost::new(&names[index]) };
-        let message = |line| {
+        let check = |from| {
             let mut groups = groups(Some(host(0)));
-            groups.run_in(place(9, line), b"shop");
-            groups.check(ServerKind::Apache).unwrap_err()
+            groups.run_in(place(9, from), b"shop");
+            groups.check_names(ServerKind::Apache)
         };
-        assert!(message(Some(host(1))).contains("daemon mode"));
-        assert!(message(None).contains("daemon mode"));
-        assert!(message(Some(host(2))).contains("not accessible"));
-        assert!(message(Some(host(3))).contains("not accessible"));
+        assert_eq!(check(Some(host(1))), Ok(()));
+        assert_eq!(check(None), Ok(()));
+        assert!(check(Some(host(2))).unwrap_err().contains("not accessible"));
+        assert!(check(Some(host(3))).unwrap_err().contains("not accessible"));
     }
 }

@@ -1,0 +1,497 @@
+//! A process group: which processes it has, which it is to have, and how the one becomes the other.
+//!
+//! Nothing here is done in steps that could be interrupted: [`Group::balance`] compares what is wanted with what is
+//! there, after everything that happens, and does the next thing. A process is current when it was started with the
+//! settings and the revision that are in force; the others are replaced, each once a current one is ready.
+
+use super::{
+    configuration::{self, Configuration},
+    folder, launch,
+    log::{Level, Log},
+    worker::{self, State, Worker},
+};
+use burrow_daemon::{
+    config::{self, App},
+    control::FromWorker,
+    packet::Link,
+};
+use nix::unistd::Pid;
+use std::{
+    collections::HashMap,
+    fs,
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Further applications than this that were imported are not imported by a replacement: they come from a process
+/// that is not trusted.
+const MOST_IMPORTS: usize = 256;
+
+/// What all groups have in common.
+pub struct Host<'a> {
+    pub log: &'a Log,
+    /// Of the runtimes.
+    pub runtimes: &'a Path,
+}
+
+pub struct Group {
+    spec: configuration::Group,
+    /// Those in force, without the revision.
+    settings: String,
+    /// Counts what replaces the processes though the settings are the same.
+    revision: u64,
+    socket: PathBuf,
+    listener: Option<OwnedFd>,
+    pub workers: Vec<Worker>,
+    /// What processes have imported besides what the configuration names.
+    imported: Vec<App>,
+    /// What did not import at this revision.
+    broken: Vec<App>,
+    /// What is new does not start: what was there before goes on, and nothing is tried again.
+    held: bool,
+    backoff: Backoff,
+    /// When the scripts were changed that were replaced for it.
+    changed: HashMap<Vec<u8>, SystemTime>,
+    /// Why processes that are not current are replaced: one of mod_wsgi's words.
+    reason: &'static str,
+    /// Processes are being replaced, and the end of that is to be told.
+    rolling: bool,
+    /// The group is not in the configuration any more: until then it serves servers that do not know yet.
+    leaving: Option<Instant>,
+}
+
+impl Group {
+    pub fn new(spec: configuration::Group, configuration: &Configuration) -> Group {
+        Group {
+            settings: spec.settings(),
+            socket: configuration.socket(&spec.name),
+            spec,
+            revision: 0,
+            listener: None,
+            workers: Vec::new(),
+            imported: Vec::new(),
+            broken: Vec::new(),
+            held: false,
+            backoff: Backoff::default(),
+            changed: HashMap::new(),
+            reason: "graceful_signal",
+            rolling: false,
+            leaving: None,
+        }
+    }
+
+    pub fn spec(&self) -> &configuration::Group {
+        &self.spec
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// What a process that is started now is started with.
+    fn label(&self) -> String {
+        format!("{}-{}", self.settings, self.revision)
+    }
+
+    /// The server has read its configuration again.
+    pub fn reconfigure(&mut self, spec: configuration::Group, configuration: &Configuration) {
+        let settings = spec.settings();
+        let socket = configuration.socket(&spec.name);
+        if socket != self.socket || !socket.exists() {
+            self.listener = None;
+            self.revision += 1;
+        }
+        if spec.socket != self.spec.socket {
+            self.listener = None;
+        }
+        if settings != self.settings || self.held {
+            self.replace("graceful_signal");
+        }
+        (self.spec, self.settings, self.socket, self.leaving) = (spec, settings, socket, None);
+    }
+
+    /// All processes are to be replaced, whatever became of the last attempt.
+    fn replace(&mut self, reason: &'static str) {
+        self.reason = reason;
+        self.rolling = true;
+        self.held = false;
+        self.broken.clear();
+        self.backoff = Backoff::default();
+        let root = self.spec.launch.chroot.as_deref();
+        self.imported.retain(|app| worker::script(app, root).is_none_or(|path| path.exists()));
+    }
+
+    pub fn restart(&mut self) {
+        self.revision += 1;
+        self.replace("graceful_signal");
+    }
+
+    /// The configuration has it no more.
+    pub fn leave(&mut self) {
+        let _ = self.leaving.get_or_insert_with(|| Instant::now() + self.spec.graceful_timeout());
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.leaving.is_some() && self.workers.is_empty()
+    }
+
+    /// Does what is to be done now.
+    pub fn balance(&mut self, host: &Host) {
+        let now = Instant::now();
+        self.backoff.due.take_if(|due| *due <= now);
+        self.enforce(host, now);
+        if let Some(until) = self.leaving {
+            if until <= now {
+                self.listener = None;
+                // The path leads nowhere any more: what remains comes from those that are connected.
+                let _ = fs::remove_file(&self.socket);
+                self.drain(|_| true, usize::MAX);
+            }
+            return;
+        }
+        let label = self.label();
+        let is_current = |worker: &Worker| worker.settings == label && worker.retiring.is_none();
+        for worker in &mut self.workers {
+            if matches!(worker.state, State::Starting(_)) && !is_current(worker) {
+                worker.stop(self.reason, self.spec.shutdown_timeout());
+            }
+        }
+        let wanted = self.spec.processes as usize;
+        if self.is_service() {
+            self.drain(|worker| !is_current(worker), usize::MAX);
+            self.start_missing(host, wanted.saturating_sub(self.workers.len()));
+            return;
+        }
+        let up = self.workers.iter().filter(|worker| worker.is_up());
+        let current = up.clone().filter(|worker| is_current(worker)).count();
+        let serving = up.filter(|worker| worker.state == State::Ready).count();
+        if self.held && serving == 0 && current == 0 {
+            // Better some of the applications than none.
+            self.held = false;
+        }
+        if !self.held {
+            self.start_missing(host, wanted.saturating_sub(current));
+        }
+        let surplus = serving.saturating_sub(wanted);
+        let drained = self.drain(|worker| !is_current(worker), surplus);
+        self.drain(|_| true, surplus - drained);
+        let ready = self.workers.iter().filter(|worker| is_current(worker) && worker.state == State::Ready);
+        if self.rolling && ready.count() == wanted {
+            self.rolling = false;
+            self.say(host, Level::Notice, "its new processes serve");
+        }
+    }
+
+    /// Drains so many at most of the processes that serve and that `which` is about. How many it were.
+    fn drain(&mut self, which: impl Fn(&Worker) -> bool, most: usize) -> usize {
+        let chosen = self.workers.iter_mut().filter(|worker| worker.is_up() && which(worker)).take(most);
+        let mut drained = 0;
+        for worker in chosen {
+            let reason = worker.retiring.clone().unwrap_or_else(|| self.reason.into());
+            let shutdown = self.spec.shutdown_timeout();
+            if self.spec.worker.threads == 0 {
+                worker.stop(&reason, shutdown);
+            } else {
+                worker.drain(&reason, self.spec.drain_timeout(&reason), shutdown);
+            }
+            drained += 1;
+        }
+        drained
+    }
+
+    /// It takes no requests: a script runs, and of each process there is to be just one.
+    fn is_service(&self) -> bool {
+        self.spec.worker.threads == 0
+    }
+
+    /// Ends what takes longer than it may.
+    fn enforce(&mut self, host: &Host, now: Instant) {
+        let label = self.label();
+        for index in 0..self.workers.len() {
+            let worker = &mut self.workers[index];
+            if !worker.is_overdue(now) {
+                continue;
+            }
+            let pid = worker.pid;
+            if !matches!(worker.state, State::Starting(_)) {
+                worker.destroy();
+                self.say(host, Level::Error, &format!("process {pid} did not end in time and is killed"));
+                continue;
+            }
+            let is_current = worker.settings == label;
+            worker.stop("startup_timeout", self.spec.shutdown_timeout());
+            let seconds = self.spec.startup_timeout;
+            self.say(
+                host,
+                Level::Error,
+                &format!("process {pid} was not ready within {seconds} s (startup-timeout)"),
+            );
+            if is_current {
+                self.hold(host);
+            }
+        }
+    }
+
+    /// Goes on with the processes from before, where there are any.
+    fn hold(&mut self, host: &Host) {
+        if self.workers.iter().any(|worker| worker.state == State::Ready) {
+            self.held = true;
+            self.say(host, Level::Error, "the processes from before go on, until the next change or reload");
+        }
+    }
+
+    fn start_missing(&mut self, host: &Host, missing: usize) {
+        if self.backoff.due.is_some() {
+            return;
+        }
+        for _ in 0..missing {
+            if let Err(error) = self.start(host) {
+                let delay = self.backoff.failed(false, Duration::ZERO);
+                let text = format!("cannot start a process: {error}; again in {:.1} s", delay.as_secs_f32());
+                return self.say(host, Level::Error, &text);
+            }
+        }
+    }
+
+    fn start(&mut self, host: &Host) -> io::Result<()> {
+        let listener = match &self.listener {
+            Some(listener) => listener,
+            None => self.listener.insert(folder::listen_for_requests(&self.socket, &self.spec.socket)?),
+        };
+        let (link, theirs) = Link::pair()?;
+        let settings = format!("{}-{}", self.settings, self.revision);
+        let jitter = random_up_to(self.spec.maximum_requests_jitter);
+        let maximum_requests = match self.spec.worker.maximum_requests {
+            0 => 0,
+            most => most + jitter,
+        };
+        let known = self.spec.worker.apps.iter().chain(&self.imported);
+        let apps = known.filter(|app| !self.broken.contains(app)).cloned().collect();
+        let spec = self.spec.worker.clone();
+        let configuration = config::Worker { settings: settings.clone(), apps, maximum_requests, ..spec };
+        let configuration = configuration.to_file()?;
+        let files = [listener.as_fd(), configuration.as_fd(), theirs.as_fd()];
+        let pid = launch::start(&self.spec.name, &self.spec.launch, files, host.runtimes, host.log)?;
+        // A service is at work as soon as it runs.
+        let startup_timeout = if self.is_service() { 0 } else { self.spec.startup_timeout };
+        self.workers.push(Worker::started(pid, link, settings, Duration::from_secs(startup_timeout))?);
+        Ok(())
+    }
+
+    /// A process has sent this. Returns the file of the stacks, where that was it.
+    pub fn message(
+        &mut self,
+        host: &Host,
+        pid: Pid,
+        message: FromWorker,
+        files: Vec<OwnedFd>,
+    ) -> Option<OwnedFd> {
+        let label = self.label();
+        let worker = self.workers.iter_mut().find(|worker| worker.pid == pid)?;
+        let is_current = worker.settings == label;
+        match message {
+            FromWorker::Register { apps, ready, .. } => {
+                if let [_, page, ..] = &files[..] {
+                    worker.show_page(page.as_fd());
+                }
+                if ready {
+                    worker.ready();
+                }
+                apps.into_iter().for_each(|app| self.imported(app));
+            }
+            FromWorker::Ready => worker.ready(),
+            FromWorker::Broken { app } if worker.is_up() => {
+                // It ends now, and that is no news.
+                worker.state = State::Stopping(Instant::now() + self.spec.shutdown_timeout());
+                if is_current {
+                    self.broken(host, app);
+                }
+            }
+            FromWorker::Broken { .. } => {}
+            FromWorker::Imported { app } => self.imported(app),
+            FromWorker::Changed { app } => self.changed(host, app),
+            FromWorker::Retire { reason } => {
+                let text = format!("process {pid} is replaced: {}", printable(&reason));
+                worker.retiring.get_or_insert(reason);
+                self.say(host, Level::Notice, &text);
+            }
+            FromWorker::Stacks => return files.into_iter().next(),
+        }
+        None
+    }
+
+    fn imported(&mut self, app: App) {
+        let known = self.imported.contains(&app) || self.spec.worker.apps.contains(&app);
+        if !known && self.imported.len() < MOST_IMPORTS {
+            self.imported.push(app);
+        }
+    }
+
+    fn broken(&mut self, host: &Host, app: App) {
+        let target = printable(&String::from_utf8_lossy(&app.target));
+        if !self.broken.contains(&app) {
+            self.broken.push(app);
+            self.say(host, Level::Error, &format!("'{target}' does not import; see above for the reason"));
+            self.hold(host);
+        }
+    }
+
+    /// Every process says so of its own, and has seen the change at its own time.
+    fn changed(&mut self, host: &Host, app: App) {
+        let modified = worker::script(&app, self.spec.launch.chroot.as_deref())
+            .and_then(|path| fs::metadata(path).ok()?.modified().ok())
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let target = printable(&String::from_utf8_lossy(&app.target));
+        if self.changed.len() < MOST_IMPORTS && self.changed.insert(app.target, modified) != Some(modified) {
+            self.revision += 1;
+            self.replace("script_reload");
+            self.say(host, Level::Notice, &format!("'{target}' has changed: the processes are replaced"));
+        }
+    }
+
+    /// One that a manager before this one started.
+    pub fn adopt(&mut self, mut worker: Worker, listener: OwnedFd, draining: bool, apps: Vec<App>) {
+        if self.listener.is_none() && folder::is_listener(listener.as_fd(), &self.socket) {
+            self.listener = Some(listener);
+        }
+        if let Some((settings, revision)) = worker.settings.rsplit_once('-') {
+            if settings == self.settings {
+                self.revision = self.revision.max(revision.parse().unwrap_or_default());
+            }
+        }
+        let timeout = self.spec.graceful_timeout() + self.spec.shutdown_timeout();
+        if draining {
+            worker.state = State::Draining(Instant::now() + timeout);
+        }
+        self.workers.push(worker);
+        apps.into_iter().for_each(|app| self.imported(app));
+    }
+
+    /// A process has ended.
+    pub fn ended(&mut self, host: &Host, pid: Pid) {
+        let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else { return };
+        let worker = self.workers.swap_remove(index);
+        let (serving, how) = (worker.serving(), worker.reap());
+        let mut text = format!("process {pid} {how}");
+        if !serving.is_empty() {
+            text = format!("{text} while it served {serving}");
+        }
+        if !worker.is_up() {
+            // It was asked to: what is worth a line is only what that has cost.
+            if !serving.is_empty() {
+                self.say(host, Level::Error, &text);
+            }
+            return;
+        }
+        let when = if worker.was_ready { "" } else { " before it was ready" };
+        let delay = self.backoff.failed(worker.was_ready, worker.started.elapsed().unwrap_or_default());
+        let next = match delay {
+            Duration::ZERO => "another one starts".to_owned(),
+            delay => format!("another one starts in {:.1} s", delay.as_secs_f32()),
+        };
+        self.say(host, Level::Error, &format!("{text}{when}; {next}"));
+    }
+
+    /// When there is something to do though nothing happens.
+    pub fn due(&self) -> Option<Instant> {
+        let workers = self.workers.iter().filter_map(Worker::due);
+        // The time of one that is past matters while it has processes to drain only.
+        let leaving = self.leaving.filter(|_| self.workers.iter().any(Worker::is_up));
+        workers.chain(leaving).chain(self.backoff.due).min()
+    }
+
+    fn say(&self, host: &Host, level: Level, text: &str) {
+        host.log.write(level, &format!("process group '{}': {text}", self.spec.name));
+    }
+}
+
+impl configuration::Group {
+    fn graceful_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.worker.graceful_timeout)
+    }
+
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.worker.shutdown_timeout)
+    }
+
+    fn drain_timeout(&self, reason: &str) -> Duration {
+        match self.worker.eviction_timeout {
+            timeout if timeout > 0.0 && reason == "eviction_signal" => Duration::from_secs_f64(timeout),
+            _ => self.graceful_timeout(),
+        }
+    }
+}
+
+/// When the next process may start after one has ended that should not have.
+#[derive(Default)]
+struct Backoff {
+    failures: i32,
+    due: Option<Instant>,
+}
+
+impl Backoff {
+    const HEALTHY: Duration = Duration::from_secs(10);
+
+    /// One that had served is replaced at once, and where that keeps happening still within a second; one that
+    /// never became ready is tried again less and less often.
+    fn failed(&mut self, was_ready: bool, lived: Duration) -> Duration {
+        let now = Instant::now();
+        if let Some(due) = self.due.filter(|due| *due > now) {
+            return due - now; // Of several that ended together.
+        }
+        if lived > Self::HEALTHY {
+            self.failures = 0;
+        }
+        let seconds = match was_ready {
+            true if self.failures == 0 => 0.0,
+            true => (0.05 * 2f64.powi(self.failures)).min(0.5),
+            false => (0.1 * 2f64.powi(self.failures)).min(10.0),
+        };
+        self.failures = (self.failures + 1).min(16);
+        let delay = Duration::from_secs_f64(seconds);
+        self.due = (!delay.is_zero()).then(|| now + delay);
+        delay
+    }
+}
+
+/// The standard library's hashers have keys from the kernel's random numbers.
+fn random_up_to(most: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % (most + 1)
+}
+
+/// What comes from a process of a group may be anything.
+fn printable(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_resumes_within_a_second_and_failures_become_rare() {
+        let mut crashing = Backoff::default();
+        let mut starting = Backoff::default();
+        let (mut crashes, mut starts) = (Vec::new(), Vec::new());
+        for _ in 0..10 {
+            crashes.push(crashing.failed(true, Duration::from_secs(1)).as_secs_f64());
+            starts.push(starting.failed(false, Duration::from_secs(1)).as_secs_f64());
+            (crashing.due, starting.due) = (None, None);
+        }
+        assert_eq!((crashes[0], crashes[9]), (0.0, 0.5));
+        assert_eq!((starts[0], starts[1], starts[9]), (0.1, 0.2, 10.0));
+        assert_eq!(crashing.failed(true, Duration::from_secs(60)), Duration::ZERO);
+    }
+
+    #[test]
+    fn several_that_end_together_count_once() {
+        let mut backoff = Backoff::default();
+        for _ in 0..8 {
+            assert!(backoff.failed(false, Duration::ZERO) <= Duration::from_millis(100));
+        }
+        assert_eq!(backoff.failures, 1);
+    }
+}

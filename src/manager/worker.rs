@@ -1,0 +1,249 @@
+//! A process of a group, as the manager sees it.
+
+use super::pidfd::Pidfd;
+use burrow_daemon::{
+    config::App,
+    control::{FromWorker, ToWorker},
+    packet::Link,
+    page::{self, Reader},
+};
+use nix::{
+    poll::{poll, PollFd, PollFlags, PollTimeout},
+    sys::{
+        signal::Signal,
+        wait::{waitid, Id, WaitPidFlag, WaitStatus},
+    },
+    unistd::Pid,
+};
+use std::{
+    ffi::OsStr,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Longer than a process takes that ends itself in time.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What a process is doing, and until when it may.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum State {
+    /// Imports what it is to serve.
+    Starting(Option<Instant>),
+    Ready,
+    /// Serves what it has got.
+    Draining(Instant),
+    Stopping(Instant),
+    /// By SIGKILL: it ends as soon as the kernel lets it.
+    Killed,
+}
+
+pub struct Worker {
+    pub pid: Pid,
+    pidfd: Pidfd,
+    /// None once it has broken.
+    link: Option<Link>,
+    page: Option<Reader>,
+    /// This manager started it, and so learns how it ends.
+    is_child: bool,
+    /// What it was started with, see [`super::group`].
+    pub settings: String,
+    pub started: SystemTime,
+    pub state: State,
+    /// It has asked to be replaced, for this reason.
+    pub retiring: Option<String>,
+    /// Has been ready at some time.
+    pub was_ready: bool,
+    /// The kernel's count of processes that it killed for want of memory, when this one was started.
+    pub memory_kills: u64,
+}
+
+impl Worker {
+    /// One that has just been started, with the other end of `link`.
+    pub fn started(pid: Pid, link: Link, settings: String, startup_timeout: Duration) -> io::Result<Worker> {
+        let until = (!startup_timeout.is_zero()).then(|| Instant::now() + startup_timeout);
+        Ok(Worker {
+            pid,
+            pidfd: Pidfd::open(pid)?,
+            link: Some(link),
+            page: None,
+            is_child: true,
+            settings,
+            started: SystemTime::now(),
+            state: State::Starting(until),
+            retiring: None,
+            was_ready: false,
+            memory_kills: memory_kills(),
+        })
+    }
+
+    /// One that a manager before this one started.
+    pub fn adopted(pid: Pid, link: Link, settings: String, started: f64, ready: bool) -> io::Result<Worker> {
+        let started = UNIX_EPOCH + Duration::try_from_secs_f64(started).unwrap_or_default();
+        let state = if ready { State::Ready } else { State::Starting(None) };
+        let settings_and_link = Worker::started(pid, link, settings, Duration::ZERO)?;
+        Ok(Worker { is_child: false, started, state, was_ready: ready, ..settings_and_link })
+    }
+
+    pub fn link(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Becomes readable when it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// It has found the manager again.
+    pub fn relink(&mut self, link: Link) {
+        self.link = Some(link);
+    }
+
+    /// Its next message; None when there is none.
+    pub fn receive(&mut self) -> Option<(FromWorker, Vec<OwnedFd>)> {
+        match self.link.as_ref()?.receive() {
+            Ok(Some(message)) => Some(message),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // The link is gone, or it says what nobody understands.
+            Ok(None) | Err(_) => {
+                self.link = None;
+                None
+            }
+        }
+    }
+
+    pub fn show_page(&mut self, page: BorrowedFd<'_>) {
+        self.page = Reader::new(page).ok();
+    }
+
+    pub fn page(&self) -> Option<&Reader> {
+        self.page.as_ref()
+    }
+
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Starting(_) | State::Ready)
+    }
+
+    pub fn ready(&mut self) {
+        if matches!(self.state, State::Starting(_)) {
+            self.state = State::Ready;
+            self.was_ready = true;
+        }
+    }
+
+    pub fn drain(&mut self, reason: &str, timeout: Duration, shutdown: Duration) {
+        let message = ToWorker::Drain { reason: reason.into(), timeout: timeout.as_secs_f64() };
+        if self.send(&message, &[]) {
+            self.state = State::Draining(Instant::now() + timeout + shutdown + GRACE);
+        } else {
+            self.stop(reason, shutdown);
+        }
+    }
+
+    pub fn stop(&mut self, reason: &str, timeout: Duration) {
+        // One that is starting has nothing to lose, and reads no messages.
+        let is_starting = matches!(self.state, State::Starting(_));
+        if is_starting || !self.send(&ToWorker::Stop { reason: reason.into() }, &[]) {
+            self.kill(Signal::SIGTERM);
+        }
+        self.state = State::Stopping(Instant::now() + timeout + GRACE);
+    }
+
+    /// Whether the time is over that its state may last.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+
+    pub fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Starting(until) => until,
+            State::Draining(until) | State::Stopping(until) => Some(until),
+            State::Ready | State::Killed => None,
+        }
+    }
+
+    pub fn destroy(&mut self) {
+        self.kill(Signal::SIGKILL);
+        self.state = State::Killed;
+    }
+
+    /// Whether it was sent: the process is there, and not so far behind that it never will be read.
+    pub fn send(&self, message: &ToWorker, files: &[BorrowedFd<'_>]) -> bool {
+        self.link.as_ref().is_some_and(|link| link.send(message, files).is_ok())
+    }
+
+    fn kill(&self, signal: Signal) {
+        // A failure means that it is gone.
+        let _ = self.pidfd.kill(signal);
+    }
+
+    /// What it was serving: "GET /cart for 1.2 s, …"; empty where nothing was.
+    pub fn serving(&self) -> String {
+        let now = page::now();
+        let requests = self.page.as_ref().map(Reader::serving).unwrap_or_default();
+        let text = requests.iter().map(|request| {
+            let seconds = now.saturating_sub(request.since) as f64 / 1e6;
+            format!("{} for {seconds:.1} s", request.what)
+        });
+        text.collect::<Vec<_>>().join(", ")
+    }
+
+    /// After its end: how it was, as far as that can be known, and leaves no zombie.
+    pub fn reap(&self) -> String {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        match self.is_child.then(|| waitid(Id::PIDFd(self.pidfd.as_fd()), flags)) {
+            Some(Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))) if memory_kills() > self.memory_kills => {
+                "was ended by SIGKILL (the kernel has killed for want of memory meanwhile)".into()
+            }
+            Some(Ok(WaitStatus::Signaled(_, signal, core))) => {
+                format!("was ended by {signal}{}", if core { " (core dumped)" } else { "" })
+            }
+            Some(Ok(WaitStatus::Exited(_, code))) => format!("ended with exit status {code}"),
+            _ => "ended".into(),
+        }
+    }
+
+    /// Ends what it has left behind: the processes that it forked. To be called before `reap`, while nobody else
+    /// can have its number.
+    pub fn end_children(&self) {
+        if self.is_child {
+            // SAFETY: a system call on numbers; it made a session, so the process group is its own.
+            unsafe { libc::kill(-self.pid.as_raw(), libc::SIGKILL) };
+        }
+    }
+}
+
+/// Waits until one of them has ended; None when the time is over.
+pub fn first_to_end(workers: &[Worker], due: Instant) -> Option<usize> {
+    let mut watched: Vec<_> =
+        workers.iter().map(|worker| PollFd::new(worker.pidfd(), PollFlags::POLLIN)).collect();
+    let left = due.saturating_duration_since(Instant::now()).as_millis() + 1;
+    // Whether time or a signal has ended it, the next turn shows.
+    let _ = poll(&mut watched, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+    watched.iter().position(|fd| fd.any() == Some(true))
+}
+
+/// How many processes the kernel has killed for want of memory.
+fn memory_kills() -> u64 {
+    let counts = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = counts.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or_default()
+}
+
+/// What it has in memory.
+pub fn resident_bytes(pid: Pid) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm"));
+    let pages = pages.ok().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    // SAFETY: asks for a number.
+    pages.unwrap_or_default() * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64
+}
+
+/// The file of an application that is one, for a process whose root may be another.
+pub fn script(app: &App, root: Option<&Path>) -> Option<PathBuf> {
+    let path = Path::new(OsStr::from_bytes(&app.target)).strip_prefix("/").ok()?;
+    Some(root.unwrap_or(Path::new("/")).join(path))
+}
