@@ -183,6 +183,8 @@ typedef struct {
  * own and returns at once. Refuses (logs, and every request answers 500) where the process is root.
  * `server` is copied. */
 void burrow_process_start(burrow_settings *settings, const burrow_server *server);
+/* The process takes no further connections: closes those to process groups that are idle. */
+void burrow_process_retire(const burrow_settings *settings);
 /* Runs every interpreter's exit functions, for at most timeout_ms. Requests get 503 from now on. */
 void burrow_process_stop(unsigned timeout_ms);
 
@@ -266,9 +268,19 @@ typedef struct {
     /* Up to len bytes of the request's body; 0 at its end; -1 when the client is gone. */
     ssize_t (*read)(void *exchange, char *buf, size_t len);
     /* The first call brings the head, later ones NULL. body->len may be 0. Returns 0, or -1 when
-     * the client is gone. Data need not live longer than the call. */
+     * the client is gone; 1 is for a process group's answer, whose rest the client does not get.
+     * Data need not live longer than the call. */
     int (*send)(void *exchange, const burrow_head *head, const burrow_body *body, unsigned flags);
 } burrow_io;
+
+/* The client, where somebody waits for it and for a process group at once; besides burrow_io. */
+typedef struct {
+    /* As read, but -2 when there is nothing yet. */
+    ssize_t (*read)(void *exchange, char *buf, size_t len);
+    /* What becomes readable with more of the body and hangs up when the client leaves; -1: there is
+     * no such descriptor; -2: the client is gone. */
+    int (*descriptor)(void *exchange);
+} burrow_client;
 
 typedef enum {
     BURROW_DONE,        /* an answer was sent, whole */
@@ -280,10 +292,10 @@ typedef enum {
     BURROW_TIMEOUT      /* nothing was sent: a time limit has passed; 504 */
 } burrow_outcome;
 
-/* httpd and the daemon's worker: runs one request to its end on the calling thread. `request` is
- * what log lines are bound to, `exchange` what `io` is called with. */
+/* httpd: runs one request to its end on the calling thread, here or in a process group. `exchange`
+ * is what `io` and `client` are called with and log lines are bound to. */
 burrow_outcome burrow_serve(burrow_app *app, const burrow_request *request, const burrow_io *io,
-                            void *exchange);
+                            const burrow_client *client, void *exchange);
 
 /* ---- hooks: what a script is asked about a request ------------------------------------------ */
 

@@ -9,7 +9,7 @@ WITHOUT_EFFECT = [
     "WSGIVerboseDebugging On", "WSGIAcceptMutex flock", "WSGISocketRotation Off",
     "WSGICaseSensitivity Off", "WSGIPythonEggs /var/eggs",
     "WSGITelemetryService unix:/run/t interval=1", "WSGITelemetryOptions +CaptureUserAgent",
-    "WSGISlowRequests 2.5", "WSGIErrorOverride On", "WSGIIgnoreActivity On",
+    "WSGISlowRequests 2.5", "WSGIIgnoreActivity On",
     "WSGIGroupAuthoritative Off",
 ]  # fmt: skip
 

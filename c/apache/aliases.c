@@ -137,11 +137,13 @@ static const char *check_target(cmd_parms *cmd, const char *target)
 }
 
 /* Has a fully known application imported when a process starts. */
-static const char *preload(const char *target, const char *callable, const char *group)
+static const char *preload(const char *target, const char *callable, const char *process_group,
+                           const char *group)
 {
     burrow_app_key key = {.target = wsgi_str(target),
                           .callable = wsgi_str(callable),
-                          .application_group = wsgi_str(group)};
+                          .application_group = wsgi_str(group),
+                          .process_group = wsgi_str(process_group)};
     const char *error = NULL;
     burrow_app *app = burrow_app_find(wsgi_settings, &key, &error);
     if (app)
@@ -153,7 +155,7 @@ static const char *preload(const char *target, const char *callable, const char 
 static int is_known(const script_alias *alias)
 {
     const script_options *options = &alias->options;
-    return options->process_group && !*options->process_group && options->application_group
+    return options->process_group && *options->process_group != '%' && options->application_group
            && *options->application_group != '%'
            && !(options->callable && *options->callable == '%')
            && !(alias->regex && ap_strchr_c(alias->script, '$'));
@@ -183,8 +185,11 @@ const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
                             alias.location);
     APR_ARRAY_PUSH(config->aliases, script_alias) = alias;
     if (is_known(&alias))
-        return preload(alias.script, alias.options.callable, alias.options.application_group);
-    burrow_settings_expect_embedded(wsgi_settings);
+        return preload(alias.script, alias.options.callable, alias.options.process_group,
+                       alias.options.application_group);
+    if (!alias.options.process_group || !*alias.options.process_group
+        || *alias.options.process_group == '%')
+        burrow_settings_expect_embedded(wsgi_settings);
     return NULL;
 }
 
@@ -207,7 +212,7 @@ const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args)
         return apr_psprintf(cmd->pool, "%s: there is no request yet that could tell what %s is; "
                             "write a name or %%{GLOBAL}", cmd->cmd->name,
                             *group == '%' ? group : process_group);
-    return *process_group ? NULL : preload(script, NULL, group);
+    return preload(script, NULL, process_group, group);
 }
 
 const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args)

@@ -86,6 +86,7 @@ typedef struct {
     int chunked_request;
     int enable_sendfile;
     int pass_apache_request;
+    int error_override;
 } dir_config;
 
 /* A request that an alias took; kept in its request_config. */
@@ -101,7 +102,11 @@ typedef struct {
     apr_bucket_brigade *out;
     int body_ended;
     int body_error; /* the status that a failed read of the body deserves, or 0 */
+    apr_time_t body_awaited; /* since when a process group's request waits for its body, or 0 */
     int head_sent;
+    int is_daemon;
+    int error_status;     /* whose page the client gets instead of a process group's, or 0 */
+    const char *redirect; /* the path that it gets instead, or NULL */
 } exchange;
 
 /* module.c: the settings of the configuration in force. */
@@ -175,6 +180,8 @@ extern const burrow_httpd wsgi_httpd;
 /* request.c */
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);
 ssize_t wsgi_request_read(void *exchange, char *buf, size_t len);
+ssize_t wsgi_client_read(void *exchange, char *buf, size_t len);
+int wsgi_client_descriptor(void *exchange);
 
 /* response.c */
 int wsgi_response_send(void *exchange, const burrow_head *head, const burrow_body *body,

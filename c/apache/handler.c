@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 static const burrow_io io = {wsgi_request_read, wsgi_response_send};
+static const burrow_client client = {wsgi_client_read, wsgi_client_descriptor};
 
 /* ---- aliases ------------------------------------------------------------------------------ */
 
@@ -187,17 +188,16 @@ static int is_among(const char *name, const apr_array_header_t *names)
     return 0;
 }
 
-/* May the application run in httpd's own processes, the only ones there are? OK, or the status. */
+/* May the application run in this process group? OK, or the status. */
 static int check_process_group(request_rec *r, const char *name, const dir_config *config)
 {
-    const char *error;
+    const char *error = NULL;
     if (config->restrict_process && !is_among(name, config->restrict_process))
         error = apr_psprintf(r->pool, "process group \"%s\" is not among those that "
                              "WSGIRestrictProcess allows here", name);
-    else if (*name)
-        error = apr_psprintf(r->pool, "No WSGI daemon process called '%s' has been configured: "
-                             "process groups come with daemon mode", name);
-    else if (!(error = burrow_settings_refuse_embedded(wsgi_settings)))
+    else if (!*name)
+        error = burrow_settings_refuse_embedded(wsgi_settings);
+    if (!error)
         return OK;
     ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s: %s", error, r->filename);
     return HTTP_INTERNAL_SERVER_ERROR;
@@ -266,17 +266,53 @@ void wsgi_restore_signals(const sigset_t *before)
 
 static burrow_outcome serve(burrow_app *app, const burrow_request *request, exchange *x)
 {
+    conn_rec *c = x->r->connection;
+    apr_socket_t *socket = c->master ? NULL : ap_get_conn_socket(c);
+    double timeout = burrow_app_write_timeout(app);
+    apr_interval_time_t usual;
     burrow_outcome outcome;
     sigset_t before;
 
+    if (timeout > 0 && socket && apr_socket_timeout_get(socket, &usual) == APR_SUCCESS)
+        apr_socket_timeout_set(socket, (apr_interval_time_t)(timeout * APR_USEC_PER_SEC));
+    else
+        socket = NULL;
     wsgi_block_signals(&before);
-    outcome = burrow_serve(app, request, &io, x);
+    outcome = burrow_serve(app, request, &io, &client, x);
     wsgi_restore_signals(&before);
+    if (socket)
+        apr_socket_timeout_set(socket, usual);
     return outcome;
 }
 
+/* The path that an application names with status 200 is asked for in its place. */
+static int redirect(exchange *x)
+{
+    request_rec *r = x->r;
+    int status = ap_discard_request_body(r);
+
+    if (status != OK)
+        return status;
+    r->status = HTTP_OK;
+    r->method = "GET";
+    r->method_number = M_GET;
+    apr_table_unset(r->headers_in, "Content-Length");
+    ap_internal_redirect_handler(x->redirect, r);
+    return OK;
+}
+
+/* What nginx's access log says of a client that did not wait. */
+#define CLIENT_CLOSED_REQUEST 499
+
 static int finish(exchange *x, burrow_outcome outcome)
 {
+    if (x->redirect)
+        return redirect(x);
+    if (x->error_status) {
+        x->r->status = HTTP_OK;
+        x->r->status_line = NULL;
+        return x->error_status;
+    }
     if (outcome == BURROW_DONE)
         return OK;
     if (x->head_sent) {
@@ -292,6 +328,10 @@ static int finish(exchange *x, burrow_outcome outcome)
         return HTTP_BAD_GATEWAY;
     case BURROW_TIMEOUT:
         return HTTP_GATEWAY_TIME_OUT;
+    case BURROW_GONE:
+        x->r->connection->aborted = 1;
+        x->r->status = CLIENT_CLOSED_REQUEST;
+        return DONE;
     default:
         return HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -361,7 +401,9 @@ static int find_record(request_rec *r, const dir_config *config, const applicati
     application_group = wsgi_group_name(r, application_group, script_name);
     key = (burrow_app_key){.target = wsgi_str(found->script),
                            .callable = wsgi_str(callable_object(r, options->callable)),
-                           .application_group = wsgi_str(application_group)};
+                           .application_group = wsgi_str(application_group),
+                           .process_group = wsgi_str(process_group),
+                           .server_name = wsgi_str(r->server->server_hostname)};
     if ((*app = burrow_app_find(wsgi_settings, &key, &error)))
         return OK;
     ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", error);
@@ -392,5 +434,6 @@ int wsgi_handler(request_rec *r)
         return status;
     if (config->proxy_headers)
         wsgi_apply_proxies(&request, r, config);
+    x.is_daemon = burrow_app_is_daemon(app);
     return finish(&x, serve(app, &request, &x));
 }

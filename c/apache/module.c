@@ -37,6 +37,7 @@ static void *create_dir_config(apr_pool_t *p, char *dir)
     config->chunked_request = -1;
     config->enable_sendfile = -1;
     config->pass_apache_request = -1;
+    config->error_override = -1;
     return config;
 }
 
@@ -69,6 +70,7 @@ static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
     INHERIT(chunked_request, IS_NEGATIVE);
     INHERIT(enable_sendfile, IS_NEGATIVE);
     INHERIT(pass_apache_request, IS_NEGATIVE);
+    INHERIT(error_override, IS_NEGATIVE);
     return config;
 }
 
@@ -171,6 +173,13 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
     apr_pool_pre_cleanup_register(pchild, NULL, stop_process);
 }
 
+#if AP_MODULE_MAGIC_AT_LEAST(20120211, 110)
+static void child_stopping(apr_pool_t *pchild, int graceful)
+{
+    burrow_process_retire(wsgi_settings);
+}
+#endif
+
 static void register_hooks(apr_pool_t *p)
 {
     /* Alias /static must win over WSGIScriptAlias /. */
@@ -181,6 +190,9 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_post_config(post_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_monitor(wsgi_manager_monitor, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
+#if AP_MODULE_MAGIC_AT_LEAST(20120211, 110)
+    ap_hook_child_stopping(child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
+#endif
     ap_hook_translate_name(wsgi_translate_name, after, before, APR_HOOK_MIDDLE);
     ap_hook_map_to_storage(wsgi_map_to_storage, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(wsgi_handler, NULL, NULL, APR_HOOK_MIDDLE);

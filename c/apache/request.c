@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "apr_poll.h"
 #include "util_script.h"
 
 /* The names of r->subprocess_env that are httpd's own business or that the request itself sets, in
@@ -196,9 +197,11 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
         request->flags |= BURROW_HEADER_ONLY;
 }
 
-ssize_t wsgi_request_read(void *arg, char *buf, size_t len)
+#define NOTHING_YET (-2)
+
+/* As burrow_io's read; NOTHING_YET where it may not wait. */
+static ssize_t read_body(exchange *x, char *buf, size_t len, apr_read_type_e block)
 {
-    exchange *x = arg;
     request_rec *r = x->r;
     apr_size_t n;
     apr_status_t rv;
@@ -208,16 +211,17 @@ ssize_t wsgi_request_read(void *arg, char *buf, size_t len)
     if (!x->in)
         x->in = apr_brigade_create(r->pool, r->connection->bucket_alloc);
     for (n = 0; !n && !x->body_ended && len;) {
-        rv = ap_get_brigade(r->input_filters, x->in, AP_MODE_READBYTES, APR_BLOCK_READ,
-                            (apr_off_t)len);
+        rv = ap_get_brigade(r->input_filters, x->in, AP_MODE_READBYTES, block, (apr_off_t)len);
         if (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(x->in))
-            rv = APR_EGENERAL;
+            rv = block == APR_BLOCK_READ ? APR_EGENERAL : APR_EAGAIN;
         if (rv == APR_SUCCESS) {
             x->body_ended = APR_BUCKET_IS_EOS(APR_BRIGADE_LAST(x->in));
             n = len;
             rv = apr_brigade_flatten(x->in, buf, &n);
         }
         apr_brigade_cleanup(x->in);
+        if (block == APR_NONBLOCK_READ && APR_STATUS_IS_EAGAIN(rv))
+            return NOTHING_YET;
         if (rv != APR_SUCCESS) {
             x->body_error = ap_map_http_request_error(rv, HTTP_BAD_REQUEST);
             r->connection->keepalive = AP_CONN_CLOSE;
@@ -225,4 +229,69 @@ ssize_t wsgi_request_read(void *arg, char *buf, size_t len)
         }
     }
     return (ssize_t)n;
+}
+
+ssize_t wsgi_request_read(void *arg, char *buf, size_t len)
+{
+    return read_body(arg, buf, len, APR_BLOCK_READ);
+}
+
+/* The input filter does so itself where it may wait for what the client sends then. */
+static void send_continue(request_rec *r)
+{
+    int status = r->status;
+    const char *status_line = r->status_line;
+
+    r->status = HTTP_CONTINUE;
+    r->status_line = NULL;
+    ap_send_interim_response(r, 0);
+    r->status = status;
+    r->status_line = status_line;
+}
+
+/* A client is waited for as long as httpd does where it waits itself. */
+ssize_t wsgi_client_read(void *arg, char *buf, size_t len)
+{
+    exchange *x = arg;
+    request_rec *r = x->r;
+    ssize_t n;
+
+    if (r->expecting_100 && r->proto_num >= HTTP_VERSION(1, 1) && !x->head_sent)
+        send_continue(r);
+    n = read_body(x, buf, len, APR_NONBLOCK_READ);
+    if (n != NOTHING_YET) {
+        x->body_awaited = 0;
+        return n;
+    }
+    if (!x->body_awaited) {
+        x->body_awaited = apr_time_now();
+    } else if (apr_time_now() - x->body_awaited > r->server->timeout) {
+        x->body_error = HTTP_REQUEST_TIME_OUT;
+        r->connection->keepalive = AP_CONN_CLOSE;
+        return -1;
+    }
+    return NOTHING_YET;
+}
+
+int wsgi_client_descriptor(void *arg)
+{
+    conn_rec *c = ((exchange *)arg)->r->connection;
+    int fd = -1;
+
+    if (c->aborted)
+        return -2;
+#if AP_MODULE_MAGIC_AT_LEAST(20120211, 129)
+    {
+        apr_pollfd_t pollfd = {.desc_type = APR_NO_DESC};
+        ap_get_pollfd_from_conn(c, &pollfd, NULL);
+        if (pollfd.desc_type == APR_POLL_SOCKET)
+            apr_os_sock_get(&fd, pollfd.desc.s);
+        else if (pollfd.desc_type == APR_POLL_FILE) /* HTTP/2: a pipe of mod_http2's */
+            apr_os_file_get(&fd, pollfd.desc.f);
+    }
+#else
+    if (!c->master)
+        apr_os_sock_get(&fd, ap_get_conn_socket(c));
+#endif
+    return fd;
 }

@@ -42,6 +42,23 @@ static void set_head(request_rec *r, const burrow_head *head)
         ap_set_content_length(r, head->content_length);
 }
 
+/* Does httpd itself answer, in the place of a process group? As in mod_wsgi. */
+static int takes_over(exchange *x)
+{
+    request_rec *r = x->r;
+    const dir_config *config = ap_get_module_config(r->per_dir_config, &wsgi_module);
+    const char *location = apr_table_get(r->headers_out, "Location"), *challenge;
+
+    if (r->status == HTTP_OK && location && *location == '/') {
+        x->redirect = location;
+    } else if (config->error_override > 0 && ap_is_HTTP_ERROR(r->status)) {
+        x->error_status = r->status;
+        if ((challenge = apr_table_get(r->headers_out, "WWW-Authenticate")))
+            apr_table_setn(r->err_headers_out, "WWW-Authenticate", challenge);
+    }
+    return x->redirect || x->error_status;
+}
+
 static apr_status_t close_fd(void *fd)
 {
     close((int)(intptr_t)fd);
@@ -82,6 +99,8 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
         x->out = apr_brigade_create(r->pool, c->bucket_alloc);
     if (head) {
         set_head(r, head);
+        if (x->is_daemon && takes_over(x))
+            return 1;
         x->head_sent = 1;
     }
     if (body->fd >= 0)

@@ -1,19 +1,22 @@
 //! A process group as a server's process reaches it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::links::Links;
 use super::socket_path;
 use crate::manager;
 use crate::settings::process_group::ProcessGroup;
 use crate::settings::Instance;
 
 /// A process group: where its workers listen, and how long they are waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
     prefix: PathBuf,
+    /// Where its workers listen, once that has been asked for.
+    pub(super) socket: OnceLock<PathBuf>,
     /// Threads of each worker.
     pub threads: usize,
     /// Until a request that no worker can be sent is answered 503.
@@ -31,6 +34,8 @@ pub struct Group {
     /// Bytes of the socket; 0: the system's.
     pub send_buffer_size: usize,
     pub receive_buffer_size: usize,
+    /// Those of a server that waits for one request on each thread.
+    pub links: Links,
 }
 
 impl Group {
@@ -38,10 +43,12 @@ impl Group {
         let seconds = |option| Duration::from_secs(number(group, option));
         let positive = |option| Some(seconds(option)).filter(|duration| !duration.is_zero());
         let socket_timeout = positive("socket-timeout");
+        let threads = number(group, "threads");
         Group {
             name: group.name.clone(),
             prefix: instance.prefix.clone(),
-            threads: number(group, "threads"),
+            socket: OnceLock::new(),
+            threads,
             connect_timeout: seconds("connect-timeout"),
             queue_timeout: positive("queue-timeout"),
             socket_timeout: socket_timeout.unwrap_or(instance.timeout),
@@ -52,12 +59,16 @@ impl Group {
                 .unwrap_or(8 << 20),
             send_buffer_size: number(group, "send-buffer-size"),
             receive_buffer_size: number(group, "receive-buffer-size"),
+            links: Links::new(threads),
         }
     }
 
     /// Where its workers listen; None where this server has no manager.
-    pub fn socket(&self) -> Option<PathBuf> {
-        manager::instance().map(|instance| socket_path(&self.prefix, &instance, &self.name))
+    pub fn socket(&self) -> Option<&Path> {
+        if self.socket.get().is_none() {
+            let _ = self.socket.set(socket_path(&self.prefix, &manager::instance()?, &self.name));
+        }
+        self.socket.get().map(PathBuf::as_path)
     }
 }
 

@@ -1,12 +1,22 @@
 //! Daemon mode as the server's processes see it.
 
+mod client;
 pub mod ending;
+mod exchange;
 pub mod file;
 mod group;
+mod inbox;
+mod incoming;
+mod links;
+mod outgoing;
 pub mod pool;
+mod response;
+mod socket;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
+pub use exchange::serve;
 pub use group::Group;
 
 /// The longest path that a socket can have, without the zero byte behind it.
@@ -29,6 +39,9 @@ pub fn socket_path(prefix: &Path, instance: &str, group: &str) -> PathBuf {
 pub fn control_path(prefix: &Path, instance: &str) -> PathBuf {
     folder(prefix, instance).join("control")
 }
+
+#[cfg(test)]
+mod exchange_tests;
 
 #[cfg(test)]
 mod tests {

@@ -28,6 +28,11 @@ impl Worker {
         self.page.summary().is_draining()
     }
 
+    /// What it says that its pid is.
+    pub fn pid(&self) -> u32 {
+        self.page.summary().pid.load(Relaxed)
+    }
+
     fn busy(&self) -> u32 {
         self.page.summary().busy.load(Relaxed)
     }
@@ -55,6 +60,11 @@ impl<C> Connection<C> {
     /// Whether a thread has taken the request that was sent last. No worker reads one before its HELLO.
     pub fn is_taken(&self) -> bool {
         self.worker.as_ref().is_some_and(|(worker, slot)| worker.page.taken(*slot) == self.sent)
+    }
+
+    /// Whose it is, once that is known.
+    pub fn worker(&self) -> Option<&Arc<Worker>> {
+        self.worker.as_ref().map(|(worker, _)| worker)
     }
 
     /// Whether its HELLO has come.
@@ -115,9 +125,10 @@ impl<C> Pool<C> {
         index.map(|index| self.workers.swap_remove(index).1).unwrap_or_default()
     }
 
-    /// Forgets all workers. What comes back is to be closed.
+    /// Keeps no connection from now on. What comes back is to be closed.
     #[must_use]
-    pub fn clear(&mut self) -> Vec<Connection<C>> {
+    pub fn close(&mut self) -> Vec<Connection<C>> {
+        self.limit = 0;
         self.workers.drain(..).flat_map(|(_, idle)| idle).collect()
     }
 
@@ -222,7 +233,7 @@ mod tests {
         let closed: Vec<_> = pool.forget(&worker).iter().map(|connection| connection.handle).collect();
         assert_eq!(closed, [1]);
         drop(greet(&mut pool, &one, 3));
-        assert_eq!(pool.clear().len(), 1);
+        assert_eq!(pool.close().len(), 1);
         assert!(pool.take().is_none());
     }
 

@@ -3,9 +3,12 @@
 use std::ffi::{c_uint, c_void};
 use std::time::Duration;
 
-use burrow_abi::{burrow_app, burrow_io, burrow_outcome, burrow_request, burrow_server, burrow_settings};
+use burrow_abi::{
+    burrow_app, burrow_client, burrow_io, burrow_outcome, burrow_request, burrow_server, burrow_settings,
+};
 
 use super::{log, App, Server};
+use crate::daemon;
 use crate::python::load::{Apache, Setup};
 use crate::settings;
 
@@ -37,6 +40,14 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
     });
 }
 
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_process_retire(settings: *const burrow_settings) {
+    // SAFETY: c/shim.h.
+    unsafe { settings::from_c(settings) }.close_links();
+}
+
 #[no_mangle]
 pub extern "C" fn burrow_process_stop(timeout_ms: c_uint) {
     super::stop(Duration::from_millis(timeout_ms.into()));
@@ -49,8 +60,15 @@ pub unsafe extern "C" fn burrow_serve(
     app: *mut burrow_app,
     request: *const burrow_request,
     io: *const burrow_io,
+    client: *const burrow_client,
     exchange: *mut c_void,
 ) -> burrow_outcome {
     // SAFETY: c/shim.h.
-    unsafe { super::serve(App::from_c(app), &*request, &*io, exchange) }
+    unsafe {
+        let app = App::from_c(app);
+        match app.daemon() {
+            Some(group) => daemon::serve(group, app, &*request, &*io, &*client, exchange),
+            None => super::serve(app, &*request, &*io, exchange),
+        }
+    }
 }

@@ -205,7 +205,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "On\\|Off",
         FILE_INFO,
         "Off",
-        NoEffect("it concerns daemon mode only: the client gets the application's own error pages"),
+        Same,
         Has("wsgi_intercept_errors", ""),
     ),
     directive(

@@ -282,6 +282,13 @@ impl Settings {
         }
     }
 
+    /// Closes the connections to process groups that are idle.
+    pub fn close_links(&self) {
+        for daemon in self.daemons.get().into_iter().flatten() {
+            daemon.group.links.close();
+        }
+    }
+
     fn daemon(&self, name: &[u8]) -> Option<&Daemon> {
         self.daemons.get()?.iter().find(|daemon| daemon.group.name.as_bytes() == name)
     }

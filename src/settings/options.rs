@@ -48,11 +48,6 @@ const WITHOUT_EFFECT: &[(&str, Check, &str)] = &[
     ("telemetry-options", is_telemetry_options, "there is no telemetry yet: nothing is sent"),
     ("slow-requests", is_seconds, "there is no telemetry yet: slow requests are not reported"),
     ("group-authoritative", is_flag, "Require says what is needed; mod_wsgi does nothing with it either"),
-    (
-        "error-override",
-        is_flag,
-        "it concerns daemon mode only: the client gets the application's own error pages",
-    ),
     ("ignore-activity", is_flag, "every request counts for inactivity-timeout"),
 ];
 

@@ -1,0 +1,410 @@
+//! What a worker sends, frame by frame, from bytes that are cut anywhere. Nothing of it is trusted.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use burrow_abi::{burrow_head, burrow_outcome, burrow_pair};
+use burrow_daemon::frame::{self, Header, Kind};
+use burrow_daemon::head;
+
+use super::file;
+
+/// The longest payload of a frame that is neither HEAD nor BODY.
+const SMALL: usize = 16;
+/// Pieces of one answer that lie in files: each keeps a descriptor open.
+const MOST_FILES: u32 = 16;
+/// Descriptors that have come before their frames: HELLO has two.
+const MOST_DESCRIPTORS: usize = 4;
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// Nothing before there are so many bytes more, or so many in one piece where a head begins.
+    More(usize),
+    /// The payload of a HELLO, and its descriptors.
+    Hello([u8; 8], Vec<OwnedFd>),
+    /// Points into the bytes and into [`Incoming`].
+    Head(burrow_head),
+    /// Bytes of the body, and whether the client should get them now.
+    Body(&'a [u8], bool),
+    File(OwnedFd, frame::File),
+    /// The answer is whole.
+    End,
+    /// It ends here and is not whole.
+    Abort(burrow_outcome),
+}
+
+/// Why an answer is not read any further: for the log.
+pub type Malformed = &'static str;
+
+#[derive(Debug, Default, PartialEq)]
+enum Progress {
+    #[default]
+    Waiting,
+    /// The head has come; of the body so many bytes are to follow, where that is known.
+    Begun {
+        left: Option<u64>,
+    },
+    Over,
+}
+
+/// The answer to one request, as it arrives.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    /// A frame's header, and its payload where that is small.
+    start: [u8; frame::HEADER + SMALL],
+    have: usize,
+    /// Bytes of a BODY that are still to come.
+    body: usize,
+    flags: u8,
+    progress: Progress,
+    files: u32,
+    descriptors: VecDeque<OwnedFd>,
+    headers: Vec<burrow_pair>,
+    /// The answer has no body whatever its head says.
+    bodiless: bool,
+    /// The worker does not want this connection to be used again.
+    pub goes_away: bool,
+}
+
+impl Incoming {
+    /// `bodiless`: the request asks for a head alone.
+    pub fn new(bodiless: bool) -> Self {
+        Incoming { bodiless, ..Incoming::default() }
+    }
+
+    /// Descriptors that came with the bytes that follow.
+    pub fn add(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
+        self.descriptors.extend(descriptors);
+    }
+
+    /// Whether something of the answer has come.
+    pub fn has_begun(&self) -> bool {
+        self.progress != Progress::Waiting
+    }
+
+    /// Whether the answer has ended, at the end of a frame.
+    pub fn is_over(&self) -> bool {
+        self.progress == Progress::Over && self.have == 0 && self.body == 0 && self.descriptors.is_empty()
+    }
+
+    /// Whether the part that was read last is the end of the answer; then it has been read.
+    pub fn takes_end(&mut self) -> Result<bool, Malformed> {
+        let ends = self.body == 0 && self.flags & frame::LAST != 0;
+        if ends {
+            self.flags = 0;
+            self.end()?;
+        }
+        Ok(ends)
+    }
+
+    /// Takes the next part from the beginning of `bytes`. What it does not take has to be there the next time.
+    pub fn read<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Part<'a>, Malformed> {
+        if self.descriptors.len() > MOST_DESCRIPTORS {
+            return Err("descriptors without frames");
+        }
+        loop {
+            if self.body > 0 {
+                return self.body(bytes);
+            }
+            if self.takes_end()? {
+                return Ok(Part::End);
+            }
+            if !self.gather(bytes, frame::HEADER) {
+                return Ok(Part::More(frame::HEADER - self.have));
+            }
+            let (header, _) = self.start.split_first_chunk().expect("it is longer than a header");
+            let header = Header::read(header).ok_or("what is no frame")?;
+            match header.kind {
+                Kind::Body => {
+                    self.begin(header)?;
+                    self.body = header.length;
+                }
+                Kind::Head if bytes.len() < header.length => return Ok(Part::More(header.length)),
+                Kind::Head => {
+                    let (payload, rest) = bytes.split_at(header.length);
+                    *bytes = rest;
+                    return self.head(header, payload);
+                }
+                _ if header.length > SMALL => return Err("a frame that is too long"),
+                _ if !self.gather(bytes, frame::HEADER + header.length) => {
+                    return Ok(Part::More(frame::HEADER + header.length - self.have))
+                }
+                _ => {
+                    if let Some(part) = self.small(header)? {
+                        return Ok(part);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the frame's first `length` bytes are there; takes what is missing, if there is some.
+    fn gather(&mut self, bytes: &mut &[u8], length: usize) -> bool {
+        let taken = length.saturating_sub(self.have).min(bytes.len());
+        let (head, rest) = bytes.split_at(taken);
+        self.start[self.have..self.have + taken].copy_from_slice(head);
+        self.have += taken;
+        *bytes = rest;
+        self.have >= length
+    }
+
+    /// A frame of the body is there.
+    fn begin(&mut self, header: Header) -> Result<(), Malformed> {
+        if !matches!(self.progress, Progress::Begun { .. }) {
+            return Err("a body where there is no answer");
+        }
+        (self.have, self.flags) = (0, header.flags);
+        Ok(())
+    }
+
+    /// So many bytes of the body are there.
+    fn count(&mut self, length: u64) -> Result<(), Malformed> {
+        if let Progress::Begun { left: Some(left) } = &mut self.progress {
+            *left = left.checked_sub(length).ok_or("more than the Content-Length of the answer")?;
+        }
+        Ok(())
+    }
+
+    fn body<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Part<'a>, Malformed> {
+        if bytes.is_empty() {
+            return Ok(Part::More(self.body));
+        }
+        let (data, rest) = bytes.split_at(self.body.min(bytes.len()));
+        *bytes = rest;
+        self.body -= data.len();
+        self.count(data.len() as u64)?;
+        Ok(Part::Body(data, self.body == 0 && self.flags & frame::FLUSH != 0))
+    }
+
+    fn end(&mut self) -> Result<(), Malformed> {
+        match std::mem::replace(&mut self.progress, Progress::Over) {
+            Progress::Begun { left: None | Some(0) } => Ok(()),
+            _ => Err("less than the Content-Length of the answer"),
+        }
+    }
+
+    fn head(&mut self, header: Header, payload: &[u8]) -> Result<Part<'static>, Malformed> {
+        if self.progress != Progress::Waiting {
+            return Err("a second head");
+        }
+        let head = head::read(payload, &mut self.headers).ok_or("a head that must not go out")?;
+        let bodiless = self.bodiless || matches!(head.status, 204 | 304);
+        let left = u64::try_from(head.content_length).ok().filter(|_| !bodiless);
+        self.progress = Progress::Begun { left };
+        (self.have, self.flags) = (0, header.flags);
+        Ok(Part::Head(head))
+    }
+
+    fn small(&mut self, header: Header) -> Result<Option<Part<'static>>, Malformed> {
+        let start = self.start;
+        let payload = &start[frame::HEADER..][..header.length];
+        match header.kind {
+            Kind::Hello => {
+                let payload = payload.try_into().map_err(|_| "a HELLO of another release")?;
+                self.have = 0;
+                return Ok(Some(Part::Hello(payload, self.descriptors.drain(..).collect())));
+            }
+            Kind::File => {
+                self.begin(header)?;
+                self.files += 1;
+                let range = frame::File::read(payload).ok_or("what is no part of a file")?;
+                let descriptor = self.descriptors.pop_front().ok_or("a file without its descriptor")?;
+                if self.files > MOST_FILES {
+                    return Err("too many files");
+                }
+                let descriptor = file::accept(descriptor).map_err(|_| "what is no file that can be sent")?;
+                self.count(range.length)?;
+                if range.length > 0 {
+                    return Ok(Some(Part::File(descriptor, range)));
+                }
+            }
+            Kind::Abort => {
+                let [outcome] = payload else { return Err("an ABORT without its reason") };
+                if self.progress == Progress::Over {
+                    return Err("an ABORT behind the end");
+                }
+                (self.have, self.progress) = (0, Progress::Over);
+                return Ok(Some(Part::Abort((*outcome).into())));
+            }
+            Kind::GoAway => (self.have, self.goes_away) = (0, true),
+            Kind::Request | Kind::Body | Kind::Head => return Err("a frame that is the server's"),
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burrow_abi::{burrow_str, BURROW_DIED};
+    use burrow_daemon::frame::{FLUSH, LAST};
+
+    fn frame(kind: Kind, flags: u8, payload: &[u8]) -> Vec<u8> {
+        [&Header { kind, flags, length: payload.len() }.bytes(), payload].concat()
+    }
+
+    fn head(flags: u8, status: u32, content_length: i64) -> Vec<u8> {
+        let mut payload = Vec::new();
+        let head = burrow_head { status, content_length, ..burrow_head::default() };
+        // SAFETY: it has no strings.
+        unsafe { head::write(&head, &mut payload) };
+        frame(Kind::Head, flags, &payload)
+    }
+
+    fn file() -> OwnedFd {
+        tempfile::tempfile().unwrap().into()
+    }
+
+    /// All parts in words, with the bytes of a body joined; ends at what is malformed.
+    fn parts(incoming: &mut Incoming, pieces: &[&[u8]]) -> Vec<String> {
+        let mut said: Vec<String> = Vec::new();
+        let mut kept = Vec::new();
+        for piece in pieces {
+            kept.extend_from_slice(piece);
+            let mut bytes = &kept[..];
+            loop {
+                let word = match incoming.read(&mut bytes) {
+                    Ok(Part::More(_)) => break,
+                    Ok(Part::Hello(..)) => "hello".into(),
+                    Ok(Part::Head(head)) => format!("head {}", head.status),
+                    Ok(Part::Body(data, _)) => String::from_utf8(data.into()).unwrap(),
+                    Ok(Part::File(_, range)) => format!("file {}+{}", range.offset, range.length),
+                    Ok(Part::End) => "end".into(),
+                    Ok(Part::Abort(outcome)) => format!("abort {outcome}"),
+                    Err(why) => {
+                        said.push(why.into());
+                        return said;
+                    }
+                };
+                said.push(word);
+            }
+            kept = bytes.to_vec();
+        }
+        said
+    }
+
+    fn all(bytes: &[Vec<u8>]) -> Vec<String> {
+        parts(&mut Incoming::new(false), &[&bytes.concat()])
+    }
+
+    #[test]
+    fn an_answer_cut_anywhere() {
+        let answer = [
+            frame(Kind::Hello, 0, &[0; 8]),
+            frame(Kind::GoAway, 0, b""),
+            head(0, 200, 5),
+            frame(Kind::Body, FLUSH, b"abc"),
+            frame(Kind::Body, 0, b""),
+            frame(Kind::Body, LAST, b"de"),
+        ]
+        .concat();
+        for cut in 0..=answer.len() {
+            let mut incoming = Incoming::new(false);
+            let (one, other) = answer.split_at(cut);
+            let said = parts(&mut incoming, &[one, other]);
+            assert_eq!(said[..2], ["hello", "head 200"], "{cut}");
+            assert_eq!(said[2..said.len() - 1].concat(), "abcde", "{cut}");
+            assert_eq!(said.last().unwrap(), "end", "{cut}");
+            assert!(incoming.is_over() && incoming.goes_away, "{cut}");
+        }
+    }
+
+    #[test]
+    fn flushes_are_of_whole_frames() {
+        let mut incoming = Incoming::new(false);
+        let bytes = [head(0, 200, -1), frame(Kind::Body, FLUSH, b"abc")].concat();
+        let mut bytes = &bytes[..];
+        assert!(matches!(incoming.read(&mut bytes), Ok(Part::Head(_))));
+        let mut cut = &bytes[..frame::HEADER + 1];
+        assert!(matches!(incoming.read(&mut cut), Ok(Part::Body(b"a", false))));
+        let mut rest = &bytes[frame::HEADER + 1..];
+        assert!(matches!(incoming.read(&mut rest), Ok(Part::Body(b"bc", true))));
+    }
+
+    #[test]
+    fn a_head_is_wanted_in_one_piece() {
+        let bytes = head(LAST, 200, -1);
+        let mut incoming = Incoming::new(false);
+        let mut cut = &bytes[..bytes.len() - 1];
+        let Ok(Part::More(length)) = incoming.read(&mut cut) else { panic!("there is no whole head") };
+        assert_eq!((length, cut.len()), (bytes.len() - frame::HEADER, length - 1));
+    }
+
+    #[test]
+    fn lengths_are_counted() {
+        let more = [head(0, 200, 1), frame(Kind::Body, LAST, b"ab")];
+        assert_eq!(all(&more), ["head 200", "more than the Content-Length of the answer"]);
+        let less = [head(0, 200, 3), frame(Kind::Body, LAST, b"ab")];
+        assert_eq!(all(&less), ["head 200", "ab", "less than the Content-Length of the answer"]);
+        assert_eq!(all(&[head(LAST, 304, 3)]), ["head 304", "end"]);
+        assert_eq!(parts(&mut Incoming::new(true), &[&head(LAST, 200, 3)]), ["head 200", "end"]);
+    }
+
+    #[test]
+    fn order() {
+        let body = || frame(Kind::Body, 0, b"a");
+        assert_eq!(all(&[body()]), ["a body where there is no answer"]);
+        assert_eq!(all(&[head(0, 200, -1), head(0, 200, -1)]), ["head 200", "a second head"]);
+        let behind = [head(LAST, 200, -1), body()];
+        assert_eq!(all(&behind), ["head 200", "end", "a body where there is no answer"]);
+        assert_eq!(all(&[frame(Kind::Request, LAST, b"")]), ["a frame that is the server's"]);
+        assert_eq!(all(&[vec![b'G'; 8]]), ["what is no frame"]);
+        assert_eq!(all(&[frame(Kind::GoAway, 0, &[0; 17])]), ["a frame that is too long"]);
+    }
+
+    #[test]
+    fn aborts() {
+        let abort = || frame(Kind::Abort, 0, &[BURROW_DIED as u8]);
+        assert_eq!(all(&[abort()]), [format!("abort {BURROW_DIED}")]);
+        assert_eq!(all(&[head(0, 200, 3), abort()])[1], format!("abort {BURROW_DIED}"));
+        assert_eq!(all(&[abort(), abort()])[1], "an ABORT behind the end");
+        assert_eq!(all(&[frame(Kind::Abort, 0, b"")]), ["an ABORT without its reason"]);
+    }
+
+    #[test]
+    fn files() {
+        let range = frame::File { offset: 1, length: 2 }.bytes();
+        let piece = |flags| frame(Kind::File, flags, &range);
+        let mut incoming = Incoming::new(false);
+        incoming.add([file()]);
+        let said = parts(&mut incoming, &[&[head(0, 200, 2), piece(LAST)].concat()]);
+        assert_eq!(said, ["head 200", "file 1+2", "end"]);
+        assert_eq!(all(&[head(0, 200, 2), piece(LAST)])[1], "a file without its descriptor");
+
+        let mut incoming = Incoming::new(false);
+        parts(&mut incoming, &[&head(0, 200, -1)]);
+        for _ in 0..MOST_FILES {
+            incoming.add([file()]);
+            assert_eq!(parts(&mut incoming, &[&piece(0)]), ["file 1+2"]);
+        }
+        incoming.add([file()]);
+        assert_eq!(parts(&mut incoming, &[&piece(0)]), ["too many files"]);
+    }
+
+    #[test]
+    fn descriptors_belong_to_frames() {
+        let mut incoming = Incoming::new(false);
+        incoming.add((0..=MOST_DESCRIPTORS).map(|_| file()));
+        assert!(incoming.read(&mut &b""[..]).is_err());
+        let mut incoming = Incoming::new(false);
+        incoming.add([std::fs::File::open("/dev/null").unwrap().into()]);
+        let range = frame::File { offset: 0, length: 1 }.bytes();
+        let said = parts(&mut incoming, &[&[head(0, 200, -1), frame(Kind::File, 0, &range)].concat()]);
+        assert_eq!(said[1], "what is no file that can be sent");
+    }
+
+    #[test]
+    fn strings_of_a_head_point_into_the_bytes() {
+        let mut payload = Vec::new();
+        let pair = burrow_pair { name: burrow_str::new(b"X-One"), value: burrow_str::new(b"1") };
+        let head = burrow_head { status: 200, headers: &pair, n_headers: 1, ..burrow_head::default() };
+        // SAFETY: literals.
+        unsafe { head::write(&head, &mut payload) };
+        let bytes = frame(Kind::Head, LAST, &payload);
+        let mut incoming = Incoming::new(false);
+        let Ok(Part::Head(head)) = incoming.read(&mut &bytes[..]) else { panic!("there is a head") };
+        // SAFETY: bytes and `incoming` are there.
+        assert_eq!(unsafe { (*head.headers).value.bytes() }, b"1");
+    }
+}

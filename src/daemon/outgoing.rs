@@ -1,0 +1,143 @@
+//! A request on its way to a worker.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use burrow_abi::{burrow_request, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD};
+use burrow_daemon::frame::{Header, Kind, BODY_MAX, HEADER, HEAD_MAX, LAST};
+use burrow_daemon::page;
+use burrow_daemon::request::{self, Addressed};
+
+use super::client::{Client, Gone, Read};
+use super::Group;
+use crate::embedded::App;
+
+/// REQUEST, and as much of the body as is there.
+pub struct Outgoing {
+    frames: Vec<u8>,
+    /// How much of them has been sent.
+    sent: usize,
+    /// Where they may be no longer if the request is to be sent again.
+    limit: usize,
+    /// All of the body is in the frames, or has been.
+    is_whole: bool,
+    /// Nothing of them has been thrown away.
+    can_repeat: bool,
+    /// Until when a thread may take it, in microseconds of CLOCK_MONOTONIC; 0: for ever.
+    deadline: i64,
+    /// The answer is a head alone.
+    pub wants_head_only: bool,
+}
+
+impl Outgoing {
+    /// Uses the vector's memory. None where the request is longer than a frame.
+    ///
+    /// # Safety
+    /// `request` points at what it says.
+    pub unsafe fn new(
+        group: &Group,
+        app: &App,
+        request: &burrow_request,
+        mut frames: Vec<u8>,
+    ) -> Option<Self> {
+        // SAFETY: the caller vouches for it.
+        let method = unsafe { request.vars[BURROW_REQUEST_METHOD as usize].bytes() };
+        let deadline = group.queue_timeout.map_or(0, |timeout| page::now() + timeout.as_micros() as i64);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let request = burrow_request { queue_start: now.as_micros() as i64, ..*request };
+        let key = app.key();
+        let address = Addressed {
+            target: key.target,
+            callable: key.callable,
+            application_group: key.group,
+            queue_deadline: deadline,
+        };
+        frames.clear();
+        frames.resize(HEADER, 0);
+        // SAFETY: the caller vouches for it.
+        unsafe { request::write(&address, &request, &mut frames) };
+        let is_whole = request.flags & BURROW_NO_BODY != 0;
+        let length = frames.len() - HEADER;
+        let flags = if is_whole { LAST } else { 0 };
+        frames[..HEADER].copy_from_slice(&Header { kind: Kind::Request, flags, length }.bytes());
+        (length <= HEAD_MAX).then_some(Outgoing {
+            limit: frames.len() + HEADER + BODY_MAX,
+            frames,
+            sent: 0,
+            is_whole,
+            can_repeat: true,
+            deadline,
+            wants_head_only: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
+        })
+    }
+
+    /// Its memory, for another one.
+    pub fn into_memory(self) -> Vec<u8> {
+        self.frames
+    }
+
+    pub fn can_repeat(&self) -> bool {
+        self.can_repeat
+    }
+
+    /// From the beginning.
+    pub fn repeat(&mut self) {
+        self.sent = 0;
+    }
+
+    /// All of it has been sent.
+    pub fn is_sent(&self) -> bool {
+        self.is_whole && self.unsent().is_empty()
+    }
+
+    pub fn unsent(&self) -> &[u8] {
+        &self.frames[self.sent..]
+    }
+
+    pub fn add_sent(&mut self, count: usize) {
+        self.sent += count;
+    }
+
+    /// Microseconds until it is too late for a thread to take it. None: it never is.
+    pub fn left(&self) -> Option<i64> {
+        (self.deadline != 0).then(|| self.deadline - page::now())
+    }
+
+    /// Adds what there is of the body; whether that was anything. What has been sent stays as long as all of it
+    /// fits.
+    pub fn read(&mut self, client: &Client) -> Result<bool, Gone> {
+        let before = self.frames.len();
+        if self.sent == before && before >= self.limit {
+            self.frames.clear();
+            self.sent = 0;
+            self.can_repeat = false;
+        }
+        let (start, mut last) = (self.frames.len(), None);
+        while !self.is_whole && self.frames.len() - start < BODY_MAX {
+            let frame = self.frames.len();
+            self.frames.reserve(HEADER + BODY_MAX);
+            let room = &mut self.frames.spare_capacity_mut()[HEADER..HEADER + BODY_MAX];
+            let length = match client.read(room)? {
+                Read::Bytes(length) => length,
+                Read::NothingYet => break,
+                Read::End => {
+                    self.is_whole = true;
+                    if let Some(last) = last {
+                        // Its flags.
+                        self.frames[last + 5] = LAST;
+                        break;
+                    }
+                    0
+                }
+            };
+            let flags = if self.is_whole { LAST } else { 0 };
+            self.frames.extend_from_slice(&Header { kind: Kind::Body, flags, length }.bytes());
+            // SAFETY: there is room, and the client has filled it.
+            unsafe { self.frames.set_len(frame + HEADER + length) };
+            last = Some(frame);
+            if client.blocks()? {
+                break;
+            }
+        }
+        Ok(self.frames.len() > start || self.is_whole)
+    }
+}
