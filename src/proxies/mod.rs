@@ -117,7 +117,10 @@ impl Proxies<'_> {
                         list = rest;
                     }
                 }
-                Client => forwarded.remote_addr = Some(value),
+                Client => {
+                    forwarded.remote_addr = Some(value);
+                    list = None;
+                }
                 Scheme => forwarded.https = https(&value, syntax).or(forwarded.https),
                 Host => host = Some(value),
                 ServerName => forwarded.server_name = Some(value),

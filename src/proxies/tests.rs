@@ -132,6 +132,8 @@ fn of_two_that_are_named_the_later_with_a_value_wins() {
     assert_eq!(names(&forwarded), ["X-Real-IP"]);
     let forwarded = apply(&["X-Forwarded-For", "X-Real-IP"], None, "10.0.0.1", &headers[..1]);
     assert_eq!(forwarded.remote_addr.as_deref(), Some(&b"198.51.100.7"[..]));
+    let forwarded = apply(&["X-Forwarded-For", "X-Real-IP"], INSIDE, "10.0.0.1", &headers);
+    assert_eq!(names(&forwarded), ["X-Real-IP"], "nor is the list of those behind it put back");
 }
 
 #[test]
