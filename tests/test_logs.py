@@ -78,6 +78,7 @@ def application(environ, start_response):
     log.info("info " + token)
     log.warning("warning " + token)
     log.error("error " + token)
+    log.critical("critical " + token)
     start_response("200 OK", [])
     return []
 """
@@ -96,7 +97,8 @@ def test_log_handler(server, token):
     server.write_app("levels.py", LEVEL_APP)
     server.start("levels.py", log_level="debug")
     server.get(f"/handler?{token}")
-    for name, level in {"debug": "debug", "info": "info", "warning": "warn", "error": "error"}.items():
+    levels = {"debug": "debug", "info": "info", "warning": "warn", "error": "error", "critical": "crit"}
+    for name, level in levels.items():
         # Not log_lines(): nginx's own debug messages have several lines.
         server.wait_log(rf"[\[:]{level}\] .*{name} {token}")
 

@@ -36,7 +36,7 @@ ssl_is_https, ssl_variable = take("_ssl_is_https", None), take("_ssl_variable", 
 scoreboard = take("_server_metrics", None)
 
 # syslog's numbers, as the host counts
-ERR, WARN, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+CRIT, ERR, WARN, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 
 
 class LogHandler(logging.Handler):
@@ -45,8 +45,8 @@ class LogHandler(logging.Handler):
     def emit(self, record):
         try:
             number = record.levelno
-            level = (ERR if number >= logging.ERROR else WARN if number >= logging.WARNING
-                     else INFO if number >= logging.INFO else DEBUG)
+            level = (CRIT if number >= logging.CRITICAL else ERR if number >= logging.ERROR
+                     else WARN if number >= logging.WARNING else INFO if number >= logging.INFO else DEBUG)
             for line in self.format(record).splitlines():
                 log(level, line)
         except Exception:
