@@ -15,7 +15,6 @@ from servers import DIST, IS_ROOT, TESTS, WORKER
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="httpd has to change its user")
 EXAMPLES = TESTS.parent / "examples"
-daemon_mode = pytest.mark.skip(reason="no request reaches a process group yet")
 
 
 class RealWorld(servers.Apache):
@@ -65,7 +64,6 @@ def check_migrate(server):
     assert "LoadModule wsgi_module" in line
 
 
-@daemon_mode
 def test_django(srv):
     server = srv("django")
     shutil.copytree(EXAMPLES / "django", server.root / "guestbook", ignore=shutil.ignore_patterns("data"))
@@ -87,7 +85,6 @@ def test_django(srv):
     assert server.get("/nothing").status_code == 404
 
 
-@daemon_mode
 def test_users(srv):
     server = srv("users")
     server.give("alice", "games")
@@ -140,7 +137,6 @@ def test_auth(srv):
     assert server.get("/files/file.txt?token=good").text == "a file\n"
 
 
-@daemon_mode
 def test_trac(srv):
     server = srv("trac")
     server.venv("venv")

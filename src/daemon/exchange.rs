@@ -209,7 +209,10 @@ impl Exchange<'_> {
                 Part::Abort(outcome) => {
                     return Ok(Some(if response.has_begun() { BURROW_ABORTED } else { outcome }))
                 }
-                Part::End => unreachable!("it is taken with the part before it"),
+                Part::End => {
+                    response.send(client, None, Body::Bytes(b""), false, true)?;
+                    None
+                }
                 Part::Head(head) => {
                     response.send(client, Some(&head), Body::Bytes(b""), false, incoming.takes_end()?)?;
                     None

@@ -365,6 +365,22 @@ fn a_client_that_leaves_is_noticed() {
 }
 
 #[test]
+fn an_end_can_be_a_frame_of_its_own() {
+    let (group, listener, _folder) = group(&[]);
+    let worker = worker(listener, |page, listener| {
+        let mut worker = Worker::greeting(page, listener, 0);
+        worker.take().unwrap();
+        worker.head(-1);
+        worker.say(Kind::Body, 0, b"all");
+        worker.say(Kind::Body, LAST, b"");
+    });
+    let (mut client, _other) = Client::new(b"");
+    assert_eq!(client.ask(&group), BURROW_DONE);
+    assert_eq!((&client.got[..], client.is_whole), (&b"all"[..], true));
+    worker.join().unwrap();
+}
+
+#[test]
 fn what_there_is_leaves_when_nothing_follows() {
     let (group, listener, _folder) = group(&[]);
     let worker = worker(listener, |page, listener| {

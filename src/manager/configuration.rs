@@ -287,7 +287,8 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         multiprocess: group.written("processes").is_some(),
         run_once: threads == 1 && group.number("maximum-requests") == 1,
         stack_size: group.number("stack-size"),
-        main_interpreter: apps.len() == 1,
+        // httpd names interpreters as mod_wsgi does, and may know further applications by their requests alone.
+        main_interpreter: apps.len() == 1 && settings.server() == ServerKind::Nginx,
         apps,
         paths: home.into_iter().chain(folders.map(|path| path.as_bytes().to_vec())).collect(),
         interpreters: interpreters(settings, group),
