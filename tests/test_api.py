@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from servers import Mount, wait_for
+from servers import PYTHON_HOME, Mount, wait_for
 
 REQUEST_EVENT = {"request_id", "request_data"}
 STARTED = REQUEST_EVENT | {
@@ -138,6 +138,14 @@ def test_apache(api):
     assert module["mpm_name"] == "event"
     assert module["build_date"]
     assert (module["maximum_processes"], module["threads_per_process"]) == (1, 4)
+
+
+def test_apache_in_a_process_group(apache):
+    group = f"WSGIDaemonProcess shop python-home={PYTHON_HOME} python-path={apache.apps}"
+    apache.start(mounts=[Mount("/api", "api.py", "%{GLOBAL}")], main=f"{group}\nWSGIProcessGroup shop")
+    module, version = ask(apache, "/api/apache")
+    assert module["version"] == version and version[:2] == [2, 4]
+    assert module["description"].startswith("Apache/2.4.") and module["mpm_name"] == "event"
 
 
 def test_packages_of_the_same_name(server):

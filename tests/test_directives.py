@@ -95,7 +95,7 @@ def test_exit_functions(apache, destroy):
 def test_restrict_embedded(apache):
     apache.start(main="WSGIRestrictEmbedded On")
     assert apache.get().status_code == 500
-    apache.wait_log("WSGIRestrictEmbedded On")
+    apache.wait_log(r"WSGIRestrictEmbedded in \S+httpd\.conf:\d+: no application")
     for pid in apache.workers():
         assert "libpython" not in open(f"/proc/{pid}/maps").read()
 
@@ -117,7 +117,7 @@ def test_restrict_process(apache):
     ])  # fmt: skip
     assert apache.get("/yes").status_code == 200
     assert apache.get("/no").status_code == 500
-    apache.wait_log("WSGIRestrictProcess")
+    apache.wait_log(r"WSGIRestrictProcess in \S+site\.conf:\d+: process group")
 
 
 def test_process_group_of_the_environment(apache):

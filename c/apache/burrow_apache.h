@@ -77,6 +77,7 @@ typedef struct {
     const char *application_group;        /* NULL: %{RESOURCE} */
     const char *callable;                 /* NULL: the default */
     apr_array_header_t *restrict_process; /* of names; NULL: any process group */
+    const char *restrict_place;           /* the directive's file and line */
     apr_array_header_t *proxy_headers;    /* codes, or NULL */
     apr_array_header_t *proxies;          /* of burrow_network; NULL: every peer */
     map_head_to_get map_head_to_get;

@@ -30,6 +30,8 @@ static const char *set_restrict_process(cmd_parms *cmd, void *dir, const char *a
 {
     dir_config *config = dir;
     config->restrict_process = apr_array_make(cmd->pool, 4, sizeof(const char *));
+    config->restrict_place = apr_psprintf(cmd->pool, "%s in %s:%d", cmd->cmd->name,
+                                          cmd->directive->filename, cmd->directive->line_num);
     while (*args) {
         const char *name = ap_getword_conf(cmd->pool, &args);
         APR_ARRAY_PUSH(config->restrict_process, const char *)

@@ -193,8 +193,8 @@ static int check_process_group(request_rec *r, const char *name, const dir_confi
 {
     const char *error = NULL;
     if (config->restrict_process && !is_among(name, config->restrict_process))
-        error = apr_psprintf(r->pool, "process group \"%s\" is not among those that "
-                             "WSGIRestrictProcess allows here", name);
+        error = apr_psprintf(r->pool, "%s: process group \"%s\" is not among those that are "
+                             "allowed here", config->restrict_place, name);
     else if (!*name)
         error = burrow_settings_refuse_embedded(wsgi_settings);
     if (!error)

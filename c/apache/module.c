@@ -62,6 +62,7 @@ static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
     INHERIT(application_group, IS_NULL);
     INHERIT(callable, IS_NULL);
     INHERIT(restrict_process, IS_NULL);
+    INHERIT(restrict_place, IS_NULL);
     INHERIT(proxy_headers, IS_NULL);
     INHERIT(proxies, IS_NULL);
     INHERIT(map_head_to_get, IS_NULL);
@@ -107,9 +108,24 @@ static int check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
     return HTTP_INTERNAL_SERVER_ERROR;
 }
 
+/* What the module `apache` says. */
+static burrow_apache describe(void)
+{
+    ap_version_t version;
+    ap_get_server_revision(&version);
+    return (burrow_apache){
+        .version = {(unsigned)version.major, (unsigned)version.minor, (unsigned)version.patch},
+        .description = wsgi_str(ap_get_server_description()),
+        .mpm_name = wsgi_str(ap_show_mpm()),
+        .build_date = wsgi_str(ap_get_server_built()),
+        .httpd = &wsgi_httpd,
+    };
+}
+
 static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     const char *note;
+    burrow_apache apache;
     size_t i;
 
     /* The first of the two rounds at start-up runs before httpd becomes a daemon. */
@@ -117,6 +133,8 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
         return OK;
     for (i = 0; (note = burrow_settings_note(wsgi_settings, i)); i++)
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, s, "%s", note);
+    apache = describe();
+    burrow_settings_apache(wsgi_settings, &apache);
     wsgi_manager_configure(s);
     return OK;
 }
@@ -146,7 +164,6 @@ static int mpm_query(int what)
 static void child_init(apr_pool_t *pchild, server_rec *s)
 {
     int threads = mpm_query(AP_MPMQ_MAX_THREADS), processes = mpm_query(AP_MPMQ_MAX_DAEMONS);
-    ap_version_t version;
     static burrow_apache apache;
     burrow_server server = {
         .kind = BURROW_APACHE,
@@ -158,14 +175,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
         .threads = (unsigned)threads,
         .log = log_line,
     };
-    ap_get_server_revision(&version);
-    apache = (burrow_apache){
-        .version = {(unsigned)version.major, (unsigned)version.minor, (unsigned)version.patch},
-        .description = wsgi_str(ap_get_server_description()),
-        .mpm_name = wsgi_str(ap_show_mpm()),
-        .build_date = wsgi_str(ap_get_server_built()),
-        .httpd = &wsgi_httpd,
-    };
+    apache = describe();
     wsgi_multithread = server.multithread;
     wsgi_manager_detach();
     burrow_process_start(wsgi_settings, &server);

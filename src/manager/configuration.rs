@@ -292,7 +292,7 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         apps,
         paths: home.into_iter().chain(folders.map(|path| path.as_bytes().to_vec())).collect(),
         interpreters: interpreters(settings, group),
-        apache: None,
+        apache: settings.apache().cloned(),
         display_name: display_name.map(|name| match name {
             "%{GROUP}" => format!("(wsgi:{})", group.name),
             name => name.to_owned(),

@@ -1,6 +1,6 @@
 //! `burrow_settings_*` and `burrow_app_*` of c/shim.h.
 
-use std::ffi::{c_char, c_int, c_uint, OsStr};
+use std::ffi::{c_char, c_int, c_uint, CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burrow_abi::{
-    burrow_app, burrow_app_key, burrow_pair, burrow_place, burrow_scope, burrow_server_kind, burrow_settings,
-    burrow_str, slice, BURROW_APACHE,
+    burrow_apache, burrow_app, burrow_app_key, burrow_pair, burrow_place, burrow_scope, burrow_server_kind,
+    burrow_settings, burrow_str, slice, BURROW_APACHE,
 };
+
+use burrow_daemon::config;
 
 use super::interpreters::Scope;
 use super::process_group::ProcessGroup;
@@ -223,6 +225,25 @@ pub unsafe extern "C" fn burrow_settings_instance(
 /// # Safety
 /// c/shim.h.
 #[no_mangle]
+pub unsafe extern "C" fn burrow_settings_apache(
+    settings: *mut burrow_settings,
+    apache: *const burrow_apache,
+) {
+    // SAFETY: c/shim.h.
+    unsafe {
+        let apache = &*apache;
+        settings_mut(settings).set_apache(config::Apache {
+            version: apache.version,
+            description: text(apache.description),
+            mpm_name: text(apache.mpm_name),
+            build_date: text(apache.build_date),
+        });
+    }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
 pub unsafe extern "C" fn burrow_settings_use_process_group(
     settings: *mut burrow_settings,
     at: *const burrow_place,
@@ -246,12 +267,7 @@ pub unsafe extern "C" fn burrow_settings_expect_embedded(settings: *mut burrow_s
 pub unsafe extern "C" fn burrow_settings_refuse_embedded(settings: *const burrow_settings) -> *const c_char {
     // SAFETY: c/shim.h.
     let settings = unsafe { self::settings(settings) };
-    let refusal = match settings.server() {
-        _ if settings.allows_embedded() => return ptr::null(),
-        ServerKind::Apache => c"WSGIRestrictEmbedded On: no application runs in the server's own processes",
-        ServerKind::Nginx => c"wsgi_restrict_embedded on: no application runs in the server's own processes",
-    };
-    refusal.as_ptr()
+    settings.embedded_refusal().map_or(ptr::null(), CStr::as_ptr)
 }
 
 /// # Safety

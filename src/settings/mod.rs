@@ -13,13 +13,14 @@ mod usage;
 pub(crate) use ffi::settings as from_c;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::{c_char, CString};
+use std::ffi::{c_char, CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use burrow_abi::WHOLE_SCRIPT;
+use burrow_daemon::config;
 
 use crate::daemon;
 use crate::embedded::{App, Group};
@@ -89,6 +90,10 @@ pub struct Settings {
     /// The same once they are checked, as applications join them.
     daemons: OnceLock<Vec<Daemon>>,
     instance: Instance,
+    /// What process groups are told of httpd.
+    apache: Option<config::Apache>,
+    /// Why no application may run in the server's own processes.
+    embedded_refusal: Option<CString>,
     /// There will be applications whose names requests decide.
     expects_embedded: bool,
     /// What was read and has no effect.
@@ -144,6 +149,8 @@ impl Settings {
             process_groups: ProcessGroups::default(),
             daemons: OnceLock::new(),
             instance: Instance::default(),
+            apache: None,
+            embedded_refusal: None,
             expects_embedded: false,
             notes: Vec::new(),
             apps: RwLock::default(),
@@ -181,7 +188,12 @@ impl Settings {
         if let Some(group) = scope.as_ref().and_then(|scope| scope.process_group.as_deref()) {
             self.process_groups.name(place.clone(), group);
         }
-        if let Some(reason) = self.embedded.set(name, value, scope)? {
+        if name == "restrict-embedded" {
+            let why = || {
+                format!("{} in {place}: no application runs in the server's own processes", place.directive)
+            };
+            self.embedded_refusal = options::flag(value)?.then(|| c_string(why()));
+        } else if let Some(reason) = self.embedded.set(name, value, scope)? {
             let note = format!("{} has no effect: {reason} ({place})", place.directive);
             self.notes.push(c_string(note));
         }
@@ -190,6 +202,15 @@ impl Settings {
 
     pub fn set_instance(&mut self, instance: Instance) {
         self.instance = instance;
+    }
+
+    pub fn set_apache(&mut self, apache: config::Apache) {
+        self.apache = Some(apache);
+    }
+
+    /// None where the server is not httpd.
+    pub fn apache(&self) -> Option<&config::Apache> {
+        self.apache.as_ref()
     }
 
     pub fn instance(&self) -> &Instance {
@@ -221,7 +242,12 @@ impl Settings {
 
     /// Whether applications may run in the server's own processes.
     pub fn allows_embedded(&self) -> bool {
-        !self.embedded.restricted
+        self.embedded_refusal.is_none()
+    }
+
+    /// Why they may not, with the directive's place.
+    pub fn embedded_refusal(&self) -> Option<&CStr> {
+        self.embedded_refusal.as_deref()
     }
 
     pub fn embedded(&self) -> &Embedded {

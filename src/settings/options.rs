@@ -11,8 +11,6 @@ use crate::python::load::Options;
 pub struct Embedded {
     pub python: Options,
     pub interpreters: Interpreters,
-    /// No application may run in the server's own processes.
-    pub restricted: bool,
     /// Run the exit functions when the process ends.
     pub run_exit_functions: bool,
     /// Of process groups, by name.
@@ -24,7 +22,6 @@ impl Default for Embedded {
         Embedded {
             python: Options::default(),
             interpreters: Interpreters::default(),
-            restricted: false,
             run_exit_functions: true,
             switch_intervals: HashMap::new(),
         }
@@ -73,7 +70,6 @@ impl Embedded {
             "dont-write-bytecode" => self.python.dont_write_bytecode = flag(value)?,
             "switch-interval" => self.set_switch_interval(value, scope)?,
             "destroy-interpreter" => self.run_exit_functions = flag(value)?,
-            "restrict-embedded" => self.restricted = flag(value)?,
             "restrict-stdin" => self.restrict(Restriction::Stdin, value, scope)?,
             "restrict-stdout" => self.restrict(Restriction::Stdout, value, scope)?,
             "restrict-signal" => self.restrict(Restriction::Signal, value, scope)?,
