@@ -308,7 +308,7 @@ def test_metrics(api):
     assert sum(thread["request_count"] for thread in process["threads"]) == 7
     assert process["running_time"] >= 0 and process["restart_time"] < process["current_time"]
     # a new sample has begun
-    assert ask(api, "/api/metrics")[0]["request_count"] == 1
+    assert ask(api, "/api/metrics")[0]["request_count"] <= 1  # the last one may not have ended
 
 
 # -- the log ------------------------------------------------------------------------------------------
