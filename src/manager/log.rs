@@ -4,7 +4,7 @@ use crate::settings::ServerKind;
 use nix::{
     sys::{
         inotify::{AddWatchFlags, InitFlags, Inotify},
-        stat::{fstat, stat, SFlag},
+        stat::{fstat, stat, FileStat, SFlag},
     },
     unistd::dup2_stderr,
 };
@@ -58,10 +58,14 @@ impl Log {
         super::name(self.server)
     }
 
-    /// Logs to another file from now on.
+    /// Logs to this file from now on. One that is followed already may have been renamed meanwhile: its new
+    /// name is not the log's.
     pub fn replace(&mut self, log: OwnedFd) -> io::Result<()> {
+        let is_followed = self.file.is_some() && is_same(&fstat(&log)?, &fstat(io::stderr())?);
         dup2_stderr(log)?;
-        self.follow();
+        if !is_followed {
+            self.follow();
+        }
         Ok(())
     }
 
@@ -116,6 +120,10 @@ fn followed() -> io::Result<Followed> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     inotify.add_watch(folder, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
     Ok(Followed { path, inotify })
+}
+
+fn is_same(one: &FileStat, other: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 fn is_regular(file: impl AsFd) -> bool {
