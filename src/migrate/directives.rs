@@ -140,7 +140,7 @@ pub const DIRECTIVES: &[Directive] = &[
         "*script* [application-group=*name*]",
         Directory,
         "",
-        Differs("`process_group()` may give `None` or `%{GLOBAL}`, since there is no daemon mode yet"),
+        Differs("where it fails, so does the request"),
         Own("a `location` for each group, where need be chosen by a `map` and `rewrite`"),
     ),
     directive(
