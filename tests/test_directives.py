@@ -129,7 +129,7 @@ def test_process_group_of_the_environment(apache):
     assert apache.get("/own").status_code == 200
     assert apache.get("/other").status_code == 500
     assert apache.get("/unknown").status_code == 500
-    apache.wait_log("No WSGI daemon process called 'shop'")
+    apache.wait_log(r"WSGIProcessGroup in \S+site\.conf:\d+: No WSGI daemon process called 'shop'")
     apache.wait_log(re.escape("No WSGI daemon process called '%{ENV:NOTHING_OF_THIS_NAME}'"))
 
 

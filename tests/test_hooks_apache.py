@@ -128,7 +128,7 @@ def test_dispatch_to_a_process_group(apache):
     apache.start(mounts=[Mount("/", "group.py", apache=dispatch)], main="WSGIDaemonProcess shop")
     assert [apache.get(f"/?{group}").text for group in ("", "%{GLOBAL}", "shop")] == ["", "", "shop"]
     assert apache.get("/?none").status_code == 500
-    apache.wait_log("none")
+    apache.wait_log(r"WSGIDispatchScript in \S+site\.conf:\d+: No WSGI daemon process called 'none'")
 
 
 def test_handler_script(apache):

@@ -78,6 +78,7 @@ static const char *set_option(cmd_parms *cmd, const char *name, const char *valu
                               script_options *options)
 {
     if (!strcmp(name, "process-group")) {
+        options->group_place = wsgi_place_text(cmd);
         options->process_group = value;
         return wsgi_check_process_group(cmd, &options->process_group);
     }

@@ -30,6 +30,7 @@ typedef struct {
     const char *application_group;
     const char *callable;
     int pass_authorization;
+    const char *group_place; /* of process_group, for the log */
 } script_options;
 
 /* One WSGIScriptAlias or WSGIScriptAliasMatch. */
@@ -74,6 +75,7 @@ typedef struct {
     const hook_script *dispatch;
     apr_array_header_t *handlers;         /* of handler_script; NULL: none */
     const char *process_group;            /* NULL: httpd's own processes, as "" */
+    const char *group_place;              /* of process_group, for the log */
     const char *application_group;        /* NULL: %{RESOURCE} */
     const char *callable;                 /* NULL: the default */
     apr_array_header_t *restrict_process; /* of names; NULL: any process group */
@@ -124,6 +126,8 @@ static inline burrow_str wsgi_str(const char *s)
 /* directives.c */
 extern const command_rec wsgi_directives[];
 burrow_place wsgi_place(const cmd_parms *cmd);
+/* The directive, its file and line. */
+const char *wsgi_place_text(cmd_parms *cmd);
 
 /* aliases.c: the functions of directives, and what their arguments have in common. */
 const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args);

@@ -14,8 +14,15 @@ burrow_place wsgi_place(const cmd_parms *cmd)
     };
 }
 
+const char *wsgi_place_text(cmd_parms *cmd)
+{
+    return apr_psprintf(cmd->pool, "%s in %s:%d", cmd->cmd->name, cmd->directive->filename,
+                        cmd->directive->line_num);
+}
+
 static const char *set_process_group(cmd_parms *cmd, void *dir, const char *value)
 {
+    ((dir_config *)dir)->group_place = wsgi_place_text(cmd);
     ((dir_config *)dir)->process_group = value;
     return wsgi_check_process_group(cmd, &((dir_config *)dir)->process_group);
 }
@@ -30,8 +37,7 @@ static const char *set_restrict_process(cmd_parms *cmd, void *dir, const char *a
 {
     dir_config *config = dir;
     config->restrict_process = apr_array_make(cmd->pool, 4, sizeof(const char *));
-    config->restrict_place = apr_psprintf(cmd->pool, "%s in %s:%d", cmd->cmd->name,
-                                          cmd->directive->filename, cmd->directive->line_num);
+    config->restrict_place = wsgi_place_text(cmd);
     while (*args) {
         const char *name = ap_getword_conf(cmd->pool, &args);
         APR_ARRAY_PUSH(config->restrict_process, const char *)

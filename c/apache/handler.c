@@ -346,8 +346,10 @@ typedef struct {
 /* What a line says wins over the directory. */
 static void override(script_options *options, const script_options *line)
 {
-    if (line->process_group)
+    if (line->process_group) {
         options->process_group = line->process_group;
+        options->group_place = line->group_place;
+    }
     if (line->application_group)
         options->application_group = line->application_group;
     if (line->callable)
@@ -364,7 +366,8 @@ static int find_application(request_rec *r, const dir_config *config, applicatio
     int status;
 
     app->options = (script_options){config->process_group, config->application_group,
-                                    config->callable, config->pass_authorization};
+                                    config->callable, config->pass_authorization,
+                                    config->group_place};
     if (!strcmp(r->handler, WSGI_HANDLER)) {
         match = alias_of(r);
         if ((status = check_script(r, match)) != OK)
@@ -406,7 +409,8 @@ static int find_record(request_rec *r, const dir_config *config, const applicati
                            .server_name = wsgi_str(r->server->server_hostname)};
     if ((*app = burrow_app_find(wsgi_settings, &key, &error)))
         return OK;
-    ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", error);
+    ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s%s%s", *process_group ? options->group_place : "",
+                  *process_group ? ": " : "", error);
     return HTTP_INTERNAL_SERVER_ERROR;
 }
 

@@ -21,8 +21,7 @@ const char *wsgi_set_hook_script(cmd_parms *cmd, void *dir, const char *args)
         || (error = wsgi_read_options(cmd, args, names, &options)))
         return error;
     hook->application_group = options.application_group ? options.application_group : "";
-    hook->place = apr_psprintf(cmd->pool, "%s in %s:%d", cmd->cmd->name, cmd->directive->filename,
-                               cmd->directive->line_num);
+    hook->place = wsgi_place_text(cmd);
     *(const hook_script **)((char *)dir + (apr_size_t)cmd->info) = hook;
     return NULL;
 }
@@ -291,12 +290,17 @@ int wsgi_dispatch(request_rec *r, const burrow_request *described, script_option
 {
     const hook_script *hook = config_of(r)->dispatch;
     burrow_request request = *described;
+    const char *process_group = NULL;
     int status;
 
     if (!hook)
         return OK;
     request.flags |= BURROW_NO_BODY;
-    status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, &options->process_group);
+    status = dispatch(r, hook, BURROW_PROCESS_GROUP, &request, &process_group);
+    if (process_group) {
+        options->process_group = process_group;
+        options->group_place = hook->place;
+    }
     if (status == OK)
         status = dispatch(r, hook, BURROW_APPLICATION_GROUP, &request,
                           &options->application_group);

@@ -59,6 +59,7 @@ static void *merge_dir_config(apr_pool_t *p, void *base_conf, void *add_conf)
         config->handlers = apr_array_append(p, base->handlers, add->handlers);
     INHERIT(handlers, IS_NULL);
     INHERIT(process_group, IS_NULL);
+    INHERIT(group_place, IS_NULL);
     INHERIT(application_group, IS_NULL);
     INHERIT(callable, IS_NULL);
     INHERIT(restrict_process, IS_NULL);
