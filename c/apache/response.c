@@ -88,6 +88,11 @@ static apr_status_t add_file(exchange *x, const burrow_body *body)
     return APR_SUCCESS;
 }
 
+static int has_unread_body(const exchange *x)
+{
+    return (x->r->read_chunked || x->r->remaining > 0) && !x->body_ended;
+}
+
 int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *body, unsigned flags)
 {
     exchange *x = arg;
@@ -108,10 +113,11 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
     else if (body->len)
         APR_BRIGADE_INSERT_TAIL(
             x->out, apr_bucket_transient_create(body->data, body->len, c->bucket_alloc));
+    /* httpd reads what is left of the request before it sends what is left of the answer. */
+    if (flags & BURROW_FLUSH || (flags & BURROW_LAST && has_unread_body(x)))
+        APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(c->bucket_alloc));
     if (flags & BURROW_LAST)
         APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_eos_create(c->bucket_alloc));
-    else if (flags & BURROW_FLUSH)
-        APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(c->bucket_alloc));
     if (rv == APR_SUCCESS && !APR_BRIGADE_EMPTY(x->out))
         rv = ap_pass_brigade(r->output_filters, x->out);
     apr_brigade_cleanup(x->out);
