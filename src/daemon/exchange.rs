@@ -112,7 +112,7 @@ impl Exchange<'_> {
             let mut link = match self.group.links.get(self.group) {
                 Ok(link) => link,
                 Err(error) => {
-                    self.report(BURROW_LOG_ERR, &format!("takes no connection: {error}"));
+                    self.report(BURROW_LOG_ERR, &format!("cannot be reached: {error}"));
                     return BURROW_UNAVAILABLE;
                 }
             };

@@ -91,7 +91,8 @@ fn open(group: &Group) -> io::Result<OwnedFd> {
                 sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            opened => return Ok(opened?),
+            Ok(socket) => return Ok(socket),
+            Err(errno) => return Err(io::Error::other(format!("{}: {}", path.display(), errno.desc()))),
         }
     }
 }
