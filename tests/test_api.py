@@ -269,6 +269,7 @@ def test_process_stopping(server):
 def test_signals_are_for_daemons(api):
     assert ask(api, "/api/subscribe_signals") is True
     api.wait_log(r"mod_wsgi.subscribe_signals\(\) called outside daemon mode")
+    assert "<burrow>" not in api.log()
 
 
 # -- metrics ------------------------------------------------------------------------------------------

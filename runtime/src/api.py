@@ -220,7 +220,8 @@ def restricted(name):
 
 
 def log_stack():
-    for text in traceback.format_stack(sys._getframe(2)):
+    frames = [frame for frame in traceback.extract_stack(sys._getframe(2)) if frame.filename != __file__]
+    for text in traceback.format_list(frames):
         for line in text.splitlines():
             log(INFO, line)
 
