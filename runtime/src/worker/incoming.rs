@@ -83,7 +83,7 @@ impl Body<'_> {
             if self.last {
                 return Ok(0);
             }
-            self.begin_frame()?;
+            self.begin_frame(AHEAD)?;
         }
         let wanted = to.len().min(self.left);
         let ready = &self.space[self.position..self.filled];
@@ -99,18 +99,19 @@ impl Body<'_> {
         Ok(count)
     }
 
-    /// Drops what the application has left.
+    /// Drops what the application has left, but nothing behind it: the server has the answer, and may have
+    /// sent its next request.
     pub fn discard(&mut self) -> io::Result<()> {
         loop {
             while self.left == 0 {
                 if self.last {
                     return Ok(());
                 }
-                self.begin_frame()?;
+                self.begin_frame(HEADER)?;
             }
             if self.position == self.filled {
                 self.position = 0;
-                self.filled = receive(self.socket, self.space, MsgFlags::empty())?;
+                self.filled = receive(self.socket, &mut self.space[..self.left], MsgFlags::empty())?;
             }
             let count = self.left.min(self.filled - self.position);
             self.position += count;
@@ -118,14 +119,16 @@ impl Body<'_> {
         }
     }
 
-    fn begin_frame(&mut self) -> io::Result<()> {
+    /// Reads a frame's header, and of what follows so much that it is no more than `ahead` bytes.
+    fn begin_frame(&mut self, ahead: usize) -> io::Result<()> {
         if self.filled - self.position < HEADER {
             self.space.copy_within(self.position..self.filled, 0);
             self.filled -= self.position;
             self.position = 0;
         }
         while self.filled - self.position < HEADER {
-            self.filled += receive(self.socket, &mut self.space[self.filled..], MsgFlags::empty())?;
+            let end = self.space.len().min(self.position + ahead);
+            self.filled += receive(self.socket, &mut self.space[self.filled..end], MsgFlags::empty())?;
         }
         let header = header(&self.space[self.position..], Kind::Body)?;
         self.position += HEADER;
