@@ -59,13 +59,15 @@ class Clients:
         )  # fmt: skip
 
     def connect(self, tls=False, timeout=20):
-        """A bare connection."""
+        """A bare connection; `tls` can be the protocols that it may speak."""
         port = self.tls_port if tls else self.port
         connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         if tls:
             context = ssl.create_default_context()
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+            if tls is not True:
+                context.set_alpn_protocols(tls)
             connection = context.wrap_socket(connection)
         return connection
 
