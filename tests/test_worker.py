@@ -96,6 +96,24 @@ def test_a_body_that_nobody_reads(shared):
         assert connection.answer().status == 200
 
 
+def test_a_body_that_is_read_after_the_answer(shared):
+    script = shared.apps / "reads_late.py"
+    script.write_text("""
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", "4")])
+    yield b"done"
+    while environ["wsgi.input"].read(10):
+        pass
+""")
+    body = frame(BODY, b"x" * 1000) + frame(BODY, b"x" * 65536) + frame(BODY, b"x", LAST)
+    with shared.connect() as connection:
+        for _ in range(3):
+            connection.send(request(str(script), body="later"))
+            assert connection.answer().body == b"done"
+            connection.send(body + request(shared.target("hello.py")))
+            assert connection.answer().status == 200
+
+
 def test_answers(shared):
     lines = b"".join(b"line %d\n" % number for number in range(20000))
     for path, body in {
@@ -136,8 +154,8 @@ def application(environ, start_response):
             assert stat.S_ISREG(os.fstat(descriptor).st_mode)
             assert os.pread(descriptor, length, offset) == content[3:]
             os.close(descriptor)
-    files = [file.path for file in psutil.Process(shared.pid).open_files()]
-    assert str(script) not in files
+    process = psutil.Process(shared.pid)
+    wait_for(lambda: str(script) not in [file.path for file in process.open_files()], "the file being closed")
 
 
 def test_faults_of_the_application(shared):
@@ -583,8 +601,9 @@ def application(environ, start_response):
     return [json.dumps(mod_wsgi.request_metrics()).encode()]
 """)
     worker.start(app(script))
-    worker.get("metrics.py")
-    seen = worker.get("metrics.py").json()
+    with worker.connect() as connection:
+        connection.get(str(script))
+        seen = connection.get(str(script)).json()
     assert seen["request_count"] == 1
     for name in "server_time", "queue_time", "daemon_time", "application_time":
         assert 0 <= seen[f"{name}_min_us"] <= seen["request_time_min_us"], name

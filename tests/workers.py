@@ -2,6 +2,7 @@
 
 import array
 import fcntl
+import functools
 import json
 import mmap
 import os
@@ -11,7 +12,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -38,6 +38,12 @@ SETTINGS = {
     "version": 1, "server": "apache", "group": "shop", "settings": "s1", "control": "", "threads": 3,
     "processes": 1, "socket_timeout": 10, "graceful_timeout": 15, "shutdown_timeout": 5,
 }  # fmt: skip
+
+
+@functools.cache
+def soabi(python):
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def text(value):
@@ -195,7 +201,7 @@ class Connection:
 class Worker:
     """A worker process whose manager is the test."""
 
-    def __init__(self, python=None, runtime=None, **settings):
+    def __init__(self, python=None, **settings):
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="burrow-worker-"))
         self.root.chmod(0o755)
         self.apps = self.root / "apps"
@@ -207,7 +213,7 @@ class Worker:
         self.listener.listen(100)
         self.listener.setblocking(False)
         self.python = python or "/usr/bin/python3"
-        self.runtime = runtime or RUNTIMES / f"{sysconfig.get_config_var('SOABI')}.so"
+        self.runtime = RUNTIMES / f"{soabi(self.python)}.so"
         self.settings = {**SETTINGS, "peers": [os.geteuid()], **settings}
         self.messages, self.process = [], None
 
@@ -231,6 +237,7 @@ class Worker:
         for descriptor in (*given, memory):
             os.close(descriptor)
         self.registered = self.receive("register")
+        self.shown = mmap.mmap(self.registered["descriptors"][1], 0, prot=mmap.PROT_READ)
         if ready:
             self.receive("ready")
         return self
@@ -264,6 +271,19 @@ class Worker:
                 return {**content, "descriptors": descriptors}
             for each in descriptors:
                 os.close(each)
+
+    def page(self):
+        return bytes(self.shown)
+
+    def replies(self, kind, timeout):
+        """Whether such a message comes within this time."""
+        self.control.settimeout(timeout)
+        try:
+            return self.receive(kind)
+        except TimeoutError:
+            return None
+        finally:
+            self.control.settimeout(10)
 
     def order(self, kind, descriptors=(), **content):
         message = json.dumps({kind: content} if content else kind).encode()

@@ -58,6 +58,18 @@ struct Page {
     slots: [Slot; SLOTS],
 }
 
+impl Slot {
+    fn serving(&self) -> Option<Serving> {
+        if self.serving.load(Acquire) == 0 {
+            return None;
+        }
+        let length = (self.length.load(Relaxed) as usize).min(WHAT);
+        let bytes: Vec<u8> = self.what[..length].iter().map(|byte| byte.load(Relaxed)).collect();
+        let what = String::from_utf8_lossy(&bytes).replace(|c: char| c.is_control(), "?");
+        Some(Serving { since: self.since.load(Relaxed), what })
+    }
+}
+
 impl Summary {
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed) != 0
@@ -160,6 +172,11 @@ impl Writer {
         self.summary().served.fetch_add(1, Relaxed);
     }
 
+    /// What is being served in a slot.
+    pub fn serving(&self, slot: usize) -> Option<Serving> {
+        self.map.page().slots[slot].serving()
+    }
+
     /// The request that was taken has ended.
     pub fn done(&self, slot: usize) {
         self.map.page().slots[slot].serving.store(0, Release);
@@ -211,13 +228,7 @@ impl Reader {
 
     /// What is being served.
     pub fn serving(&self) -> Vec<Serving> {
-        let busy = self.0.page().slots.iter().filter(|slot| slot.serving.load(Acquire) != 0);
-        let text = |slot: &Slot| {
-            let length = (slot.length.load(Relaxed) as usize).min(WHAT);
-            let bytes: Vec<u8> = slot.what[..length].iter().map(|byte| byte.load(Relaxed)).collect();
-            String::from_utf8_lossy(&bytes).replace(|c: char| c.is_control(), "?")
-        };
-        busy.map(|slot| Serving { since: slot.since.load(Relaxed), what: text(slot) }).collect()
+        self.0.page().slots.iter().filter_map(Slot::serving).collect()
     }
 }
 

@@ -112,6 +112,11 @@ impl App {
         Some(self.interpreter.get_or_init(|| interpreter))
     }
 
+    /// The group's interpreter, once it was used.
+    pub fn made_interpreter(&self) -> Option<&'static Interpreter> {
+        self.interpreter.get().copied()
+    }
+
     /// The application, imported if it is not yet, or again if its script has another modification time than
     /// `modified` (see [`Self::modified_now`]; None: it is not looked at). None when it does not import; that
     /// was logged. Called detached, since it may wait long.

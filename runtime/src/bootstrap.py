@@ -331,6 +331,21 @@ def report(exception):
             log(ERR, line)
 
 
+def threads():
+    """A line for each thread that this interpreter knows: its ident and a title. As UTF-8."""
+    lines = [f"{thread.ident} Thread {thread.native_id} ({thread.name})" for thread in threading.enumerate()]
+    return "\n".join(lines).encode("utf-8", "backslashreplace")
+
+
+def stacks(titles):
+    """The stacks of all interpreters' threads, as UTF-8."""
+    text = []
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            text += ["\n", titles.get(ident, f"Thread {ident}"), ":\n", *traceback.format_stack(frame)]
+    return "".join(text).encode("utf-8", "backslashreplace")
+
+
 def shut_down():
     """What the end of a Python process does, as far as other threads can bear it."""
     main = threading.main_thread()

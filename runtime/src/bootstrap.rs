@@ -1,6 +1,7 @@
 //! Setting an interpreter up, and the Python objects that are then its own.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::ffi::CStr;
 
 use burrow_abi::{burrow_str, BURROW_LOG_ERR};
@@ -11,8 +12,8 @@ use crate::attach::Attached;
 use crate::host::{host, strings};
 use crate::interpreter::Interpreter;
 use crate::object::{
-    boolean, dict, float, fs_decoded, integer, integers, latin1, set_named, take_exception, tuple, Object,
-    Raised, Result,
+    boolean, bytes_of, dict, float, fs_decoded, integer, integers, latin1, set_item, set_named,
+    take_exception, tuple, Object, Raised, Result,
 };
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
@@ -41,6 +42,8 @@ pub struct State {
     shut_down: Object,
     stopping: Object,
     signalled: Object,
+    threads: Object,
+    stacks: Object,
     /// Makes the `Observation` of a request, or None.
     pub observe: Object,
     /// The dict of `mod_wsgi.active_requests`, once that was used.
@@ -108,6 +111,8 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         shut_down: function(c"shut_down")?,
         stopping: function(c"stopping")?,
         signalled: function(c"signalled")?,
+        threads: function(c"threads")?,
+        stacks: function(c"stacks")?,
         observe: function(c"observation")?,
         active_requests: OnceCell::new(),
         calls: RefCell::default(),
@@ -212,6 +217,21 @@ impl State {
         }
     }
 
+    /// A line for each thread that this interpreter knows: Python's number of it and a title.
+    pub fn threads(&self, _attached: &Attached) -> Result<String> {
+        self.threads.call(&[]).map(|lines| text_of(&lines))
+    }
+
+    /// The stacks of all interpreters' threads, under these titles.
+    pub fn stacks(&self, _attached: &Attached, titles: &HashMap<u64, String>) -> Result<String> {
+        let known = dict()?;
+        for (thread, title) in titles {
+            let title = latin1(title.as_bytes())?;
+            set_item(&known, integer(*thread)?.as_ptr(), &title)?;
+        }
+        self.stacks.call(&[&known]).map(|stacks| text_of(&stacks))
+    }
+
     pub fn shut_down(&self, _attached: &Attached) {
         if self.shut_down.call(&[]).is_err() {
             self.report(take_exception());
@@ -244,6 +264,12 @@ impl State {
         // SAFETY: a live object.
         unsafe { ffi::Py_TYPE(object).cast::<PyObject>() == self.file_wrapper_type.as_ptr() }
     }
+}
+
+/// A text that bootstrap.py has encoded.
+fn text_of(bytes: &Object) -> String {
+    // SAFETY: bytes, as its functions return them.
+    String::from_utf8_lossy(unsafe { bytes_of(bytes.as_ptr()) }).into_owned()
 }
 
 /// The interpreter that a type of ours belongs to.

@@ -161,6 +161,12 @@ pub fn all() -> Vec<&'static Interpreter> {
     slots.iter().filter_map(|slot| *slot.made.lock().unwrap()).collect()
 }
 
+/// All that exist; none that is being made.
+pub fn made() -> Vec<&'static Interpreter> {
+    let slots = INTERPRETERS.lock().unwrap().clone();
+    slots.iter().filter_map(|slot| *slot.made.try_lock().ok()?).collect()
+}
+
 /// The interpreter of an application group, made if there is none yet. Called detached. None when it
 /// could not be made; the cause was logged.
 pub fn of_group(group: &[u8]) -> Option<&'static Interpreter> {

@@ -11,6 +11,7 @@ use burrow_daemon::request::Addressed;
 
 use super::{log, ownership, worker};
 use crate::app::{self, App};
+use crate::interpreter::Interpreter;
 
 #[derive(Default)]
 pub struct Applications(RwLock<Vec<&'static Application>>);
@@ -96,6 +97,11 @@ impl Application {
     /// For [`crate::wsgi::serve`].
     pub fn runtime(&self) -> *mut RuntimeApp {
         self.runtime
+    }
+
+    /// Where it is or will be imported; None where that was not needed yet.
+    pub fn interpreter(&self) -> Option<&'static Interpreter> {
+        self.app().made_interpreter()
     }
 
     fn app(&self) -> &App {

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::*};
 use std::sync::Mutex;
 
+use burrow_abi::BURROW_TIMEOUT;
 use burrow_daemon::frame::{Header, Kind};
 use burrow_daemon::page::SLOTS;
 use nix::errno::Errno;
@@ -258,6 +259,20 @@ impl Connections {
         // SAFETY: it was made by `accept`; the place is FREE, so nobody else has it.
         drop(unsafe { OwnedFd::from_raw_fd(place.fd.swap(-1, Relaxed)) });
         self.vacate(connection.slot)
+    }
+
+    /// Tells the server that the time for its request is up, and not to use the connection again. Its
+    /// thread has it, and neither closes it nor sends anything meanwhile.
+    pub fn time_out(&self, slot: usize) {
+        let dismissal = Header { kind: Kind::GoAway, flags: 0, length: 0 }.bytes();
+        let end = Header { kind: Kind::Abort, flags: 0, length: 1 }.bytes();
+        let frames = [&dismissal[..], &end, &[BURROW_TIMEOUT as u8]].concat();
+        // Nobody waits for a server that does not read.
+        let _ = send(
+            self.places[slot].fd.load(Relaxed),
+            &frames,
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+        );
     }
 
     /// How many there are.

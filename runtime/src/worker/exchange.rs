@@ -41,7 +41,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Answers that the application must not be run.
-    pub fn forbid(self) -> io::Result<()> {
+    pub fn forbid(&self) -> io::Result<burrow_outcome> {
         let head = burrow_head {
             status: 403,
             reason: burrow_str::new(b"Forbidden"),
@@ -49,9 +49,11 @@ impl<'a> Exchange<'a> {
             n_headers: 0,
             content_length: 0,
         };
-        // SAFETY: a literal.
-        unsafe { self.sender.lock().unwrap().send(Some(&head), &[], frame::LAST)? };
-        self.finish(BURROW_DONE)
+        if worker().requests.answer(self.slot) {
+            // SAFETY: a literal.
+            unsafe { self.sender.lock().unwrap().send(Some(&head), &[], frame::LAST)? };
+        }
+        Ok(BURROW_DONE)
     }
 
     /// Says in the page that the thread is free, if that was not said yet.
@@ -65,6 +67,7 @@ impl<'a> Exchange<'a> {
     pub fn finish(self, outcome: burrow_outcome) -> io::Result<()> {
         self.done();
         match outcome {
+            _ if !worker().requests.answer(self.slot) => return Err(ErrorKind::TimedOut.into()),
             BURROW_DONE => {}
             BURROW_GONE => return Err(ErrorKind::ConnectionReset.into()),
             outcome => self.sender.into_inner().unwrap().abort(outcome)?,
@@ -96,14 +99,17 @@ unsafe extern "C" fn send(
     // SAFETY: c/shim.h: all of them are valid for the length of the call; the descriptor is ours.
     let sent = unsafe {
         let (exchange, head, body) = (of(exchange), head.as_ref(), &*body);
+        let descriptor = (body.fd >= 0).then(|| OwnedFd::from_raw_fd(body.fd));
+        if !worker().requests.answer(exchange.slot) {
+            return -1;
+        }
         if flags & BURROW_LAST != 0 && body.fd < 0 && body.len <= BODY_MAX {
             // Before the server has the answer and looks for a free thread for its next request.
             exchange.done();
         }
         let mut sender = exchange.sender.lock().unwrap();
         let flags = frame_flags(flags);
-        if body.fd >= 0 {
-            let descriptor = OwnedFd::from_raw_fd(body.fd);
+        if let Some(descriptor) = descriptor {
             let file = File { offset: body.offset as u64, length: body.len as u64 };
             sender.send_file(head, (file, descriptor.as_fd()), flags)
         } else if body.len == 0 {

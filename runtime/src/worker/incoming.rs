@@ -11,6 +11,8 @@ use nix::sys::socket::{recv, MsgFlags};
 const USUAL: usize = 64 << 10;
 /// Room for what is received of a body at once.
 pub const AHEAD: usize = HEADER + BODY_MAX;
+/// Reads of fewer bytes are served from there.
+const WORTHWHILE: usize = 16 << 10;
 
 /// A request as it was received, and what has arrived behind it.
 pub struct Received {
@@ -79,13 +81,13 @@ pub struct Body<'a> {
 impl Body<'_> {
     /// Reads some bytes; none at the end.
     pub fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        while self.left == 0 {
-            if self.last {
-                return Ok(0);
-            }
-            self.begin_frame(AHEAD)?;
+        if self.at_end()? {
+            return Ok(0);
         }
         let wanted = to.len().min(self.left);
+        if self.position == self.filled && wanted < self.left.min(WORTHWHILE) {
+            self.fill()?;
+        }
         let ready = &self.space[self.position..self.filled];
         let count = if ready.is_empty() {
             receive(self.socket, &mut to[..wanted], MsgFlags::empty())?
@@ -99,36 +101,47 @@ impl Body<'_> {
         Ok(count)
     }
 
-    /// Drops what the application has left, but nothing behind it: the server has the answer, and may have
-    /// sent its next request.
+    /// Drops what the application has left.
     pub fn discard(&mut self) -> io::Result<()> {
-        loop {
-            while self.left == 0 {
-                if self.last {
-                    return Ok(());
-                }
-                self.begin_frame(HEADER)?;
-            }
+        while !self.at_end()? {
             if self.position == self.filled {
-                self.position = 0;
-                self.filled = receive(self.socket, &mut self.space[..self.left], MsgFlags::empty())?;
+                self.fill()?;
             }
             let count = self.left.min(self.filled - self.position);
             self.position += count;
             self.left -= count;
         }
+        Ok(())
     }
 
-    /// Reads a frame's header, and of what follows so much that it is no more than `ahead` bytes.
-    fn begin_frame(&mut self, ahead: usize) -> io::Result<()> {
+    /// Whether all was read; if not, the present frame has some more.
+    fn at_end(&mut self) -> io::Result<bool> {
+        while self.left == 0 {
+            if self.last {
+                return Ok(true);
+            }
+            self.begin_frame()?;
+        }
+        Ok(false)
+    }
+
+    /// Receives what there is of the present frame, but nothing behind it: once the server has the answer, that
+    /// may be its next request.
+    fn fill(&mut self) -> io::Result<()> {
+        let room = self.left.min(self.space.len());
+        self.position = 0;
+        self.filled = receive(self.socket, &mut self.space[..room], MsgFlags::empty())?;
+        Ok(())
+    }
+
+    fn begin_frame(&mut self) -> io::Result<()> {
         if self.filled - self.position < HEADER {
             self.space.copy_within(self.position..self.filled, 0);
             self.filled -= self.position;
             self.position = 0;
-        }
-        while self.filled - self.position < HEADER {
-            let end = self.space.len().min(self.position + ahead);
-            self.filled += receive(self.socket, &mut self.space[self.filled..end], MsgFlags::empty())?;
+            while self.filled < HEADER {
+                self.filled += receive(self.socket, &mut self.space[self.filled..HEADER], MsgFlags::empty())?;
+            }
         }
         let header = header(&self.space[self.position..], Kind::Body)?;
         self.position += HEADER;

@@ -1,6 +1,5 @@
 //! The error log, which is descriptor 2: lines as the server's own.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +11,7 @@ use burrow_abi::{
 };
 
 use super::exchange::Exchange;
-use super::worker;
+use super::{thread_id, worker};
 
 /// [`burrow_abi::HostApi::log`].
 pub unsafe extern "C" fn from_runtime(exchange: *mut c_void, level: c_int, text: burrow_str) {
@@ -49,7 +48,7 @@ fn write(request: Option<&burrow_request>, level: burrow_level, text: &[u8]) {
 }
 
 fn apache(line: &mut Vec<u8>, request: Option<&burrow_request>, level: burrow_level, text: &[u8]) {
-    let (pid, thread, name) = (std::process::id(), thread(), name(level));
+    let (pid, thread, name) = (std::process::id(), thread_id(), name(level));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = |format| local_time(now.as_secs() as i64, format);
     let (day, micros, year) = (time(c"%a %b %d %H:%M:%S"), now.subsec_micros(), time(c"%Y"));
@@ -63,7 +62,7 @@ fn apache(line: &mut Vec<u8>, request: Option<&burrow_request>, level: burrow_le
 }
 
 fn nginx(line: &mut Vec<u8>, request: Option<&burrow_request>, level: burrow_level, text: &[u8]) {
-    let (pid, thread, name) = (std::process::id(), thread(), name(level));
+    let (pid, thread, name) = (std::process::id(), thread_id(), name(level));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = local_time(now.as_secs() as i64, c"%Y/%m/%d %H:%M:%S");
     line.extend_from_slice(format!("{time} [{name}] {pid}#{thread}: ").as_bytes());
@@ -106,15 +105,6 @@ fn name(level: burrow_level) -> &'static str {
         BURROW_LOG_INFO => "info",
         _ => "debug",
     }
-}
-
-/// As the system numbers this thread.
-fn thread() -> i32 {
-    thread_local!(static ID: Cell<i32> = const { Cell::new(0) });
-    if ID.get() == 0 {
-        ID.set(nix::unistd::gettid().as_raw());
-    }
-    ID.get()
 }
 
 fn local_time(seconds: i64, format: &CStr) -> String {

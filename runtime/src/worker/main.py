@@ -10,9 +10,10 @@ def leave(number, frame):
     raise SystemExit
 
 
-def set_up(is_service, wakeup, locale_name):
+def set_up(is_service, wakeup, stack_signal, stack_file, locale_name):
     """`wakeup`: the descriptor that the main thread waits for."""
     faulthandler.enable(2)
+    faulthandler.register(stack_signal, stack_file, all_threads=False)
     _signal.signal(_signal.SIGTERM, leave)
     if not is_service:
         # A program that has the main thread for itself may want this for an event loop.

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 
 use burrow_abi::{burrow_str, WHOLE_SCRIPT};
 use burrow_daemon::config::App;
+use burrow_daemon::control::FromWorker;
 use burrow_daemon::request::Addressed;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -17,7 +18,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::unistd::{pipe2, read, write};
 use pyo3_ffi as ffi;
 
-use super::{control, exit, signals, threads, title, worker};
+use super::{errands, frozen_stacks, keeper, signals, threads, title, worker};
 use crate::attach::Attached;
 use crate::bootstrap::{self, named};
 use crate::object::{boolean, fs_decoded, integer, take_exception, Result};
@@ -85,10 +86,15 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
     let worker = worker();
     prepare();
     signals::install()?;
+    worker.frozen_stacks.install()?;
+    if worker.config.cpu_time_limit > 0.0 {
+        signals::limit_cpu_time(worker.config.cpu_time_limit)?;
+    }
     if let Some(name) = &worker.config.display_name {
         title::set(name.as_bytes());
     }
-    control::start(link)?;
+    keeper::start(link)?;
+    errands::start()?;
     let is_service = worker.config.threads == 0;
     if is_service {
         worker.control.set_ready();
@@ -103,7 +109,10 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
         _ if signals::has_interrupted() => {}
         // The script has ended.
         _ if is_service => worker.main_thread.end(String::new()),
-        Some(app) => worker.control.give_up(app.clone()),
+        Some(app) => {
+            worker.control.tell(FromWorker::Broken { app: app.clone() });
+            worker.control.end(1)
+        }
         None => {
             threads::start()?;
             worker.connections.listen(true)?;
@@ -113,7 +122,7 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
     let reason = worker.main_thread.wait()?;
     // SAFETY: this is the main thread.
     unsafe { start::stop(burrow_str::new(reason.as_bytes())) };
-    exit((broken.is_some() && !signals::has_interrupted()).into())
+    worker.control.end((broken.is_some() && !signals::has_interrupted()).into())
 }
 
 /// Python's part of the preparations.
@@ -124,8 +133,12 @@ fn prepare() {
         let globals = bootstrap::run(&[SOURCE], &[])?;
         let locale = fs_decoded(worker.config.locale.as_deref().unwrap_or_default().as_bytes())?;
         let set_up = named(&globals, c"set_up")?;
-        let wakeup = integer(worker.main_thread.wake.as_raw_fd() as u64)?;
-        set_up.call(&[&boolean(worker.config.threads == 0), &wakeup, &locale]).map(drop)
+        let number = |number| integer(number as u64);
+        let wakeup = number(worker.main_thread.wake.as_raw_fd())?;
+        let stacks = [number(frozen_stacks::signal())?, number(worker.frozen_stacks.descriptor())?];
+        set_up
+            .call(&[&boolean(worker.config.threads == 0), &wakeup, &stacks[0], &stacks[1], &locale])
+            .map(drop)
     };
     if prepared().is_err() {
         attached.interpreter.state().report(take_exception());

@@ -3,24 +3,33 @@
 //! ```text
 //!  main thread     Python's: imports the applications, runs Python's signal handlers and, at the end, the
 //!                  exit functions
-//!  burrow:control  the manager's messages, signals, time limits; never waits for Python
+//!  burrow:keeper   the manager's messages, signals, time limits; never waits for Python
+//!  burrow:errands  does what it wants of Python
 //!  burrow:1 …      take requests: each is received, served and answered by one thread
 //! ```
 
 mod applications;
 mod connections;
 mod control;
+mod errands;
 mod exchange;
+mod frozen_stacks;
 mod incoming;
+mod keeper;
+mod limits;
 mod log;
 mod main_thread;
+mod manager;
 mod outgoing;
 mod ownership;
+mod requests;
 mod settings;
 mod signals;
+mod stacks;
 mod threads;
 mod title;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::c_int;
 use std::io;
@@ -30,6 +39,7 @@ use std::sync::OnceLock;
 use burrow_daemon::config::{self, CONFIGURATION, CONTROL, LISTENER};
 use burrow_daemon::page;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::unistd::gettid;
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject};
 
@@ -38,15 +48,21 @@ use crate::{host, start};
 use applications::Applications;
 use connections::Connections;
 use control::Control;
+use errands::Errands;
+use frozen_stacks::FrozenStacks;
 use main_thread::MainThread;
+use requests::Requests;
 
 /// All of the process, once it knows what it is.
 struct Worker {
     config: config::Worker,
     page: page::Writer,
     connections: Connections,
+    requests: Requests,
     applications: Applications,
+    frozen_stacks: FrozenStacks,
     control: Control,
+    errands: Errands,
     main_thread: MainThread,
 }
 
@@ -96,8 +112,11 @@ unsafe fn live() -> Result<Infallible, String> {
         let begun = WORKER.set(Worker {
             page: page::Writer::new(config.threads)?,
             connections: Connections::new(listener, config.socket_timeout)?,
+            requests: Requests::new(),
             applications: Applications::default(),
+            frozen_stacks: FrozenStacks::new()?,
             control: Control::new()?,
+            errands: Errands::default(),
             main_thread: MainThread::new()?,
             config,
         });
@@ -134,6 +153,7 @@ pub fn abandon() {
     if let Some(worker) = WORKER.get() {
         worker.connections.abandon();
         worker.control.abandon();
+        worker.frozen_stacks.abandon();
         // SAFETY: the child's own copy, which nothing there uses.
         unsafe { libc::close(worker.page.notice_writer()) };
     }
@@ -143,6 +163,15 @@ pub fn abandon() {
 fn fail(error: &io::Error) -> ! {
     log::error(&format!("this process ends, since it cannot serve: {error}"));
     exit(1)
+}
+
+/// This thread, as the system numbers it.
+fn thread_id() -> i32 {
+    thread_local!(static ID: Cell<i32> = const { Cell::new(0) });
+    if ID.get() == 0 {
+        ID.set(gettid().as_raw());
+    }
+    ID.get()
 }
 
 /// Ends the process at once, without anybody's exit functions.

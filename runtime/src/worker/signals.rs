@@ -1,10 +1,11 @@
-//! Signals: the handler takes a note of them, and the control thread does what they ask for.
+//! Signals: the handler takes a note of them, and the keeper does what they ask for.
 //!
 //! No thread blocks any, so that children start with an empty mask; the kernel prefers the main thread.
 
 use std::ffi::c_int;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use libc::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -54,6 +55,29 @@ extern "C" fn note(signal: c_int) {
 pub fn take() -> impl Iterator<Item = c_int> {
     let noted = NOTED.swap(0, SeqCst);
     OURS.into_iter().filter(move |signal| noted & 1 << signal != 0)
+}
+
+/// Sends SIGXCPU once the process has used so many seconds of processor time. Its children may use more.
+pub fn limit_cpu_time(seconds: f64) -> io::Result<()> {
+    let value = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    // SAFETY: zeroes are valid in all of these, which are filled before they are read.
+    let result = unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = SIGXCPU;
+        let mut timer = std::mem::zeroed();
+        let mut when: libc::itimerspec = std::mem::zeroed();
+        when.it_value.tv_sec = value.as_secs() as i64;
+        when.it_value.tv_nsec = value.subsec_nanos().into();
+        match libc::timer_create(libc::CLOCK_PROCESS_CPUTIME_ID, &mut event, &mut timer) {
+            0 => libc::timer_settime(timer, 0, &when, std::ptr::null_mut()),
+            failed => failed,
+        }
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Whether SIGTERM raises SystemExit in the main thread.

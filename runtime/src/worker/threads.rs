@@ -2,12 +2,14 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::Builder;
 
-use burrow_abi::{burrow_pair, burrow_request, BURROW_REQUEST_METHOD, BURROW_REQUEST_URI};
+use burrow_abi::{burrow_outcome, burrow_pair, burrow_request, BURROW_REQUEST_METHOD, BURROW_REQUEST_URI};
 use burrow_daemon::{page, request};
 use nix::errno::Errno;
 
+use super::applications::Application;
 use super::connections::{Connection, Event};
 use super::exchange::{Exchange, IO};
 use super::incoming::{malformed, Received, AHEAD};
@@ -115,21 +117,34 @@ impl Desk {
         let [method, uri] = [BURROW_REQUEST_METHOD, BURROW_REQUEST_URI].map(|var| text(&request, var));
         worker.page.take(connection.slot, now, method, uri);
         request.daemon_start = observe::now();
+        let (limit, served) = (worker.config.maximum_requests, &worker.page.summary().served);
+        if limit > 0 && served.load(Relaxed) >= limit {
+            worker.control.exhaust();
+        }
         let application = worker.applications.find(&address);
         application.look_at_script(&mut request);
         let body = self.received.body(socket, &mut self.body);
         let sender = Sender::new(socket, &mut self.frames);
         let exchange = Exchange::new(&request, connection.slot, body, sender);
-        if let Some(why) = application.refusal() {
-            let _bound = crate::log::bind(exchange.pointer());
-            log::error(&why);
-            return exchange.forbid();
+        worker.requests.begin(connection.slot, now, application, exchange.pointer());
+        let finished = serve(application, &exchange).and_then(|outcome| exchange.finish(outcome));
+        match worker.requests.end(connection.slot) {
+            true => finished,
+            false => Err(ErrorKind::TimedOut.into()),
         }
-        // SAFETY: the application's record is the runtime's; the rest lives until `serve` returns.
-        let outcome = unsafe { wsgi::serve(application.runtime(), &request, &IO, exchange.pointer()) };
-        application.announce();
-        exchange.finish(outcome)
     }
+}
+
+fn serve(application: &'static Application, exchange: &Exchange) -> io::Result<burrow_outcome> {
+    if let Some(why) = application.refusal() {
+        let _bound = crate::log::bind(exchange.pointer());
+        log::error(&why);
+        return exchange.forbid();
+    }
+    // SAFETY: the application's record is the runtime's; the rest lives until `serve` returns.
+    let outcome = unsafe { wsgi::serve(application.runtime(), exchange.request, &IO, exchange.pointer()) };
+    application.announce();
+    Ok(outcome)
 }
 
 fn text(request: &burrow_request, var: u32) -> &'static [u8] {

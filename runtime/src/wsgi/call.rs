@@ -1,7 +1,7 @@
 //! One request's state between Python and the server: the head, and what has been sent.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
+use std::ffi::{c_long, c_void};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -10,9 +10,11 @@ use burrow_abi::{
     BURROW_ABORTED, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_HEADER_ONLY, BURROW_LAST,
     BURROW_LOG_ERR, BURROW_REQUEST_METHOD, BURROW_TIMEOUT,
 };
+use pyo3_ffi as ffi;
 
 use crate::app::App;
 use crate::attach::Attached;
+use crate::bootstrap::State;
 use crate::log;
 use crate::object::{raise_runtime_error, Object, Result};
 use crate::observe::{self, Watch};
@@ -50,6 +52,15 @@ enum Progress {
     Complete,
 }
 
+/// Of the application, by [`Call::interrupt`].
+#[derive(Clone, Copy, PartialEq)]
+enum Interruption {
+    Possible,
+    Sent,
+    /// The application has returned.
+    Over,
+}
+
 pub struct Call<'r> {
     app: &'r App,
     pub request: &'r burrow_request,
@@ -63,6 +74,9 @@ pub struct Call<'r> {
     timed_out: Cell<bool>,
     gone: Cell<bool>,
     finished: Cell<bool>,
+    interruption: Cell<Interruption>,
+    /// As Python calls the thread.
+    thread: c_long,
     /// A small body that `end` sends, together with the head.
     body: RefCell<Option<Vec<u8>>>,
     /// When the application was called, in microseconds since the epoch.
@@ -97,6 +111,9 @@ impl<'r> Call<'r> {
             timed_out: Cell::new(false),
             gone: Cell::new(false),
             finished: Cell::new(false),
+            interruption: Cell::new(Interruption::Possible),
+            // SAFETY: no precondition.
+            thread: unsafe { libc::pthread_self() } as c_long,
             body: RefCell::new(None),
             started: observe::now(),
             data: RefCell::new(None),
@@ -122,6 +139,24 @@ impl<'r> Call<'r> {
     pub fn time_out(&self) {
         self.fail();
         self.timed_out.set(true);
+    }
+
+    /// Raises RequestTimeout in the application, as soon as it executes Python code. Called by another thread,
+    /// attached to the same interpreter.
+    pub fn interrupt(&self, state: &State) {
+        if self.interruption.get() == Interruption::Possible {
+            self.interruption.set(Interruption::Sent);
+            // SAFETY: attached, as the caller vouches; a live class.
+            unsafe { ffi::PyThreadState_SetAsyncExc(self.thread, state.request_timeout.as_ptr()) };
+        }
+    }
+
+    /// The application has returned: what has not reached it yet must not reach anything else.
+    pub fn withdraw_interruption(&self, _attached: &Attached) {
+        if self.interruption.replace(Interruption::Over) == Interruption::Sent {
+            // SAFETY: attached; NULL takes back what is pending.
+            unsafe { ffi::PyThreadState_SetAsyncExc(self.thread, std::ptr::null_mut()) };
+        }
     }
 
     /// Logs what the application has raised.

@@ -37,7 +37,9 @@ pub unsafe extern "C" fn serve(
     let call = Call::new(app, request, io, exchange, observe::watch(interpreter));
     let attached = observe::attach(interpreter, call.watch.as_deref());
     observe::enter(interpreter.state(), &call);
-    if run(&attached, &loaded, &call).is_err() {
+    let sent = run(&attached, &loaded, &call);
+    call.withdraw_interruption(&attached);
+    if sent.is_err() {
         failed(&attached, app, &call);
     }
     if fork::is_child() {

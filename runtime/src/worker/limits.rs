@@ -1,0 +1,192 @@
+//! Time limits and the like: what interrupts a request, and what makes a worker ask to be replaced.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use burrow_daemon::page;
+
+use super::errands::Errand;
+use super::keeper::after;
+use super::{log, worker};
+
+/// How often is looked while requests are in progress, in seconds.
+const OFTEN: f64 = 1.0;
+
+/// What a look has found.
+pub enum Verdict {
+    /// The worker is to be replaced, for this reason.
+    Replace(&'static str),
+    /// Nothing in Python goes on.
+    Deadlock,
+}
+
+/// What the keeper knows of them.
+pub struct Limits {
+    /// For one request, in microseconds; 0: no limit.
+    request: i64,
+    /// For its end once it was interrupted; 0: it is not.
+    interruption: i64,
+    /// Requests that took too long, by slot.
+    late: HashMap<usize, Late>,
+    /// How many had been taken at the last look, and whether there was one since the look before.
+    served: u64,
+    busy: bool,
+    /// When it was last so; None: not yet.
+    active: Option<Instant>,
+    /// When the process is to be replaced.
+    restart: Option<Instant>,
+}
+
+struct Late {
+    since: i64,
+    given_up: bool,
+}
+
+impl Limits {
+    pub fn new() -> Limits {
+        let config = &worker().config;
+        // mod_wsgi's factor: the more threads there are, the less harm does a request that takes long.
+        let factor = 1.0 + f64::from(config.threads.max(1)).ln();
+        Limits {
+            request: (config.request_timeout * factor * 1e6) as i64,
+            interruption: (config.interrupt_timeout * 1e6) as i64,
+            late: HashMap::new(),
+            served: 0,
+            busy: false,
+            active: None,
+            restart: after(config.restart_interval),
+        }
+    }
+
+    /// Looks at everything that has a limit.
+    pub fn look(&mut self) -> Option<Verdict> {
+        let passed = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
+        self.look_for_activity();
+        let reason = if is_deadlocked(self.busy) {
+            return Some(Verdict::Deadlock);
+        } else if self.gives_up_a_request() {
+            "request_timeout"
+        } else if passed(self.restart) {
+            self.restart = None;
+            "restart_interval"
+        } else if passed(self.idle_until()) {
+            self.active = None;
+            "inactivity_timeout"
+        } else if is_too_large() {
+            "max_memory"
+        } else {
+            return None;
+        };
+        Some(Verdict::Replace(reason))
+    }
+
+    /// When to look again. What begins until then makes it earlier.
+    pub fn due(&self) -> Option<Instant> {
+        [self.next_look(), self.restart, self.idle_until()].into_iter().flatten().min()
+    }
+
+    fn look_for_activity(&mut self) {
+        let served = worker().page.summary().served.load(Relaxed);
+        self.busy = worker().control.active() > 0 || served != self.served;
+        self.served = served;
+        if self.busy {
+            self.active = Some(Instant::now());
+        }
+    }
+
+    /// None where there is no need to, or nothing is in progress: the next request wakes us.
+    fn next_look(&self) -> Option<Instant> {
+        let config = &worker().config;
+        let limits = [
+            self.request as f64,
+            config.deadlock_timeout,
+            config.inactivity_timeout,
+            config.max_memory as f64,
+        ];
+        if limits.iter().all(|limit| *limit <= 0.0) || (!self.busy && worker().control.doze()) {
+            return None;
+        }
+        let often = [OFTEN, self.request as f64 / 1e6, config.deadlock_timeout / 2.0];
+        let often = often.into_iter().filter(|seconds| *seconds > 0.0).map(|seconds| (seconds * 1e6) as i64);
+        let now = page::now();
+        let ends = worker().requests.in_progress().filter_map(|(slot, since)| self.limit(slot, since));
+        let wait = often.chain(ends.map(|end| end - now)).min()?;
+        Some(Instant::now() + Duration::from_micros(wait.max(0) as u64))
+    }
+
+    fn idle_until(&self) -> Option<Instant> {
+        let timeout = worker().config.inactivity_timeout;
+        let active = self.active.filter(|_| timeout > 0.0 && !self.busy)?;
+        Some(active + Duration::from_secs_f64(timeout))
+    }
+
+    /// When something is to be done about a request, in microseconds of CLOCK_MONOTONIC.
+    fn limit(&self, slot: usize, since: i64) -> Option<i64> {
+        match self.late.get(&slot).filter(|late| late.since == since) {
+            _ if self.request == 0 => None,
+            None => Some(since + self.request),
+            Some(late) if late.given_up => None,
+            Some(_) => Some(since + self.request + self.interruption),
+        }
+    }
+
+    /// Interrupts requests that take too long. Whether there is one that this has not ended, and whose client
+    /// is told so.
+    fn gives_up_a_request(&mut self) -> bool {
+        let now = page::now();
+        let requests: Vec<_> = worker().requests.in_progress().collect();
+        self.late.retain(|slot, late| requests.contains(&(*slot, late.since)));
+        let mut given_up = false;
+        for (slot, since) in requests {
+            if self.limit(slot, since).is_none_or(|limit| limit > now) {
+                continue;
+            }
+            let was_interrupted = self.late.contains_key(&slot);
+            let give_up = self.interruption == 0 || was_interrupted;
+            self.late.insert(slot, Late { since, given_up: give_up });
+            if give_up {
+                given_up = true;
+                give_up_request(slot, since);
+            } else {
+                worker().errands.send(Errand::Interrupt { slot, since });
+            }
+        }
+        given_up
+    }
+}
+
+/// Answers that the time is up, if nothing was answered yet.
+pub fn give_up_request(slot: usize, since: i64) {
+    if let Some(serving) = worker().page.serving(slot).filter(|serving| serving.since == since) {
+        let seconds = (page::now() - since) as f64 / 1e6;
+        log::error(&format!("{} is given up after {seconds:.1} s", serving.what));
+    }
+    worker().requests.expire(slot, since, || worker().connections.time_out(slot));
+}
+
+fn is_deadlocked(busy: bool) -> bool {
+    let (errands, timeout) = (&worker().errands, worker().config.deadlock_timeout);
+    match errands.waits_since() {
+        _ if timeout <= 0.0 => false,
+        Some(since) => (page::now() - since) as f64 / 1e6 >= timeout,
+        None => {
+            if busy {
+                errands.send(Errand::Probe);
+            }
+            false
+        }
+    }
+}
+
+fn is_too_large() -> bool {
+    let limit = worker().config.max_memory;
+    limit > 0 && resident().is_some_and(|bytes| bytes > limit)
+}
+
+fn resident() -> Option<u64> {
+    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    // SAFETY: no precondition.
+    Some(pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64)
+}

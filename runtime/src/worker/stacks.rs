@@ -1,0 +1,130 @@
+//! The Python stacks of all threads, for the manager or the log.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use burrow_daemon::control::FromWorker;
+use burrow_daemon::page;
+use nix::sys::memfd::{memfd_create, MFdFlags};
+
+use super::errands::Errand;
+use super::{log, worker};
+use crate::attach::Attached;
+use crate::interpreter::{self, Interpreter};
+use crate::object::take_exception;
+
+/// For Python to be entered; then the stacks are had without.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who is to get them.
+#[derive(Clone, Copy)]
+pub enum Reader {
+    Manager,
+    Log,
+}
+
+/// What the keeper knows of those that are wanted.
+#[derive(Default)]
+pub struct Wanted {
+    by: Vec<Reader>,
+    until: Option<Instant>,
+}
+
+impl Wanted {
+    pub fn add(&mut self, reader: Reader) {
+        self.by.push(reader);
+        if self.until.is_none() {
+            // Those of the last time, where they came too late.
+            worker().errands.take_stacks();
+            worker().errands.send(Errand::Stacks);
+            self.until = Some(Instant::now() + PATIENCE);
+        }
+    }
+
+    /// When to look again.
+    pub fn due(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Passes them on, if they are there or nobody can enter Python.
+    pub fn look(&mut self) {
+        let Some(until) = self.until else { return };
+        let text = match worker().errands.take_stacks() {
+            Some(text) => text,
+            None if until > Instant::now() => return,
+            None if worker().errands.waits_since().is_some() => frozen(),
+            // It is in there, and slow.
+            None => return self.until = Some(Instant::now() + PATIENCE),
+        };
+        self.until = None;
+        let text =
+            format!("Process {} of process group '{}'\n{text}", std::process::id(), worker().config.group);
+        for reader in self.by.drain(..) {
+            match reader {
+                Reader::Manager => send(&text),
+                Reader::Log => to_log(&text),
+            }
+        }
+    }
+}
+
+/// The stacks, had without entering Python.
+pub fn frozen() -> String {
+    worker().frozen_stacks.text().unwrap_or_else(|error| format!("The stacks cannot be had: {error}\n"))
+}
+
+pub fn to_log(text: &str) {
+    text.lines().filter(|line| !line.is_empty()).for_each(log::error);
+}
+
+fn send(text: &str) {
+    let file = || -> io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create(c"burrow stacks", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        Ok(file.into())
+    };
+    match file() {
+        Ok(file) => worker().control.send(FromWorker::Stacks, Some(file)),
+        Err(error) => log::error(&format!("no file for the stacks of the threads: {error}")),
+    }
+}
+
+/// What a thread is and serves.
+pub fn title(thread: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_default();
+    let title = format!("Thread {thread} ({})", name.trim_end());
+    match worker().requests.of_thread(thread).and_then(|slot| worker().page.serving(slot)) {
+        None => title,
+        Some(serving) => {
+            let seconds = (page::now() - serving.since) as f64 / 1e6;
+            format!("{title}, serving {} for {seconds:.1} s", serving.what)
+        }
+    }
+}
+
+/// The stacks of all threads in Python, which `enter` enters.
+pub fn in_python(enter: impl Fn(&'static Interpreter) -> Attached) -> String {
+    let mut titles = HashMap::new();
+    for interpreter in interpreter::made() {
+        let attached = enter(interpreter);
+        let lines = interpreter.state().threads(&attached).unwrap_or_else(|_| failed(interpreter));
+        titles.extend(lines.lines().filter_map(|line| {
+            let (thread, title) = line.split_once(' ')?;
+            Some((thread.parse().ok()?, title.to_owned()))
+        }));
+    }
+    // A thread that takes requests may be known to several.
+    titles.extend(worker().requests.threads().map(|(ident, thread)| (ident, title(thread))));
+    let main = interpreter::main();
+    let attached = enter(main);
+    main.state().stacks(&attached, &titles).unwrap_or_else(|_| failed(main))
+}
+
+fn failed(interpreter: &Interpreter) -> String {
+    interpreter.state().report(take_exception());
+    String::new()
+}
