@@ -424,6 +424,8 @@ const char *burrow_manager_configure(burrow_settings *settings, int log_fd, pid_
 void burrow_settings_apache(burrow_settings *settings, const burrow_apache *apache);
 /* httpd: the process that was started has died; the next configure starts another. */
 void burrow_manager_died(void);
+/* httpd: it restarts, not gracefully; the next configuration replaces the processes of all groups. */
+void burrow_manager_restarts(void);
 /* Asks it to end and waits at most timeout_ms for that. */
 void burrow_manager_stop(unsigned timeout_ms);
 /* In a worker process: lets go of the master's end. */

@@ -1,5 +1,6 @@
 //! The `burrow` command.
 
+mod control;
 mod migrate;
 mod serve;
 
@@ -22,6 +23,12 @@ enum Command {
     Serve(serve::Options),
     /// Say, line by line, what becomes of an Apache configuration with mod_wsgi in it
     Migrate(migrate::Options),
+    /// Show the process groups of the servers that run here
+    Status(control::StatusOptions),
+    /// Replace the processes of a group, or of all, without losing a request
+    Restart(control::RestartOptions),
+    /// Show what every Python thread of a group is doing
+    Stacks(control::StacksOptions),
     /// Watches over the application processes of an httpd or nginx, which runs it
     #[command(hide = true)]
     Manager { server: String, instance: String },
@@ -43,6 +50,9 @@ fn main() -> ExitCode {
         Command::Migrate(options) => {
             migrate::run(&options).unwrap_or_else(|error| refuse(&error.to_string()))
         }
+        Command::Status(options) => control::status(&options).unwrap_or_else(|error| refuse(&error)),
+        Command::Restart(options) => control::restart(&options).unwrap_or_else(|error| refuse(&error)),
+        Command::Stacks(options) => control::stacks(&options).unwrap_or_else(|error| refuse(&error)),
         Command::Manager { server, instance } => manager::run(Role::Manager, &server, &instance),
         Command::Guardian { server, instance } => manager::run(Role::Guardian, &server, &instance),
     }

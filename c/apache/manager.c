@@ -37,6 +37,8 @@ static void start(server_rec *s)
 static void died(int reason, void *data, int status)
 {
     int state = 0;
+    if (reason == APR_OC_REASON_RESTART) /* never at a graceful restart */
+        burrow_manager_restarts();
     if (reason != APR_OC_REASON_DEATH && reason != APR_OC_REASON_LOST)
         return;
     apr_proc_other_child_unregister(data);

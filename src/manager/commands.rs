@@ -7,6 +7,7 @@ use super::{
     protocol::memory_file,
     worker::{self, State, Worker},
 };
+use crate::settings::accounts;
 use burrow_daemon::{
     control::{FromCommand, ToCommand, ToWorker},
     packet::Link,
@@ -46,7 +47,8 @@ pub struct Status {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct GroupStatus {
     pub name: String,
-    pub uid: u32,
+    /// Whom its processes run as.
+    pub user: String,
     pub processes: u32,
     pub threads: u32,
     /// New code does not start, so that the old goes on.
@@ -233,7 +235,7 @@ fn describe(group: &Group) -> GroupStatus {
     let spec = group.spec();
     GroupStatus {
         name: spec.name.clone(),
-        uid: spec.launch.uid,
+        user: accounts::of(spec.launch.uid).map_or(format!("#{}", spec.launch.uid), |user| user.name),
         processes: spec.processes,
         threads: spec.worker.threads,
         held: group.is_held(),

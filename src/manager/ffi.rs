@@ -62,6 +62,13 @@ pub extern "C" fn burrow_manager_died() {
 }
 
 #[no_mangle]
+pub extern "C" fn burrow_manager_restarts() {
+    if let Some(master) = master().as_mut() {
+        master.restarts();
+    }
+}
+
+#[no_mangle]
 pub extern "C" fn burrow_manager_stop(timeout_ms: c_uint) {
     if let Some(master) = master().as_mut() {
         master.stop(Duration::from_millis(timeout_ms.into()));

@@ -78,7 +78,7 @@ impl Group {
             backoff: Backoff::default(),
             changed: HashMap::new(),
             reason: "graceful_signal",
-            rolling: false,
+            rolling: true,
             leaving: None,
         }
     }
@@ -181,7 +181,7 @@ impl Group {
         let ready = self.workers.iter().filter(|worker| is_current(worker) && worker.state == State::Ready);
         if self.rolling && ready.count() == wanted {
             self.rolling = false;
-            self.say(host, Level::Notice, "its new processes serve");
+            self.say(host, Level::Notice, &format!("{wanted} new processes serve"));
         }
     }
 
@@ -311,7 +311,10 @@ impl Group {
                 }
             }
             FromWorker::Broken { .. } => {}
-            FromWorker::Imported { app } => self.imported(app),
+            FromWorker::Imported { app } => {
+                self.broken.retain(|broken| *broken != app);
+                self.imported(app);
+            }
             FromWorker::Changed { app } => self.changed(host, app),
             FromWorker::Retire { reason } => {
                 let text = format!("process {pid} is replaced: {}", printable(&reason));

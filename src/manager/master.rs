@@ -27,6 +27,8 @@ pub struct Master {
     rolls: Rolls,
     /// The settings that were configured last.
     serial: u64,
+    /// The next settings are those of a full restart.
+    restarts: bool,
     /// The process that configured last.
     pid: Pid,
     child: Option<Child>,
@@ -35,7 +37,8 @@ pub struct Master {
 impl Master {
     pub fn new(server: ServerKind, binary: PathBuf) -> Master {
         let (instance, rolls) = (token(), Rolls::default());
-        Master { server, binary, instance, generation: 0, rolls, serial: 0, pid: getpid(), child: None }
+        let (generation, serial, restarts) = (0, 0, false);
+        Master { server, binary, instance, generation, rolls, serial, restarts, pid: getpid(), child: None }
     }
 
     pub fn instance(&self) -> &str {
@@ -50,6 +53,7 @@ impl Master {
         if self.serial != settings.serial() {
             self.serial = settings.serial();
             self.rolls.reloads += 1;
+            self.rolls.restarts += u64::from(std::mem::take(&mut self.restarts));
         }
         self.pid = getpid();
         let master = self.final_pid();
@@ -78,6 +82,11 @@ impl Master {
     /// The process that `configure` started has ended, if it has: the next one starts another.
     pub fn child_died(&mut self) {
         self.child.take_if(|child| child.ends_within(Duration::ZERO));
+    }
+
+    /// The server starts afresh, not by a mere reload: all groups are replaced.
+    pub fn restarts(&mut self) {
+        self.restarts = true;
     }
 
     /// Ends the manager, and kills it when that takes too long.

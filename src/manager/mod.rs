@@ -30,6 +30,7 @@ mod protocol;
 mod visitors;
 mod worker;
 
+pub use commands::{GroupStatus, RequestStatus, Status, WorkerStatus};
 pub use ffi::instance;
 pub use master::Master;
 

@@ -145,9 +145,7 @@ impl Worker {
     }
 
     pub fn stop(&mut self, reason: &str, timeout: Duration) {
-        // One that is starting has nothing to lose, and reads no messages.
-        let is_starting = matches!(self.state, State::Starting(_));
-        if is_starting || !self.send(&ToWorker::Stop { reason: reason.into() }, &[]) {
+        if !self.send(&ToWorker::Stop { reason: reason.into() }, &[]) {
             self.kill(Signal::SIGTERM);
         }
         self.state = State::Stopping(Instant::now() + timeout + GRACE);
