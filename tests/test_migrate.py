@@ -55,8 +55,6 @@ SCRIPTS = [
 ATTENTION = {"change", "not-supported", "problem"}
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="httpd has to change its user")
 
-DAEMON = pytest.mark.xfail(reason="no request reaches a process group yet", strict=False)
-
 
 class Place:
     """A machine's configuration and its applications, in a folder of their own."""
@@ -278,9 +276,9 @@ def test_httpd_agrees(place, name):
 @pytest.mark.parametrize(
     "name, path, answer",
     [
-        pytest.param("django", "/", " {srv}/shop/venv", marks=DAEMON),
+        ("django", "/", " {srv}/shop/venv"),
         ("hosting", "/site/index.wsgi", "/site/index.wsgi /usr"),
-        pytest.param("moin", "/mywiki/FrontPage", "/mywiki /usr", marks=DAEMON),
+        ("moin", "/mywiki/FrontPage", "/mywiki /usr"),
     ],
 )
 def test_what_it_says_works(place, name, path, answer):

@@ -248,11 +248,10 @@ fn flags(settings: &Settings) -> Vec<Vec<u8>> {
 
 fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance: &str) -> Worker {
     let seconds = |option| group.number(option) as f64;
-    let apps: Vec<App> = settings
-        .apps()
+    let (apps, all_known) = settings.apps_of(&group.name);
+    let apps: Vec<App> = apps
         .iter()
         .map(|app| app.key())
-        .filter(|key| key.process_group == group.name.as_bytes())
         .map(|key| App {
             target: key.target.into(),
             callable: key.callable.into(),
@@ -287,8 +286,7 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         multiprocess: group.written("processes").is_some(),
         run_once: threads == 1 && group.number("maximum-requests") == 1,
         stack_size: group.number("stack-size"),
-        // httpd names interpreters as mod_wsgi does, and may know further applications by their requests alone.
-        main_interpreter: apps.len() == 1 && settings.server() == ServerKind::Nginx,
+        main_interpreter: all_known && apps.len() == 1,
         apps,
         paths: home.into_iter().chain(folders.map(|path| path.as_bytes().to_vec())).collect(),
         interpreters: interpreters(settings, group),

@@ -226,6 +226,18 @@ impl Settings {
         self.process_groups.all().map(|(_, group)| group)
     }
 
+    /// The applications that are known to run in a process group; whether there can be no others.
+    pub fn apps_of(&self, process_group: &str) -> (Vec<Arc<App>>, bool) {
+        let mut apps = self.apps();
+        apps.retain(|app| app.key().process_group == process_group.as_bytes());
+        let all_known = match self.server {
+            ServerKind::Nginx => true,
+            // One line that names the group, and it is that of the application.
+            ServerKind::Apache => apps.len() == 1 && self.process_groups.uses(process_group) == 1,
+        };
+        (apps, all_known)
+    }
+
     /// The process group of this name.
     pub fn process_group(&self, name: &[u8]) -> Option<&ProcessGroup> {
         self.process_groups.find(name).map(|(_, group)| group)

@@ -88,6 +88,11 @@ impl ProcessGroups {
         self.named.iter().any(|named| named.runs)
     }
 
+    /// How often an application is said to run in this group.
+    pub fn uses(&self, name: &str) -> usize {
+        self.named.iter().filter(|named| named.runs && named.name == name.as_bytes()).count()
+    }
+
     /// Where a group is defined, and what as.
     pub fn find(&self, name: &[u8]) -> Option<&(Place, ProcessGroup)> {
         self.defined.iter().find(|(_, group)| group.name.as_bytes() == name)
