@@ -99,6 +99,7 @@ typedef struct {
     burrow_str application_group; /* "" is the main interpreter */
     burrow_str process_group;     /* "" or absent: the server's own processes */
     burrow_str server_name;       /* of the request: a process group can belong to a virtual host */
+    int is_whole;                 /* a script that is imported for what it does, not for a callable */
     unsigned threads;             /* nginx: application threads of the group in each worker */
 } burrow_app_key;
 

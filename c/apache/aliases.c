@@ -138,15 +138,10 @@ static const char *check_target(cmd_parms *cmd, const char *target)
 }
 
 /* Has a fully known application imported when a process starts. */
-static const char *preload(const char *target, const char *callable, const char *process_group,
-                           const char *group)
+static const char *preload(const burrow_app_key *key)
 {
-    burrow_app_key key = {.target = wsgi_str(target),
-                          .callable = wsgi_str(callable),
-                          .application_group = wsgi_str(group),
-                          .process_group = wsgi_str(process_group)};
     const char *error = NULL;
-    burrow_app *app = burrow_app_find(wsgi_settings, &key, &error);
+    burrow_app *app = burrow_app_find(wsgi_settings, key, &error);
     if (app)
         burrow_app_preload(app);
     return error;
@@ -185,9 +180,13 @@ const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
         return apr_psprintf(cmd->pool, "%s: \"%s\" is not a regular expression", cmd->cmd->name,
                             alias.location);
     APR_ARRAY_PUSH(config->aliases, script_alias) = alias;
-    if (is_known(&alias))
-        return preload(alias.script, alias.options.callable, alias.options.process_group,
-                       alias.options.application_group);
+    if (is_known(&alias)) {
+        burrow_app_key key = {.target = wsgi_str(alias.script),
+                              .callable = wsgi_str(alias.options.callable),
+                              .application_group = wsgi_str(alias.options.application_group),
+                              .process_group = wsgi_str(alias.options.process_group)};
+        return preload(&key);
+    }
     if (!alias.options.process_group || !*alias.options.process_group
         || *alias.options.process_group == '%')
         burrow_settings_expect_embedded(wsgi_settings);
@@ -200,6 +199,7 @@ const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args)
     const char *script = ap_getword_conf(cmd->pool, &args);
     const char *process_group, *group, *error;
     script_options options;
+    burrow_app_key key;
 
     if ((error = wsgi_read_options(cmd, args, names, &options)))
         return error;
@@ -213,7 +213,11 @@ const char *wsgi_add_import_script(cmd_parms *cmd, void *dir, const char *args)
         return apr_psprintf(cmd->pool, "%s: there is no request yet that could tell what %s is; "
                             "write a name or %%{GLOBAL}", cmd->cmd->name,
                             *group == '%' ? group : process_group);
-    return preload(script, NULL, process_group, group);
+    key = (burrow_app_key){.target = wsgi_str(script),
+                           .application_group = wsgi_str(group),
+                           .process_group = wsgi_str(process_group),
+                           .is_whole = 1};
+    return preload(&key);
 }
 
 const char *wsgi_add_daemon_process(cmd_parms *cmd, void *dir, const char *args)

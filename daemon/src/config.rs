@@ -37,7 +37,8 @@ pub struct Worker {
     pub multiprocess: bool,
     pub run_once: bool,
     pub stack_size: u64,
-    /// Applications of any application group run in the main interpreter: the group hosts just one.
+    /// The application group that is asked for first has the main interpreter: there seems to be but one
+    /// application.
     pub main_interpreter: bool,
     /// Imported before the worker is ready.
     pub apps: Vec<App>,

@@ -32,7 +32,12 @@ pub enum Answer {
 
 /// The one that is named by its folder or prefix, else all that run as root or as us.
 pub fn find(named: &Option<PathBuf>) -> Result<Vec<Instance>, String> {
-    let instances: Vec<_> = match named {
+    // The control socket itself does, too.
+    let named = match named {
+        Some(path) if path.ends_with("control") => path.parent().map(Path::to_owned),
+        named => named.clone(),
+    };
+    let instances: Vec<_> = match &named {
         Some(path) if path.join("control").exists() => vec![Instance { folder: path.clone() }],
         Some(prefix) => running()?.filter(|folder| folder.with_extension("") == *prefix).map(into).collect(),
         None => running()?.filter(|folder| is_trusted(folder)).map(into).collect(),

@@ -248,8 +248,8 @@ fn flags(settings: &Settings) -> Vec<Vec<u8>> {
 
 fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance: &str) -> Worker {
     let seconds = |option| group.number(option) as f64;
-    let (apps, all_known) = settings.apps_of(&group.name);
-    let apps: Vec<App> = apps
+    let apps: Vec<App> = settings
+        .apps_of(&group.name)
         .iter()
         .map(|app| app.key())
         .map(|key| App {
@@ -286,7 +286,7 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         multiprocess: group.written("processes").is_some(),
         run_once: threads == 1 && group.number("maximum-requests") == 1,
         stack_size: group.number("stack-size"),
-        main_interpreter: all_known && apps.len() == 1,
+        main_interpreter: settings.hosts_one_app(&group.name),
         apps,
         paths: home.into_iter().chain(folders.map(|path| path.as_bytes().to_vec())).collect(),
         interpreters: interpreters(settings, group),

@@ -50,6 +50,8 @@ pub struct Group {
     imported: Vec<App>,
     /// What did not import at this revision.
     broken: Vec<App>,
+    /// A process with these settings and of this revision has been ready.
+    proven: bool,
     /// What is new does not start: what was there before goes on, and nothing is tried again.
     held: bool,
     backoff: Backoff,
@@ -74,6 +76,7 @@ impl Group {
             workers: Vec::new(),
             imported: Vec::new(),
             broken: Vec::new(),
+            proven: false,
             held: false,
             backoff: Backoff::default(),
             changed: HashMap::new(),
@@ -117,7 +120,7 @@ impl Group {
     fn replace(&mut self, reason: &'static str) {
         self.reason = reason;
         self.rolling = true;
-        self.held = false;
+        (self.held, self.proven) = (false, false);
         self.broken.clear();
         self.backoff = Backoff::default();
         let root = self.spec.launch.chroot.as_deref();
@@ -169,7 +172,6 @@ impl Group {
         let current = up.clone().filter(|worker| is_current(worker)).count();
         let serving = up.filter(|worker| worker.state == State::Ready).count();
         if self.held && serving == 0 && current == 0 {
-            // Better some of the applications than none.
             self.held = false;
         }
         if !self.held {
@@ -230,17 +232,19 @@ impl Group {
                 &format!("process {pid} was not ready within {seconds} s (startup-timeout)"),
             );
             if is_current {
-                self.hold(host);
+                self.did_not_start(host);
             }
         }
     }
 
-    /// Goes on with the processes from before, where there are any.
-    fn hold(&mut self, host: &Host) {
-        if self.workers.iter().any(|worker| worker.state == State::Ready) {
+    /// Goes on with the processes from before, where there are any and it is for what is new. What has once worked
+    /// is tried again.
+    fn did_not_start(&mut self, host: &Host) -> Duration {
+        if !self.proven && !self.held && self.workers.iter().any(|worker| worker.state == State::Ready) {
             self.held = true;
             self.say(host, Level::Error, "the processes from before go on, until the next change or reload");
         }
+        self.backoff.failed(false, Duration::ZERO)
     }
 
     fn start_missing(&mut self, host: &Host, missing: usize) {
@@ -268,8 +272,10 @@ impl Group {
             0 => 0,
             most => most + jitter,
         };
+        // Better some of the applications than none.
+        let alone = !self.workers.iter().any(|worker| worker.state == State::Ready);
         let known = self.spec.worker.apps.iter().chain(&self.imported);
-        let apps = known.filter(|app| !self.broken.contains(app)).cloned().collect();
+        let apps = known.filter(|app| !alone || !self.broken.contains(app)).cloned().collect();
         let spec = self.spec.worker.clone();
         let configuration = config::Worker { settings: settings.clone(), apps, maximum_requests, ..spec };
         let configuration = configuration.to_file()?;
@@ -299,10 +305,14 @@ impl Group {
                 }
                 if ready {
                     worker.ready();
+                    self.proven |= is_current;
                 }
                 apps.into_iter().for_each(|app| self.imported(app));
             }
-            FromWorker::Ready => worker.ready(),
+            FromWorker::Ready => {
+                worker.ready();
+                self.proven |= is_current;
+            }
             FromWorker::Broken { app } if worker.is_up() => {
                 // It ends now, and that is no news.
                 worker.state = State::Stopping(Instant::now() + self.spec.shutdown_timeout());
@@ -338,7 +348,9 @@ impl Group {
         if !self.broken.contains(&app) {
             self.broken.push(app);
             self.say(host, Level::Error, &format!("'{target}' does not import; see above for the reason"));
-            self.hold(host);
+        }
+        if self.workers.iter().any(|worker| worker.state == State::Ready) {
+            self.did_not_start(host);
         }
     }
 
@@ -389,13 +401,21 @@ impl Group {
             }
             return;
         }
-        let when = if worker.was_ready { "" } else { " before it was ready" };
-        let delay = self.backoff.failed(worker.was_ready, worker.started.elapsed().unwrap_or_default());
+        let delay = match worker.was_ready {
+            true => self.backoff.failed(true, worker.started.elapsed().unwrap_or_default()),
+            false if worker.settings == self.label() => {
+                self.say(host, Level::Error, &format!("{text} before it was ready"));
+                self.did_not_start(host)
+            }
+            false => return, // It would have been replaced anyway.
+        };
         let next = match delay {
+            _ if self.held => return,
             Duration::ZERO => "another one starts".to_owned(),
             delay => format!("another one starts in {:.1} s", delay.as_secs_f32()),
         };
-        self.say(host, Level::Error, &format!("{text}{when}; {next}"));
+        let text = if worker.was_ready { format!("{text}; {next}") } else { next };
+        self.say(host, Level::Error, &text);
     }
 
     /// When there is something to do though nothing happens.

@@ -84,6 +84,7 @@ pub unsafe extern "C" fn burrow_app_find(
 ) -> *mut burrow_app {
     // SAFETY: c/shim.h.
     let (settings, key) = unsafe { (self::settings(settings), &*key) };
+    let is_whole = key.is_whole != 0;
     // SAFETY: c/shim.h.
     let names = unsafe {
         AppKey {
@@ -95,7 +96,8 @@ pub unsafe extern "C" fn burrow_app_find(
     };
     // SAFETY: c/shim.h.
     let server_name = unsafe { key.server_name.bytes() };
-    let found = settings.app(names, key.threads as usize);
+    let find = if is_whole { Settings::import } else { Settings::app };
+    let found = find(settings, names, key.threads as usize);
     match found.and_then(|app| settings.join(&app, server_name).map(|()| app)) {
         // The settings keep the application.
         Ok(app) => Arc::as_ptr(&app).cast_mut().cast(),

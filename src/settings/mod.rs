@@ -226,16 +226,21 @@ impl Settings {
         self.process_groups.all().map(|(_, group)| group)
     }
 
-    /// The applications that are known to run in a process group; whether there can be no others.
-    pub fn apps_of(&self, process_group: &str) -> (Vec<Arc<App>>, bool) {
+    /// The applications that are known to run in a process group.
+    pub fn apps_of(&self, process_group: &str) -> Vec<Arc<App>> {
         let mut apps = self.apps();
         apps.retain(|app| app.key().process_group == process_group.as_bytes());
-        let all_known = match self.server {
-            ServerKind::Nginx => true,
-            // One line that names the group, and it is that of the application.
-            ServerKind::Apache => apps.len() == 1 && self.process_groups.uses(process_group) == 1,
-        };
-        (apps, all_known)
+        apps
+    }
+
+    /// Whether there seems to be just one.
+    pub fn hosts_one_app(&self, process_group: &str) -> bool {
+        match (self.server, self.apps_of(process_group).len()) {
+            (_, 2..) | (ServerKind::Nginx, 0) => false,
+            (ServerKind::Nginx, 1) => true,
+            // Requests tell which; a line that names the group may stand for several.
+            (ServerKind::Apache, _) => self.process_groups.uses(process_group) == 1,
+        }
     }
 
     /// The process group of this name.
@@ -354,6 +359,15 @@ impl Settings {
     /// Finds the application, or adds it. With several counts of threads the group gets the highest.
     pub fn app(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
         self.find(key, threads, || target::check(key.target).and(target::check_callable(key.callable)))
+    }
+
+    /// The same for a script that is imported for what it does. A module's callable that is named is looked for.
+    pub fn import(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
+        if key.target.contains(&b'/') {
+            self.find(AppKey { callable: WHOLE_SCRIPT, ..key }, threads, || target::check_script(key.target))
+        } else {
+            self.app(key, threads)
+        }
     }
 
     /// The same for a script of hooks.

@@ -1,5 +1,6 @@
 //! Which process groups there are and what runs in them: judged once all of the configuration is read.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_char, CStr};
 use std::fmt;
 
@@ -88,9 +89,10 @@ impl ProcessGroups {
         self.named.iter().any(|named| named.runs)
     }
 
-    /// How often an application is said to run in this group.
+    /// How many lines say that an application runs in this group; one that is included twice is one.
     pub fn uses(&self, name: &str) -> usize {
-        self.named.iter().filter(|named| named.runs && named.name == name.as_bytes()).count()
+        let uses = self.named.iter().filter(|named| named.runs && named.name == name.as_bytes());
+        uses.map(|named| (&named.place.file, named.place.line)).collect::<BTreeSet<_>>().len()
     }
 
     /// Where a group is defined, and what as.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
-use std::sync::RwLock;
+use std::sync::{OnceLock, RwLock};
 
 use burrow_abi::{burrow_request, burrow_str, RuntimeApp, BURROW_RELOADING};
 use burrow_daemon::config;
@@ -70,10 +70,17 @@ impl Applications {
     }
 }
 
+/// Whether an application group takes the place of the main one.
+fn has_main_interpreter(group: &[u8]) -> bool {
+    static FIRST: OnceLock<Vec<u8>> = OnceLock::new();
+    worker().config.main_interpreter && FIRST.get_or_init(|| group.to_vec()) == group
+}
+
 impl Application {
     fn new(key: config::App) -> Application {
         let config = &worker().config;
-        let group = if config.main_interpreter { b"" } else { &key.application_group[..] };
+        let group =
+            if has_main_interpreter(&key.application_group) { b"" } else { &key.application_group[..] };
         let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
         // SAFETY: the strings are there for the call.
         let runtime = unsafe { app::open(target, callable, group, (config.threads > 1).into()) };
