@@ -11,6 +11,7 @@
 //! that dies; httpd does it itself.
 
 use crate::settings::ServerKind;
+use nix::sys::prctl::set_name;
 use std::process::ExitCode;
 
 mod child;
@@ -58,6 +59,8 @@ pub fn run(role: Role, server: &str, instance: &str) -> ExitCode {
         eprintln!("burrow {}: unknown server \"{server}\"", role.name());
         return ExitCode::from(2);
     };
+    // The guardian runs itself by /proc/self/exe, and ps would say "exe". A failure is no harm.
+    let _ = set_name(c"burrow");
     let ended = match role {
         Role::Guardian => guardian::run(server, instance),
         Role::Manager => process::run(server, instance),

@@ -145,6 +145,10 @@ impl Manager {
                 None => self.groups.push(Group::new(spec.clone(), &configuration)),
             }
         }
+        if !configuration.groups.is_empty() || !self.groups.is_empty() {
+            let text = format!("configuration {}", configuration.generation);
+            self.inbox.log.write(Level::Notice, &text);
+        }
         self.configuration = configuration;
         Ok(())
     }
