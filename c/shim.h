@@ -99,7 +99,7 @@ typedef struct {
     burrow_str application_group; /* "" is the main interpreter */
     burrow_str process_group;     /* "" or absent: the server's own processes */
     burrow_str server_name;       /* of the request: a process group can belong to a virtual host */
-    int is_whole;                 /* a script that is imported for what it does, not for a callable */
+    int is_whole;                 /* a script that is imported for what it does, no application */
     unsigned threads;             /* nginx: application threads of the group in each worker */
 } burrow_app_key;
 
@@ -425,7 +425,7 @@ const char *burrow_manager_configure(burrow_settings *settings, int log_fd, pid_
 void burrow_settings_apache(burrow_settings *settings, const burrow_apache *apache);
 /* httpd: the process that was started has died; the next configure starts another. */
 void burrow_manager_died(void);
-/* httpd: it restarts, not gracefully; the next configuration replaces the processes of all groups. */
+/* httpd: it restarts, not gracefully: the next configuration replaces all processes of groups. */
 void burrow_manager_restarts(void);
 /* Asks it to end and waits at most timeout_ms for that. */
 void burrow_manager_stop(unsigned timeout_ms);

@@ -14,7 +14,7 @@ static int log_descriptor(ngx_log_t *log)
     return file_log != NULL ? file_log->file->fd : STDERR_FILENO;
 }
 
-/* nginx counts as syslog does, from "stderr" instead of from "emerg"; all kinds of debug are one. */
+/* nginx counts as syslog does, from "stderr" instead of from "emerg"; debug has many kinds. */
 static unsigned log_level(ngx_log_t *log)
 {
     ngx_uint_t level = ngx_min(log->log_level, NGX_LOG_DEBUG);
@@ -45,8 +45,8 @@ static ngx_int_t default_prefix(ngx_cycle_t *cycle, ngx_str_t pid, ngx_str_t *pr
     return NGX_OK;
 }
 
-/* When the configuration of http is judged, "user" and "pid" have been read if they stand before it.
- * Where "user" does not, init_module knows it; the log, too. */
+/* When the configuration of http is judged, "user" and "pid" have been read if they stand before
+ * it. Where "user" does not, init_module knows it; the log, too. */
 ngx_int_t ngx_burrow_set_instance(ngx_cycle_t *cycle, ngx_burrow_main_conf_t *conf)
 {
     ngx_core_conf_t *core = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);

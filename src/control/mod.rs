@@ -67,12 +67,13 @@ pub fn status(options: &StatusOptions) -> Result<ExitCode, String> {
         let clear = if options.watch && !options.json { CLEAR } else { "" };
         print(&format!("{clear}{text}"))
     };
-    show()?;
-    while options.watch {
+    loop {
+        let shown = show()?;
+        if !options.watch {
+            return Ok(shown);
+        }
         thread::sleep(INTERVAL);
-        show()?;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 pub fn restart(options: &RestartOptions) -> Result<ExitCode, String> {

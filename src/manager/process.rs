@@ -31,7 +31,7 @@ pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
     inbox.log.write(Level::Notice, &format!("started, instance {instance}"));
     let mut manager = Manager {
         inbox,
-        runtimes: runtime_dir().canonicalize()?,
+        runtimes: runtime_dir().canonicalize().unwrap_or_else(|_| runtime_dir()),
         configuration: Configuration::default(),
         folders: Vec::new(),
         visitors: None,
