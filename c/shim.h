@@ -415,6 +415,96 @@ void burrow_exchange_sent(burrow_exchange *exchange, size_t chunks, size_t bytes
 void burrow_exchange_release(burrow_exchange *exchange);
 void burrow_chunk_free(burrow_chunk *chunk);
 
+/* ---- nginx: requests for process groups, on its event loop ---------------------------------- */
+
+/* The workers of a process group, as this worker process of nginx's reaches them: lives as long. */
+typedef struct burrow_group burrow_group;
+
+typedef struct {
+    burrow_str socket; /* the path of their socket; absent where this server has no manager */
+    uint64_t connect_timeout; /* milliseconds until a request that cannot be sent is answered 503 */
+    uint64_t queue_timeout;   /* … that no thread has taken is answered 504; 0: never */
+    uint64_t socket_timeout;  /* … for one read or write */
+    size_t response_buffer_size; /* bytes of an answer that the client is slow to take */
+    size_t send_buffer_size;     /* of the socket; 0: the system's */
+    size_t receive_buffer_size;
+} burrow_group_options;
+
+/* That of an application that is a daemon's. In the worker process, once for each group. */
+burrow_group *burrow_group_open(const burrow_app *app, burrow_group_options *options);
+/* An idle connection is closed: nobody gets it any more. */
+void burrow_group_forget(burrow_group *group, void *connection);
+
+/* A request on its way to a process group, and its answer on the way back. */
+typedef struct burrow_relay burrow_relay;
+
+/* Copies what it needs of *request. NULL where that is too long. */
+burrow_relay *burrow_relay_create(burrow_group *group, const burrow_app *app,
+                                  const burrow_request *request);
+/* Its connection, where it has one, is to be closed. */
+void burrow_relay_destroy(burrow_relay *relay);
+
+/* What is sent first; with a body, frames of that follow. */
+burrow_str burrow_relay_frame(const burrow_relay *relay);
+/* The beginning of a frame of the body; the longest holds BURROW_FRAME_MAX bytes of it. */
+#define BURROW_FRAME_HEADER 8
+#define BURROW_FRAME_MAX 65536
+void burrow_frame_header(size_t length, int last, unsigned char header[BURROW_FRAME_HEADER]);
+/* Keeps bytes of a body that nobody else keeps, for a repetition; `kept` are those of the attempt
+ * before. */
+void burrow_relay_keep(burrow_relay *relay, burrow_str data);
+burrow_str burrow_relay_kept(const burrow_relay *relay);
+
+/* An idle connection to a worker that serves at once, for this request; NULL: connect. */
+void *burrow_relay_take(burrow_relay *relay);
+/* A new connection for this request. */
+void burrow_relay_connect(burrow_relay *relay, void *connection);
+/* Gives the connection back. Not 0: it is idle now. 0: it is to be closed; also where the request
+ * has not been `sent` whole. `rest` is what was received behind the answer. */
+int burrow_relay_release(burrow_relay *relay, int sent, burrow_str rest);
+
+/* recvmsg(), with errno. *more is 0 where a short count means that there is nothing else now. */
+ssize_t burrow_relay_receive(burrow_relay *relay, int fd, void *buf, size_t len, int *more);
+
+typedef enum {
+    BURROW_PART_MORE,  /* nothing yet, until `len` bytes have come, of a head in one piece */
+    BURROW_PART_HEAD,  /* points into the bytes and the relay */
+    BURROW_PART_BODY,  /* bytes, or a part of a file, which is the receiver's to close */
+    BURROW_PART_END,   /* the answer is whole */
+    BURROW_PART_ABORT, /* it is not, and nothing follows; `outcome` is for where no head has come */
+    BURROW_PART_BAD    /* the worker has sent what it may not; `why` is for the log */
+} burrow_part_kind;
+
+typedef struct {
+    burrow_head head;
+    burrow_body body;
+    size_t len;
+    int flush;
+    burrow_outcome outcome;
+    burrow_str why;
+} burrow_part;
+
+/* The next part of what was received; *bytes gets what is left. That comes first the next time. */
+burrow_part_kind burrow_relay_read(burrow_relay *relay, burrow_str *bytes, burrow_part *part);
+
+typedef enum {
+    BURROW_CLOSED,  /* the connection has ended */
+    BURROW_OVERDUE, /* queue_timeout is over */
+    BURROW_FULL,    /* connect_timeout is, and the group's backlog was full */
+    BURROW_ABSENT   /* there was no socket, or it cannot be connected to */
+} burrow_cause;
+
+typedef struct {
+    int repeat; /* send it again on another connection; else see outcome */
+    burrow_outcome outcome;
+    burrow_str why; /* for the log */
+} burrow_next;
+
+/* What becomes of a request without a head that has come to this. `fd` is its connection, or -1. */
+burrow_next burrow_relay_end(burrow_relay *relay, burrow_cause cause, int fd);
+/* Milliseconds since a thread has taken the request; -1: none has. */
+int64_t burrow_relay_taken(const burrow_relay *relay);
+
 /* ---- the manager: from the server's master process ------------------------------------------ */
 
 /* Starts the manager, or tells the running one of a new configuration. log_fd is where its messages

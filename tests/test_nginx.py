@@ -10,7 +10,7 @@ import threading
 import psutil
 import pytest
 import servers
-from servers import IS_ROOT, Mount, wait_for
+from servers import IS_ROOT, PYTHON_HOME, Mount, wait_for
 
 ACCEL = """
 def application(environ, start_response):
@@ -54,10 +54,12 @@ def application(environ, start_response):
 """
 
 
-@pytest.fixture(scope="module")
-def features():
-    """One server with everything in it."""
+@pytest.fixture(scope="module", params=["embedded", "daemon"])
+def features(request):
+    """One server with everything in it; its applications in its own processes, or in a process group."""
     server = servers.Nginx()
+    group = f"wsgi_daemon_process shop threads=4 python-home={PYTHON_HOME} python-path={server.apps};"
+    daemon = request.param == "daemon"
     for name, source in {"accel.py": ACCEL, "status.py": STATUS, "auth.py": AUTH}.items():
         server.write_app(name, source)
     (server.htdocs / "protected").mkdir()
@@ -67,16 +69,18 @@ def features():
     server.start(
         mounts=[],
         threads=4,
-        http="""
+        http=f"""
+            {group if daemon else ""}
             limit_req_zone $binary_remote_addr zone=slow:1m rate=1r/m;
             limit_conn_zone $server_name zone=conns:1m;
             wsgi_param INHERITED http;
             wsgi_param FROM_HTTP yes;
-            map $arg_empty $nothing { default ""; }
+            map $arg_empty $nothing {{ default ""; }}
         """,
         nginx=f"""
             wsgi_param INHERITED server;
             wsgi_application_group shared;
+            {"wsgi_process_group shop;" if daemon else ""}
 
             location /plain {{ wsgi_pass {apps}/hello.py; }}
             location /environ {{ wsgi_pass {apps}/environ.py; }}

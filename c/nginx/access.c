@@ -88,7 +88,7 @@ char *ngx_burrow_merge_script(ngx_conf_t *cf, ngx_burrow_script_t *script,
         return NGX_CONF_OK;
     }
     main = ngx_http_conf_get_module_main_conf(cf, ngx_http_burrow_module);
-    main->has_scripts = 1;
+    main->embeds = 1;
     script->script = burrow_script_find(main->settings, ngx_burrow_str(script->target),
                                         ngx_burrow_str(script->group), (unsigned) threads, &error);
     if (script->script == NULL) {

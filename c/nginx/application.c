@@ -110,16 +110,18 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     key.target = ngx_burrow_str(conf->target);
     key.callable = ngx_burrow_str(conf->callable);
     key.application_group = ngx_burrow_str(group);
+    key.process_group = ngx_burrow_str(conf->process_group);
     key.threads = (unsigned) conf->threads;
     conf->app = burrow_app_find(main->settings, &key, &error);
-    if (conf->app == NULL) {
-        return refuse_at(cf, &conf->place, "wsgi_pass", error);
-    }
-    if (!burrow_app_is_daemon(conf->app)) {
+    if (conf->app != NULL && !burrow_app_is_daemon(conf->app)) {
+        main->embeds = 1;
         error = burrow_settings_refuse_embedded(main->settings);
     }
     if (error != NULL) {
         return refuse_at(cf, &conf->place, "wsgi_pass", error);
+    }
+    if (burrow_app_is_daemon(conf->app) && ngx_burrow_join_group(main, conf) != NGX_OK) {
+        return NGX_CONF_ERROR;
     }
     application = ngx_array_push(&main->applications);
     if (application == NULL) {
@@ -129,6 +131,7 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     application->target = conf->target;
     application->callable = conf->callable;
     application->app = conf->app;
+    application->process_group = conf->process_group;
     application->resource = resource;
     return NGX_CONF_OK;
 }
@@ -136,8 +139,9 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
 char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_burrow_main_conf_t *main = conf;
-    ngx_str_t *args = cf->args->elts;
+    ngx_str_t *args = cf->args->elts, *group, value;
     ngx_burrow_import_t *import = ngx_array_push(&main->imports);
+    ngx_uint_t i;
 
     if (import == NULL) {
         return NGX_CONF_ERROR;
@@ -146,26 +150,37 @@ char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     import->place.file = cf->conf_file->file.name;
     import->place.line = cf->conf_file->line;
     ngx_str_null(&import->group);
-    if (cf->args->nelts == 2) {
-        return NGX_CONF_OK;
-    }
-    if (!ngx_burrow_take_option(args[2], "application-group=", &import->group)) {
-        return "takes a script or module and, if wanted, application-group=NAME";
-    }
-    if (ngx_burrow_take_group(&import->group) != NGX_OK) {
-        return "needs the name of an application group, or %{GLOBAL}";
+    ngx_str_null(&import->process_group);
+    for (i = 2; i < cf->args->nelts; i++) {
+        if (ngx_burrow_take_option(args[i], "application-group=", &value)) {
+            group = &import->group;
+        } else if (ngx_burrow_take_option(args[i], "process-group=", &value)) {
+            group = &import->process_group;
+        } else {
+            return "takes a script or module and, if wanted, application-group=NAME and "
+                   "process-group=NAME";
+        }
+        if (group->data != NULL || ngx_burrow_take_group(&value) != NGX_OK) {
+            return "needs the name of a group, or %{GLOBAL}, once of each kind";
+        }
+        *group = value;
     }
     return NGX_CONF_OK;
 }
 
-/* Without a group, wherever some location has the script as its application. */
-static ngx_uint_t preload_everywhere(ngx_burrow_main_conf_t *main, ngx_str_t target)
+/* Wherever some location has the script as its application, in this process group or, where none is
+ * said, in any. */
+static ngx_uint_t preload_everywhere(ngx_burrow_main_conf_t *main,
+                                     const ngx_burrow_import_t *import)
 {
     ngx_burrow_application_t *application = main->applications.elts;
+    ngx_str_t group = import->process_group;
     ngx_uint_t i, found = 0;
 
     for (i = 0; i < main->applications.nelts; i++) {
-        if (same(application[i].target, target)) {
+        if (same(application[i].target, import->target)
+            && (group.data == NULL || same(application[i].process_group, group)))
+        {
             burrow_app_preload(application[i].app);
             found = 1;
         }
@@ -180,16 +195,21 @@ static char *preload(ngx_conf_t *cf, ngx_burrow_main_conf_t *main,
     burrow_app_key key;
     burrow_app *app;
 
-    if (import->group.data == NULL && preload_everywhere(main, import->target)) {
+    ngx_burrow_use_group(main, "wsgi_import_script", &import->place, import->process_group);
+    if (import->group.data == NULL && preload_everywhere(main, import)) {
         return NGX_CONF_OK;
     }
     ngx_memzero(&key, sizeof(key));
     key.target = ngx_burrow_str(import->target);
     key.application_group = ngx_burrow_str(import->group);
+    key.process_group = ngx_burrow_str(import->process_group);
     key.threads = 1;
     app = burrow_app_find(main->settings, &key, &error);
     if (app == NULL) {
         return refuse_at(cf, &import->place, "wsgi_import_script", error);
+    }
+    if (!burrow_app_is_daemon(app)) {
+        main->embeds = 1;
     }
     burrow_app_preload(app);
     return NGX_CONF_OK;

@@ -110,6 +110,12 @@ ngx_command_t ngx_burrow_commands[] = {
       NGX_HTTP_LOC_CONF | NGX_HTTP_LIF_CONF | NGX_HTTP_LMT_CONF | NGX_CONF_TAKE1,
       pass, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
 
+    { ngx_string("wsgi_daemon_process"), NGX_HTTP_MAIN_CONF | NGX_CONF_1MORE,
+      ngx_burrow_daemon_process, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("wsgi_process_group"), EVERYWHERE | NGX_CONF_TAKE1,
+      ngx_burrow_process_group, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
     { ngx_string("wsgi_callable_object"), EVERYWHERE | NGX_CONF_TAKE1,
       ngx_conf_set_str_slot, NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_burrow_loc_conf_t, callable), NULL },
@@ -132,6 +138,22 @@ ngx_command_t ngx_burrow_commands[] = {
     { ngx_string("wsgi_request_buffering"), EVERYWHERE | NGX_CONF_FLAG,
       ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_burrow_loc_conf_t, request_buffering), NULL },
+
+    { ngx_string("wsgi_buffering"), EVERYWHERE | NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, upstream.buffering), NULL },
+
+    { ngx_string("wsgi_buffer_size"), EVERYWHERE | NGX_CONF_TAKE1,
+      ngx_conf_set_size_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, upstream.buffer_size), NULL },
+
+    { ngx_string("wsgi_buffers"), EVERYWHERE | NGX_CONF_TAKE2,
+      ngx_conf_set_bufs_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, upstream.bufs), NULL },
+
+    { ngx_string("wsgi_read_timeout"), EVERYWHERE | NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot, NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_burrow_loc_conf_t, upstream.read_timeout), NULL },
 
     { ngx_string("wsgi_intercept_errors"), EVERYWHERE | NGX_CONF_FLAG,
       ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
@@ -188,7 +210,7 @@ ngx_command_t ngx_burrow_commands[] = {
       ngx_conf_set_str_slot, NGX_HTTP_MAIN_CONF_OFFSET,
       offsetof(ngx_burrow_main_conf_t, socket_prefix), NULL },
 
-    { ngx_string("wsgi_import_script"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12,
+    { ngx_string("wsgi_import_script"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE123,
       ngx_burrow_import_script, NGX_HTTP_MAIN_CONF_OFFSET, 0, NULL },
 
     ngx_null_command
@@ -207,7 +229,9 @@ void *ngx_burrow_create_main_conf(ngx_conf_t *cf)
     if (conf == NULL || cleanup == NULL
         || ngx_array_init(&conf->applications, cf->pool, 4, sizeof(ngx_burrow_application_t))
                != NGX_OK
-        || ngx_array_init(&conf->imports, cf->pool, 1, sizeof(ngx_burrow_import_t)) != NGX_OK)
+        || ngx_array_init(&conf->imports, cf->pool, 1, sizeof(ngx_burrow_import_t)) != NGX_OK
+        || ngx_array_init(&conf->groups, cf->pool, 1, sizeof(ngx_burrow_group_t *)) != NGX_OK
+        || ngx_array_init(&conf->daemons, cf->pool, 1, sizeof(ngx_burrow_loc_conf_t *)) != NGX_OK)
     {
         return NULL;
     }
@@ -224,6 +248,7 @@ void *ngx_burrow_create_loc_conf(ngx_conf_t *cf)
     if (conf == NULL) {
         return NULL;
     }
+    ngx_burrow_create_upstream_conf(&conf->upstream);
     conf->threads = NGX_CONF_UNSET;
     conf->script_reloading = NGX_CONF_UNSET;
     conf->request_buffering = NGX_CONF_UNSET;
@@ -268,6 +293,10 @@ char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->pass_authorization, prev->pass_authorization, 1);
     ngx_conf_merge_value(conf->chunked_request, prev->chunked_request, 1);
     ngx_conf_merge_value(conf->map_head_to_get, prev->map_head_to_get, 0);
+    if (conf->process_group.data == NULL) {
+        conf->process_group = prev->process_group;
+        conf->process_group_place = prev->process_group_place;
+    }
     if (conf->params == NULL) {
         conf->params = prev->params;
     }
@@ -277,7 +306,8 @@ char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     if (conf->proxies == NULL) {
         conf->proxies = prev->proxies;
     }
-    if (ngx_burrow_merge_script(cf, &conf->access, &prev->access, conf->threads) != NGX_CONF_OK
+    if (ngx_burrow_merge_upstream_conf(cf, conf, prev) != NGX_CONF_OK
+        || ngx_burrow_merge_script(cf, &conf->access, &prev->access, conf->threads) != NGX_CONF_OK
         || ngx_burrow_merge_script(cf, &conf->auth_user, &prev->auth_user, conf->threads)
                != NGX_CONF_OK)
     {

@@ -76,7 +76,7 @@ static void abort_answer(ngx_burrow_ctx_t *ctx)
     ngx_burrow_finalize(ctx, ngx_http_send_special(ctx->request, NGX_HTTP_FLUSH));
 }
 
-static ngx_int_t status_of(burrow_outcome outcome)
+ngx_int_t ngx_burrow_status_of(burrow_outcome outcome)
 {
     switch (outcome) {
     case BURROW_UNAVAILABLE:
@@ -101,7 +101,7 @@ void ngx_burrow_finish(void *request, burrow_outcome outcome)
     if (ctx->answered) {
         abort_answer(ctx);
     } else {
-        ngx_burrow_finalize(ctx, status_of(outcome));
+        ngx_burrow_finalize(ctx, ngx_burrow_status_of(outcome));
     }
     ngx_http_run_posted_requests(c);
 }
@@ -204,6 +204,6 @@ ngx_int_t ngx_burrow_handler(ngx_http_request_t *r)
         return NGX_HTTP_LENGTH_REQUIRED;
     }
     r->request_body_no_buffering = !conf->request_buffering;
-    rc = ngx_http_read_client_request_body(r, on_body);
+    rc = ngx_http_read_client_request_body(r, conf->group != NULL ? ngx_burrow_relay : on_body);
     return rc >= NGX_HTTP_SPECIAL_RESPONSE ? rc : NGX_DONE;
 }

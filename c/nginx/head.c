@@ -219,17 +219,14 @@ static ngx_int_t set_headers(ngx_http_request_t *r, const burrow_head *head, uns
     return NGX_OK;
 }
 
-static ngx_int_t set_status(ngx_http_request_t *r, const burrow_head *head)
+/* Empty where nginx knows the words for the status. */
+ngx_int_t ngx_burrow_status_line(ngx_pool_t *pool, const burrow_head *head, ngx_str_t *line)
 {
-    ngx_str_t *line = &r->headers_out.status_line;
-
-    r->headers_out.status = head->status;
-    r->headers_out.content_length_n = head->content_length;
+    line->len = 0;
     if (head->reason.len == 0) {
-        line->len = 0;
         return NGX_OK;
     }
-    line->data = ngx_pnalloc(r->pool, NGX_INT_T_LEN + 1 + head->reason.len);
+    line->data = ngx_pnalloc(pool, NGX_INT_T_LEN + 1 + head->reason.len);
     if (line->data == NULL) {
         return NGX_ERROR;
     }
@@ -237,6 +234,13 @@ static ngx_int_t set_status(ngx_http_request_t *r, const burrow_head *head)
                                       head->reason.data)
                           - line->data);
     return NGX_OK;
+}
+
+static ngx_int_t set_status(ngx_http_request_t *r, const burrow_head *head)
+{
+    r->headers_out.status = head->status;
+    r->headers_out.content_length_n = head->content_length;
+    return ngx_burrow_status_line(r->pool, head, &r->headers_out.status_line);
 }
 
 static const burrow_str *x_accel_redirect(const burrow_head *head)

@@ -73,7 +73,8 @@ static ngx_int_t init_process(ngx_cycle_t *cycle)
     if (conf == NULL || (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)) {
         return NGX_OK;
     }
-    if (conf->applications.nelts == 0 && conf->imports.nelts == 0 && !conf->has_scripts) {
+    ngx_burrow_open_groups(conf, cycle->log);
+    if (!conf->embeds) {
         return NGX_OK;
     }
     /* nginx's handler waits for any child, and would take the ends of an application's own. */

@@ -20,13 +20,26 @@ typedef struct {
     ngx_str_t target;
     ngx_str_t callable;
     burrow_app *app;
+    ngx_str_t process_group;
     unsigned resource:1; /* its group is that of %{RESOURCE} */
 } ngx_burrow_application_t;
+
+/* A process group that locations pass requests to, as a worker process of nginx reaches it. */
+typedef struct {
+    ngx_str_t name;
+    burrow_app *app; /* any that runs there */
+    burrow_group *workers;
+    burrow_group_options options;
+    struct sockaddr_un address;
+    ngx_queue_t waiting; /* for a connection: of ngx_burrow_relay_t */
+    ngx_event_t retry;
+} ngx_burrow_group_t;
 
 /* A wsgi_import_script. */
 typedef struct {
     ngx_str_t target;
     ngx_str_t group; /* data is NULL where none is said */
+    ngx_str_t process_group; /* the same */
     ngx_burrow_place_t place;
 } ngx_burrow_import_t;
 
@@ -46,7 +59,9 @@ typedef struct {
     ngx_array_t applications; /* of ngx_burrow_application_t */
     ngx_array_t imports;      /* of ngx_burrow_import_t */
     ngx_str_t socket_prefix;  /* of process groups; data is NULL where none is said */
-    unsigned has_scripts:1;
+    ngx_array_t groups;       /* of ngx_burrow_group_t * */
+    ngx_array_t daemons;      /* of ngx_burrow_loc_conf_t *: locations with such a group */
+    unsigned embeds:1; /* something runs in nginx's own processes */
 } ngx_burrow_main_conf_t;
 
 typedef struct {
@@ -59,6 +74,10 @@ typedef struct {
     ngx_str_t target;
     ngx_burrow_place_t place; /* of wsgi_pass */
     burrow_app *app;
+    ngx_burrow_group_t *group; /* NULL: it runs in nginx's own processes */
+    ngx_str_t process_group;   /* data is NULL where nothing is said */
+    ngx_burrow_place_t process_group_place;
+    ngx_http_upstream_conf_t upstream;
     ngx_str_t script_name; /* the location's prefix */
     ngx_str_t callable;
     ngx_str_t application_group;
@@ -86,6 +105,28 @@ typedef struct {
     unsigned in_flight:1;
     unsigned answered:1;
 } ngx_burrow_ctx_t;
+
+/* A request that a process group answers; in the request's pool. */
+typedef struct {
+    ngx_http_request_t *request;
+    ngx_burrow_group_t *group;
+    burrow_relay *relay;
+    ngx_connection_t *connection; /* for nginx's upstream, until it has it */
+    ngx_event_handler_pt upstream_handler;
+    ngx_chain_t *in; /* what is to be put into frames, and frames */
+    ngx_chain_t *busy;
+    ngx_chain_t *free;
+    ngx_queue_t waiting;
+    ngx_msec_t give_up;  /* when it has waited for too long */
+    ngx_event_t overdue; /* when it should have been taken by a thread */
+    ngx_event_t next;    /* this attempt is over: see lost and outcome */
+    burrow_cause obstacle; /* why it waits */
+    burrow_outcome outcome;
+    unsigned lost:1;
+    unsigned is_waiting:1;
+    unsigned begun:1;     /* the REQUEST was framed */
+    unsigned filtering:1; /* the body of the answer */
+} ngx_burrow_relay_t;
 
 /* A question about a request; in the request's pool. The host knows it by its address. */
 typedef struct {
@@ -125,12 +166,46 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf);
 char *ngx_burrow_import_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_int_t ngx_burrow_check_configuration(ngx_conf_t *cf);
 
+/* groups.c */
+char *ngx_burrow_daemon_process(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_burrow_process_group(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+void ngx_burrow_create_upstream_conf(ngx_http_upstream_conf_t *conf);
+char *ngx_burrow_merge_upstream_conf(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf,
+                                     ngx_burrow_loc_conf_t *prev);
+/* Something is to run in a process group, "" being none. */
+void ngx_burrow_use_group(ngx_burrow_main_conf_t *main, const char *directive,
+                          const ngx_burrow_place_t *place, ngx_str_t name);
+ngx_int_t ngx_burrow_join_group(ngx_burrow_main_conf_t *main, ngx_burrow_loc_conf_t *conf);
+void ngx_burrow_open_groups(ngx_burrow_main_conf_t *main, ngx_log_t *log);
+
+/* relay.c */
+void ngx_burrow_relay(ngx_http_request_t *r);
+void ngx_burrow_open_group(ngx_burrow_group_t *group, ngx_log_t *log);
+void ngx_burrow_serve_waiting(ngx_burrow_group_t *group);
+void ngx_burrow_relay_fail(ngx_burrow_relay_t *relay, burrow_outcome outcome);
+void ngx_burrow_relay_lost(ngx_burrow_relay_t *relay);
+void ngx_burrow_relay_leave(ngx_burrow_relay_t *relay);
+
+/* peer.c */
+ngx_int_t ngx_burrow_init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *conf);
+ngx_int_t ngx_burrow_reach(ngx_burrow_relay_t *relay);
+void ngx_burrow_watch_peer(ngx_burrow_relay_t *relay);
+void ngx_burrow_close_peer(ngx_burrow_relay_t *relay);
+
+/* frames.c */
+ngx_int_t ngx_burrow_create_request(ngx_http_request_t *r);
+ngx_int_t ngx_burrow_send_frames(void *relay, ngx_chain_t *in);
+
+/* upstream.c */
+ngx_int_t ngx_burrow_create_upstream(ngx_burrow_relay_t *relay);
+
 /* handler.c */
 ngx_int_t ngx_burrow_handler(ngx_http_request_t *r);
 void ngx_burrow_finish(void *request, burrow_outcome outcome);
 void ngx_burrow_release(void *ctx);
 void ngx_burrow_finalize(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
 void ngx_burrow_complete(ngx_burrow_ctx_t *ctx, ngx_int_t rc);
+ngx_int_t ngx_burrow_status_of(burrow_outcome outcome);
 
 /* As long as an application or a script works on a request, so that a worker that quits waits. */
 void ngx_burrow_hold(void);
@@ -163,6 +238,7 @@ void ngx_burrow_read_more(void *request);
 
 /* head.c */
 ngx_int_t ngx_burrow_send_head(ngx_burrow_ctx_t *ctx, const burrow_head *head);
+ngx_int_t ngx_burrow_status_line(ngx_pool_t *pool, const burrow_head *head, ngx_str_t *line);
 
 /* response.c */
 void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *chunk,

@@ -162,11 +162,11 @@ impl Writer {
     /// A thread takes the next request of a connection. To be done before anything of it is acted on.
     pub fn take(&self, slot: usize, since: i64, method: &[u8], uri: &[u8]) {
         let slot = &self.map.page().slots[slot];
+        slot.since.store(since, Relaxed);
         slot.taken.fetch_add(1, SeqCst);
         let text = method.iter().chain(b" ").chain(uri).take(WHAT);
         let length = slot.what.iter().zip(text).map(|(byte, text)| byte.store(*text, Relaxed)).count();
         slot.length.store(length as u32, Relaxed);
-        slot.since.store(since, Relaxed);
         slot.serving.store(1, Release);
         self.summary().busy.fetch_add(1, Relaxed);
         self.summary().served.fetch_add(1, Relaxed);
@@ -220,6 +220,11 @@ impl Reader {
         self.0.page().slots[slot as usize].taken.load(SeqCst)
     }
 
+    /// When a connection's last request was taken, in microseconds of CLOCK_MONOTONIC.
+    pub fn since(&self, slot: u32) -> i64 {
+        self.0.page().slots[slot as usize].since.load(Relaxed)
+    }
+
     /// Whether another request would be served at once.
     pub fn has_free_thread(&self) -> bool {
         let summary = self.summary();
@@ -253,7 +258,7 @@ mod tests {
         assert_eq!(reader.taken(3), 0);
         assert!(reader.has_free_thread());
         writer.take(3, 17, b"GET", &[b'/'; 200]);
-        assert_eq!(reader.taken(3), 1);
+        assert_eq!((reader.taken(3), reader.since(3)), (1, 17));
         assert!(!reader.has_free_thread());
         let what = format!("GET {}", "/".repeat(WHAT - 4));
         assert_eq!(reader.serving(), [Serving { since: 17, what }]);

@@ -120,6 +120,7 @@ impl Incoming {
                     self.begin(header)?;
                     self.body = header.length;
                 }
+                Kind::Head if self.progress != Progress::Waiting => return Err("a second head"),
                 Kind::Head if bytes.len() < header.length => return Ok(Part::More(header.length)),
                 Kind::Head => {
                     let (payload, rest) = bytes.split_at(header.length);
@@ -178,16 +179,14 @@ impl Incoming {
     }
 
     fn end(&mut self) -> Result<(), Malformed> {
-        match std::mem::replace(&mut self.progress, Progress::Over) {
-            Progress::Begun { left: None | Some(0) } => Ok(()),
-            _ => Err("less than the Content-Length of the answer"),
+        if !matches!(self.progress, Progress::Begun { left: None | Some(0) }) {
+            return Err("less than the Content-Length of the answer");
         }
+        self.progress = Progress::Over;
+        Ok(())
     }
 
     fn head(&mut self, header: Header, payload: &[u8]) -> Result<Part<'static>, Malformed> {
-        if self.progress != Progress::Waiting {
-            return Err("a second head");
-        }
         let head = head::read(payload, &mut self.headers).ok_or("a head that must not go out")?;
         let bodiless = self.bodiless || matches!(head.status, 204 | 304);
         let left = u64::try_from(head.content_length).ok().filter(|_| !bodiless);

@@ -1,5 +1,6 @@
 //! Daemon mode as the server's processes see it.
 
+mod begun;
 mod client;
 pub mod ending;
 mod exchange;
@@ -8,8 +9,10 @@ mod group;
 mod inbox;
 mod incoming;
 mod links;
+mod nginx;
 mod outgoing;
 pub mod pool;
+mod relay;
 mod response;
 mod socket;
 mod watch;

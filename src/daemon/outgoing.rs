@@ -1,12 +1,10 @@
 //! A request on its way to a worker.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use burrow_abi::{burrow_request, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD};
-use burrow_daemon::frame::{Header, Kind, BODY_MAX, HEADER, HEAD_MAX, LAST};
+use burrow_abi::burrow_request;
+use burrow_daemon::frame::{Header, Kind, BODY_MAX, HEADER, LAST};
 use burrow_daemon::page;
-use burrow_daemon::request::{self, Addressed};
 
+use super::begun::Begun;
 use super::client::{Client, Gone, Read};
 use super::Group;
 use crate::embedded::App;
@@ -33,40 +31,18 @@ impl Outgoing {
     ///
     /// # Safety
     /// `request` points at what it says.
-    pub unsafe fn new(
-        group: &Group,
-        app: &App,
-        request: &burrow_request,
-        mut frames: Vec<u8>,
-    ) -> Option<Self> {
+    pub unsafe fn new(group: &Group, app: &App, request: &burrow_request, frames: Vec<u8>) -> Option<Self> {
         // SAFETY: the caller vouches for it.
-        let method = unsafe { request.vars[BURROW_REQUEST_METHOD as usize].bytes() };
-        let deadline = group.queue_timeout.map_or(0, |timeout| page::now() + timeout.as_micros() as i64);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let request = burrow_request { queue_start: now.as_micros() as i64, ..*request };
-        let key = app.key();
-        let address = Addressed {
-            target: key.target,
-            callable: key.callable,
-            application_group: key.group,
-            queue_deadline: deadline,
-        };
-        frames.clear();
-        frames.resize(HEADER, 0);
-        // SAFETY: the caller vouches for it.
-        unsafe { request::write(&address, &request, &mut frames) };
-        let is_whole = request.flags & BURROW_NO_BODY != 0;
-        let length = frames.len() - HEADER;
-        let flags = if is_whole { LAST } else { 0 };
-        frames[..HEADER].copy_from_slice(&Header { kind: Kind::Request, flags, length }.bytes());
-        (length <= HEAD_MAX).then_some(Outgoing {
-            limit: frames.len() + HEADER + BODY_MAX,
-            frames,
+        let Begun { frame, is_whole, deadline, wants_head_only } =
+            unsafe { Begun::new(group, app, request, frames) }?;
+        Some(Outgoing {
+            limit: frame.len() + HEADER + BODY_MAX,
+            frames: frame,
             sent: 0,
             is_whole,
             can_repeat: true,
             deadline,
-            wants_head_only: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
+            wants_head_only,
         })
     }
 

@@ -67,6 +67,12 @@ impl<C> Connection<C> {
         self.worker.as_ref().map(|(worker, _)| worker)
     }
 
+    /// Since when a thread has that request, in microseconds of CLOCK_MONOTONIC.
+    pub fn taken_since(&self) -> Option<i64> {
+        let (worker, slot) = self.worker.as_ref().filter(|_| self.is_taken())?;
+        Some(worker.page.since(*slot))
+    }
+
     /// Whether its HELLO has come.
     pub fn is_greeted(&self) -> bool {
         self.worker.is_some()
@@ -80,7 +86,7 @@ pub struct Pool<C> {
 }
 
 impl<C> Pool<C> {
-    /// At most `limit` idle connections to each worker: it has no more threads.
+    /// At most `limit` idle connections to each worker.
     pub const fn new(limit: usize) -> Self {
         Pool { workers: Vec::new(), limit }
     }
@@ -92,7 +98,11 @@ impl<C> Pool<C> {
             .workers
             .iter_mut()
             .filter(|(worker, idle)| !idle.is_empty() && worker.page.has_free_thread());
-        free.min_by_key(|(worker, _)| worker.busy()).and_then(|(_, idle)| idle.pop())
+        // What was just sent is not taken yet, and a server sends many requests at a time.
+        let load = |worker: &Arc<Worker>, idle: &[_]| {
+            worker.busy().max((Arc::strong_count(worker) - 1 - idle.len()) as u32)
+        };
+        free.min_by_key(|(worker, idle)| load(worker, idle)).and_then(|(_, idle)| idle.pop())
     }
 
     /// Keeps a connection whose last answer is whole. What is not kept is to be closed.
@@ -189,6 +199,18 @@ mod tests {
         assert!(pool.take().is_none(), "it has no free thread");
         one.done(1);
         assert_eq!(pool.take().unwrap().handle, 1);
+    }
+
+    #[test]
+    fn a_burst_is_spread_before_any_of_it_is_taken() {
+        let (one, other) = (Writer::new(2).unwrap(), Writer::new(2).unwrap());
+        let mut pool = Pool::new(2);
+        for (page, handle) in [(&one, 1), (&one, 2), (&other, 3), (&other, 4)] {
+            let connection = greet(&mut pool, page, handle);
+            assert!(pool.put(connection).is_none());
+        }
+        let sent: Vec<_> = (0..4).map(|_| pool.take().unwrap()).collect();
+        assert_eq!(sent.iter().map(|connection| connection.handle).collect::<Vec<_>>(), [2, 4, 1, 3]);
     }
 
     #[test]

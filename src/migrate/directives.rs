@@ -101,8 +101,22 @@ pub const DIRECTIVES: &[Directive] = &[
         Same,
         Has("wsgi_pass", "in a `location ~`; the script is one, without `$1`"),
     ),
-    directive("WSGIDaemonProcess", "*name* [*options*]", VirtualHost, "", Same, LATER),
-    directive("WSGIProcessGroup", "*name*", Directory, "`%{GLOBAL}`", Same, LATER),
+    directive(
+        "WSGIDaemonProcess",
+        "*name* [*options*]",
+        VirtualHost,
+        "",
+        Same,
+        Has("wsgi_daemon_process", "the same options; in `http`, for all of its servers"),
+    ),
+    directive(
+        "WSGIProcessGroup",
+        "*name*",
+        Directory,
+        "`%{GLOBAL}`",
+        Same,
+        Has("wsgi_process_group", "a name or `%{GLOBAL}`"),
+    ),
     directive(
         "WSGIApplicationGroup",
         "*name*",
@@ -225,7 +239,7 @@ pub const DIRECTIVES: &[Directive] = &[
         FILE_INFO,
         "Off",
         NoEffect("every request counts for `inactivity-timeout`"),
-        LATER,
+        Nothing("every request counts for `inactivity-timeout`"),
     ),
     directive(
         "WSGITrustedProxyHeaders",
@@ -493,6 +507,28 @@ pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
         "on\\|off (on): whether nginx reads the whole body first; what exceeds its `client_body_buffer_size` (16k) \
          waits in a file",
         "bodies are read as the application asks for them",
+    ),
+    (
+        "wsgi_buffering",
+        "on\\|off (on): whether nginx takes the answers of a process group as fast as they come, into memory, where \
+         the client is slower; `X-Accel-Buffering: no` in an answer turns it off",
+        "`response-buffer-size=` of the process group",
+    ),
+    (
+        "wsgi_buffers",
+        "*number* *size* (of 32k, as many as `response-buffer-size=` of the process group wants): that memory, for one \
+         answer",
+        "`response-buffer-size=` of the process group",
+    ),
+    (
+        "wsgi_buffer_size",
+        "*size* (4k): for the head of an answer of a process group, and what comes with it; longer heads get more",
+        "nothing to set",
+    ),
+    (
+        "wsgi_read_timeout",
+        "*time* (`socket-timeout=` of the process group): for which a process may be silent, then 504",
+        "`socket-timeout=` of the process group",
     ),
 ];
 

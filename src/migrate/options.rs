@@ -4,10 +4,11 @@ use std::sync::LazyLock;
 
 use super::directives::Nginx::*;
 use super::directives::Status::*;
-use super::directives::{setting, Setting, LATER};
+use super::directives::{setting, Setting};
 use burrow_host::settings::process_group;
 
-const PROCESS_GROUP: Setting = setting("process-group", "`WSGIProcessGroup`", Same, LATER);
+const PROCESS_GROUP: Setting =
+    setting("process-group", "`WSGIProcessGroup`", Same, Has("wsgi_process_group", ""));
 const APPLICATION_GROUP: Setting =
     setting("application-group", "`WSGIApplicationGroup`", Same, Has("wsgi_application_group", ""));
 const CALLABLE_OBJECT: Setting =
@@ -26,7 +27,13 @@ pub const HOOK: &[Setting] = &[APPLICATION_GROUP];
 
 /// Those of `WSGIDaemonProcess`.
 pub static DAEMON: LazyLock<Vec<Setting>> = LazyLock::new(|| {
-    process_group::OPTIONS.iter().map(|option| setting(option.name, option.default, Same, LATER)).collect()
+    let on_nginx = |name| match name {
+        "response-socket-timeout" => Own("`send_timeout`"),
+        "response-flush-delay" => Nothing("what an application has yielded leaves at once"),
+        _ => Has("wsgi_daemon_process", ""),
+    };
+    let options = process_group::OPTIONS.iter();
+    options.map(|option| setting(option.name, option.default, Same, on_nginx(option.name))).collect()
 });
 
 /// The option of exactly this name.

@@ -15,8 +15,8 @@ for a configuration of yours, line by line.
 Where a directive may stand: *server*, outside of `<VirtualHost>`; *virtual host*, there too; *directory*, in
 `<Directory>`, `<Location>` and `<Files>` too; *.htaccess (X)*, in such files too where `AllowOverride X` lets it.
 A directive of nginx's that is named here goes to `http`, `server` or `location`, except that `wsgi_pass` belongs to a
-`location`; and `wsgi_import_script` and all that is about Python and its interpreters, but for
-`wsgi_application_group`, to `http`. On and Off are written on and off there.
+`location`; and `wsgi_daemon_process`, `wsgi_socket_prefix`, `wsgi_import_script` and all that is about Python and its
+interpreters, but for `wsgi_application_group`, to `http`. On and Off are written on and off there.
 ";
 
 /// The whole page.
