@@ -289,6 +289,7 @@ def set_up(main, paths, stdin, stdout, signal, switch_interval, apache):
         install_apache(*apache)
     prepare_interpreter(main)
     if stdin:
+        sys.stdin.close()
         sys.stdin = restricted("sys.stdin")
     if stdout:
         sys.stdout = restricted("sys.stdout")

@@ -61,12 +61,19 @@ enum Choice {
 /// The options as they were written.
 #[derive(Clone, Debug, Default)]
 pub struct Interpreters {
+    /// Of all in the server's own processes.
+    embedded_paths: Vec<Vec<u8>>,
     options: Vec<(Scope, Choice)>,
 }
 
 impl Interpreters {
     pub fn restrict(&mut self, scope: Scope, what: Restriction, on: bool) {
         self.options.push((scope, Choice::Restrict(what, on)));
+    }
+
+    /// Process groups have a `python-path` of their own.
+    pub fn add_embedded_paths(&mut self, paths: Vec<Vec<u8>>) {
+        self.embedded_paths.extend(paths);
     }
 
     pub fn add_paths(&mut self, scope: Scope, paths: Vec<Vec<u8>>) {
@@ -81,7 +88,7 @@ impl Interpreters {
         named.chain([(None, self.collect(process_group, None))]).collect()
     }
 
-    /// The most precise scope wins, among equals the later option; folders add up, in that order.
+    /// The most precise scope wins, among equals the later option. Folders add up, those in front that win.
     pub fn of(&self, process_group: &[u8], application_group: &[u8]) -> Interpreter {
         self.collect(process_group, Some(application_group))
     }
@@ -94,11 +101,14 @@ impl Interpreters {
         let mut interpreter = Interpreter::default();
         for (_, option) in options {
             match option {
-                Choice::Paths(paths) => interpreter.paths.extend_from_slice(paths),
+                Choice::Paths(paths) => drop(interpreter.paths.splice(..0, paths.iter().cloned())),
                 Choice::Restrict(Restriction::Stdin, on) => interpreter.restrict_stdin = *on,
                 Choice::Restrict(Restriction::Stdout, on) => interpreter.restrict_stdout = *on,
                 Choice::Restrict(Restriction::Signal, on) => interpreter.restrict_signal = *on,
             }
+        }
+        if process_group.is_empty() {
+            interpreter.paths.extend_from_slice(&self.embedded_paths);
         }
         interpreter
     }
@@ -164,7 +174,12 @@ mod tests {
         let mut all = Interpreters::default();
         all.add_paths(scope(None, Some("shop")), vec![b"/shop".to_vec()]);
         all.add_paths(scope(None, None), vec![b"/all".to_vec(), b"/more".to_vec()]);
-        assert_eq!(all.of(b"", b"shop").paths, [b"/all".to_vec(), b"/more".to_vec(), b"/shop".to_vec()]);
-        assert_eq!(all.of(b"", b"tools").paths.len(), 2);
+        all.add_embedded_paths(vec![b"/embedded".to_vec()]);
+        let paths = |process: &[u8], application: &[u8]| {
+            String::from_utf8(all.of(process, application).paths.join(&b' ')).unwrap()
+        };
+        assert_eq!(paths(b"", b"shop"), "/shop /all /more /embedded");
+        assert_eq!(paths(b"", b"tools"), "/all /more /embedded");
+        assert_eq!(paths(b"group", b"tools"), "/all /more");
     }
 }

@@ -74,7 +74,11 @@ impl Embedded {
             "restrict-stdout" => self.restrict(Restriction::Stdout, value, scope)?,
             "restrict-signal" => self.restrict(Restriction::Signal, value, scope)?,
             "python-path" => {
-                self.interpreters.add_paths(scope.unwrap_or_default(), super::path_list(value.as_bytes())?)
+                let paths = super::path_list(value.as_bytes())?;
+                match scope {
+                    Some(scope) => self.interpreters.add_paths(scope, paths),
+                    None => self.interpreters.add_embedded_paths(paths),
+                }
             }
             "per-interpreter-gil" => not_yet(value, "the interpreters of a process share one lock")?,
             "free-threading" => not_yet(value, "Python runs with its lock")?,
