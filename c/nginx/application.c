@@ -204,6 +204,7 @@ static char *preload(ngx_conf_t *cf, ngx_burrow_main_conf_t *main,
     key.application_group = ngx_burrow_str(import->group);
     key.process_group = ngx_burrow_str(import->process_group);
     key.threads = 1;
+    key.is_whole = 1;
     app = burrow_app_find(main->settings, &key, &error);
     if (app == NULL) {
         return refuse_at(cf, &import->place, "wsgi_import_script", error);
