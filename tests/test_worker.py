@@ -370,6 +370,54 @@ def test_a_stop_does_not_wait_for_ever(worker):
     assert "without waiting any longer" in worker.log()
 
 
+def test_no_descriptors_left(worker):
+    script = worker.apps / "leaks.py"
+    script.write_text("""
+import os, resource
+kept = []
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/leak":
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, limit))
+        try:
+            while True:
+                kept.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+    start_response("200 OK", [])
+    return []
+""")
+    worker.start(app(script))
+    with worker.connect() as connection:
+        assert connection.get(str(script), "/leak").status == 200
+        waiting = worker.connect()
+        waiting.send(request(str(script)))
+        assert worker.receive("retire")["reason"] == "resource_limit"
+        assert "no further connection is accepted" in worker.log()
+        # what it has it keeps serving
+        assert connection.get(str(script)).status == 200
+    waiting.close()
+
+
+def test_more_connections_than_there_are_places(worker):
+    worker.start("hello.py")
+    idle = []
+    for _ in range(1024):
+        connection = worker.connect()
+        assert connection.get(worker.target("hello.py")).status == 200
+        idle.append(connection)
+    one_more = worker.connect()
+    one_more.send(request(worker.target("hello.py")))
+    # one of those that are told to close does
+    assert idle[0].frame()[0] == idle[500].frame()[0] == GOAWAY
+    idle[500].close()
+    assert one_more.answer().status == 200
+    for connection in idle:
+        connection.close()
+    one_more.close()
+
+
 def test_closing_every_descriptor_harms_nobody_else(worker):
     script = worker.apps / "closes.py"
     script.write_text("""
@@ -482,6 +530,26 @@ def application(environ, start_response):
         worker.process.send_signal(signal.SIGALRM)
         worker.wait_log("<alarmed>")
         assert worker.get("handler.py").status == 200
+
+
+def test_forked_children_keep_the_applications_handlers_and_lose_ours(worker):
+    script = worker.apps / "handler.py"
+    script.write_text("""
+import os, signal
+signal.signal(signal.SIGALRM, lambda number, frame: os._exit(3))
+
+def application(environ, start_response):
+    number = int(environ["QUERY_STRING"])
+    pid = os.fork()
+    if pid == 0:
+        os.kill(os.getpid(), number)
+        os._exit(4)
+    start_response("200 OK", [])
+    return [str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode()]
+""")
+    worker.start(app(script), main_interpreter=True)
+    for number, status in (signal.SIGALRM, 3), (signal.SIGTERM, -15), (signal.SIGUSR1, -10):
+        assert worker.get("handler.py", QUERY_STRING=str(int(number))).body == str(status).encode()
 
 
 def test_a_stop_during_an_import(worker):

@@ -270,6 +270,30 @@ def application(environ, start_response):
     assert "Fatal Python error: Segmentation fault" in log and 'crash.py", line 5 in application' in log
 
 
+def test_a_stack_that_is_used_up_leaves_stacks_in_the_log(worker):
+    (worker.apps / "deep.py").write_text("""
+import ctypes
+
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+def compare(one, other):
+    return sort()
+
+def sort():
+    ctypes.CDLL(None).qsort((ctypes.c_int * 2)(1, 2), 2, 4, compare)
+    return 0
+
+def application(environ, start_response):
+    import sys
+    sys.setrecursionlimit(10**9)
+    sort()
+""")
+    worker.start("deep.py", main_interpreter=True)
+    with worker.connect() as connection:
+        connection.send(request(worker.target("deep.py")))
+        assert worker.wait() == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in worker.log() and 'deep.py", line ' in worker.log()
+
+
 def test_requests_leave_no_memory_behind(worker):
     worker.start("hello.py", "body.py", threads=4, request_timeout=60, interrupt_timeout=5)
     process = psutil.Process(worker.pid)

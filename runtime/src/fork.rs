@@ -32,7 +32,8 @@ extern "C" fn in_parent() {
     }
 }
 
-/// Default dispositions and an empty mask: else nobody could end the child.
+/// Default dispositions and an empty mask: else nobody could end the child. Handlers that the application has
+/// set in a worker stay.
 extern "C" fn in_child() {
     CHILD.store(true, Ordering::Relaxed);
     worker::abandon();
@@ -42,6 +43,7 @@ extern "C" fn in_child() {
             let mut action = std::mem::zeroed::<libc::sigaction>();
             if libc::sigaction(signal, std::ptr::null(), &mut action) == 0
                 && action.sa_sigaction != libc::SIG_IGN
+                && !worker::is_the_applications(action.sa_sigaction)
             {
                 libc::signal(signal, libc::SIG_DFL);
             }

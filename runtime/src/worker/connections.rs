@@ -5,6 +5,7 @@
 //! socket is in it level-triggered and exclusive: of all the group's workers one that has a free thread is
 //! woken, and where none has, connections wait in the backlog.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::*};
@@ -56,7 +57,9 @@ struct Place {
 }
 
 struct Vacancies {
-    places: Vec<usize>,
+    /// In the order in which they became free: a server may still look at the slot of a connection that has
+    /// ended.
+    places: VecDeque<usize>,
     /// Connections are to be accepted, if there is a place.
     wanted: bool,
     /// The listening socket is in the epoll.
@@ -98,7 +101,7 @@ impl Connections {
             listener,
             places: (0..SLOTS).map(|_| place()).collect(),
             vacancies: Mutex::new(Vacancies {
-                places: (0..SLOTS).rev().collect(),
+                places: (0..SLOTS).collect(),
                 wanted: false,
                 listening: false,
             }),
@@ -163,10 +166,14 @@ impl Connections {
     pub fn accept(&self, peers: &[u32]) -> io::Result<Option<Connection>> {
         let slot = {
             let mut vacancies = self.vacancies.lock().unwrap();
-            let Some(slot) = vacancies.places.pop() else { return Ok(None) };
+            let Some(slot) = vacancies.places.pop_front() else { return Ok(None) };
             self.watch_listener(&mut vacancies)?;
             slot
         };
+        if self.count() == SLOTS {
+            // No other connection is accepted until there is room again.
+            self.dismiss_idle()?;
+        }
         let place = &self.places[slot];
         match self.accept_from(peers) {
             Ok(Some(socket)) => {
@@ -226,6 +233,10 @@ impl Connections {
     /// From here on servers are told to close their connections, as soon as no request is on them.
     pub fn dismiss_all(&self) -> io::Result<()> {
         self.closing.store(true, SeqCst);
+        self.dismiss_idle()
+    }
+
+    fn dismiss_idle(&self) -> io::Result<()> {
         (0..SLOTS).try_for_each(|slot| self.dismiss(slot))
     }
 
@@ -291,7 +302,7 @@ impl Connections {
 
     fn vacate(&self, slot: usize) -> io::Result<()> {
         let mut vacancies = self.vacancies.lock().unwrap();
-        vacancies.places.push(slot);
+        vacancies.places.push_back(slot);
         if self.closing.load(SeqCst) {
             worker().control.wake();
         }

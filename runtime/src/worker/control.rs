@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread;
 
 use burrow_daemon::control::FromWorker;
@@ -29,8 +29,8 @@ pub struct Control {
     closed: AtomicBool,
     /// With which exit status the process ends, as soon as the manager knows all; -1: not yet.
     status: AtomicI32,
-    /// maximum-requests have been served.
-    exhausted: AtomicBool,
+    /// Why the worker is to be replaced, in the eyes of a thread that takes requests.
+    retirement: OnceLock<&'static str>,
 }
 
 /// A thread receives or serves a request, until this is dropped.
@@ -56,7 +56,7 @@ impl Control {
             awake: AtomicBool::new(true),
             closed: AtomicBool::new(false),
             status: AtomicI32::new(-1),
-            exhausted: AtomicBool::new(false),
+            retirement: OnceLock::new(),
         })
     }
 
@@ -81,9 +81,9 @@ impl Control {
         self.active() == 0 || self.awake.swap(true, SeqCst)
     }
 
-    /// Whether maximum-requests have been served.
-    pub fn is_exhausted(&self) -> bool {
-        self.exhausted.load(SeqCst)
+    /// Why the worker is to be replaced, where a thread has asked for that.
+    pub fn retirement(&self) -> Option<&'static str> {
+        self.retirement.get().copied()
     }
 
     /// Whether requests are being taken.
@@ -139,9 +139,9 @@ impl Control {
         self.wake();
     }
 
-    /// As many requests were taken as one process should.
-    pub fn exhaust(&self) {
-        if !self.exhausted.swap(true, SeqCst) {
+    /// The worker is to be replaced. The first reason counts.
+    pub fn retire(&self, reason: &'static str) {
+        if self.retirement.set(reason).is_ok() {
             self.wake();
         }
     }

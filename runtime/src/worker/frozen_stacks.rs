@@ -61,7 +61,7 @@ impl FrozenStacks {
             let mut action: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal(), std::ptr::null(), &mut action);
             self.handler.store(action.sa_sigaction, SeqCst);
-            action.sa_sigaction = write_stack as extern "C" fn(c_int) as usize;
+            action.sa_sigaction = handler();
             action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
             match libc::sigaction(signal(), &action, std::ptr::null_mut()) {
                 0 => Ok(()),
@@ -103,6 +103,11 @@ impl FrozenStacks {
         file.read_to_string(&mut stack)?;
         Ok(stack)
     }
+}
+
+/// The handler's address.
+pub fn handler() -> usize {
+    write_stack as extern "C" fn(c_int) as usize
 }
 
 extern "C" fn write_stack(signal: c_int) {

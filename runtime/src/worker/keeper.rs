@@ -161,8 +161,8 @@ impl Keeper {
 
     /// Looks whether something takes too long or was enough.
     fn look(&mut self) {
-        if worker().control.is_exhausted() {
-            self.retire("maximum_requests");
+        if let Some(reason) = worker().control.retirement() {
+            self.retire(reason);
         }
         match self.limits.look() {
             None => {}

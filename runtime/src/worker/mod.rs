@@ -147,6 +147,11 @@ pub fn has_interrupted() -> bool {
     signals::has_interrupted()
 }
 
+/// Whether this signal handler, by its address, is one that the application of a worker has set.
+pub fn is_the_applications(handler: usize) -> bool {
+    WORKER.get().is_some() && handler != signals::handler() && handler != frozen_stacks::handler()
+}
+
 /// In a child that the application forked, whose parent's connections must end with its parent. Does what a
 /// signal handler may.
 pub fn abandon() {

@@ -34,6 +34,11 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
+/// The handler's address.
+pub fn handler() -> usize {
+    note as extern "C" fn(c_int) as usize
+}
+
 extern "C" fn note(signal: c_int) {
     // SAFETY: errno is this thread's own.
     let errno = unsafe { *libc::__errno_location() };

@@ -20,6 +20,7 @@ use crate::wsgi;
 
 /// What the system gives a thread where nothing else was asked for.
 const STACK_SIZE: usize = 8 << 20;
+const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
 /// Starts as many as were asked for.
 pub fn start() -> io::Result<()> {
@@ -27,11 +28,20 @@ pub fn start() -> io::Result<()> {
     let stack_size = if config.stack_size == 0 { STACK_SIZE } else { config.stack_size as usize };
     for number in 1..=config.threads {
         Builder::new().name(format!("burrow:{number}")).stack_size(stack_size).spawn(|| {
+            add_signal_stack();
             let Err(error) = work();
             fail(&error)
         })?;
     }
     Ok(())
+}
+
+/// For faulthandler to say where a thread was that has used its stack up.
+fn add_signal_stack() {
+    let space = vec![0u8; SIGNAL_STACK_SIZE].leak();
+    let stack = libc::stack_t { ss_sp: space.as_mut_ptr().cast(), ss_flags: 0, ss_size: space.len() };
+    // SAFETY: the space is nobody else's, and lives as long as the process.
+    unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) };
 }
 
 fn work() -> io::Result<std::convert::Infallible> {
@@ -76,18 +86,16 @@ impl Desk {
     fn accept(&mut self) -> io::Result<Option<Connection>> {
         let worker = worker();
         let connection = match worker.connections.accept(&worker.config.peers) {
-            Ok(connection) => connection,
-            Err(error)
-                if matches!(
-                    Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-                    Errno::EMFILE | Errno::ENFILE
-                ) =>
-            {
-                log::error(&format!("no further connection is accepted: {error}"));
+            Err(error) if is_exhaustion(&error) => {
+                // Of descriptors, for instance: what holds them ends with this process.
+                log::error(&format!(
+                    "no further connection is accepted, another process is asked for: {error}"
+                ));
                 worker.connections.listen(false)?;
+                worker.control.retire("resource_limit");
                 None
             }
-            Err(error) => return Err(error),
+            accepted => accepted?,
         };
         let Some(connection) = connection else { return Ok(None) };
         worker.page.open(connection.slot);
@@ -119,7 +127,7 @@ impl Desk {
         request.daemon_start = observe::now();
         let (limit, served) = (worker.config.maximum_requests, &worker.page.summary().served);
         if limit > 0 && served.load(Relaxed) >= limit {
-            worker.control.exhaust();
+            worker.control.retire("maximum_requests");
         }
         let application = worker.applications.find(&address);
         application.look_at_script(&mut request);
@@ -145,6 +153,11 @@ fn serve(application: &'static Application, exchange: &Exchange) -> io::Result<b
     let outcome = unsafe { wsgi::serve(application.runtime(), exchange.request, &IO, exchange.pointer()) };
     application.announce();
     Ok(outcome)
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
 fn text(request: &burrow_request, var: u32) -> &'static [u8] {
