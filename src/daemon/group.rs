@@ -17,7 +17,8 @@ pub struct Group {
     prefix: PathBuf,
     /// Where its workers listen, once that has been asked for.
     pub(super) socket: OnceLock<PathBuf>,
-    /// Threads of each worker.
+    /// Workers, and threads of each.
+    pub processes: usize,
     pub threads: usize,
     /// Until a request that no worker can be sent is answered 503.
     pub connect_timeout: Duration,
@@ -43,11 +44,12 @@ impl Group {
         let seconds = |option| Duration::from_secs(number(group, option));
         let positive = |option| Some(seconds(option)).filter(|duration| !duration.is_zero());
         let socket_timeout = positive("socket-timeout");
-        let threads = number(group, "threads");
+        let (processes, threads) = (number(group, "processes"), number(group, "threads"));
         Group {
             name: group.name.clone(),
             prefix: instance.prefix.clone(),
             socket: OnceLock::new(),
+            processes,
             threads,
             connect_timeout: seconds("connect-timeout"),
             queue_timeout: positive("queue-timeout"),
@@ -59,7 +61,7 @@ impl Group {
                 .unwrap_or(8 << 20),
             send_buffer_size: number(group, "send-buffer-size"),
             receive_buffer_size: number(group, "receive-buffer-size"),
-            links: Links::new(threads),
+            links: Links::new(processes, threads),
         }
     }
 

@@ -28,8 +28,8 @@ pub type Link = Connection<OwnedFd>;
 pub struct Links(Mutex<Pool<OwnedFd>>);
 
 impl Links {
-    pub fn new(threads: usize) -> Links {
-        Links(Mutex::new(Pool::new(threads)))
+    pub fn new(processes: usize, threads: usize) -> Links {
+        Links(Mutex::new(Pool::new(processes, threads)))
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool<OwnedFd>> {

@@ -22,10 +22,6 @@ use super::pool::Pool;
 use super::relay::{Handle, Relay, Workers};
 use crate::embedded::App;
 
-/// Idle connections to a worker, where it has fewer threads: the event loop sends requests in bursts, and connecting
-/// for what is beyond is dear.
-const MOST_IDLE: usize = 32;
-
 const _: () = assert!(frame::HEADER == BURROW_FRAME_HEADER as usize);
 const _: () = assert!(frame::BODY_MAX == BURROW_FRAME_MAX as usize);
 
@@ -52,7 +48,7 @@ unsafe extern "C" fn burrow_group_open(
             receive_buffer_size: group.receive_buffer_size,
         }
     };
-    let pool = RefCell::new(Pool::new(group.threads.max(MOST_IDLE)));
+    let pool = RefCell::new(Pool::new(group.processes, group.threads));
     Box::leak(Box::new(Workers { group, pool, space: RefCell::default() }))
 }
 

@@ -79,25 +79,33 @@ impl<C> Connection<C> {
     }
 }
 
+/// Idle connections to a worker, where it has fewer threads: requests come in bursts, and connecting for what is
+/// beyond is dear.
+const LEAST_LIMIT: usize = 32;
+
 /// The connections that are idle, by worker.
 pub struct Pool<C> {
     workers: Vec<(Arc<Worker>, Vec<Connection<C>>)>,
+    /// Idle connections to each worker, at most.
     limit: usize,
+    /// The group has one worker.
+    is_single: bool,
 }
 
 impl<C> Pool<C> {
-    /// At most `limit` idle connections to each worker.
-    pub const fn new(limit: usize) -> Self {
-        Pool { workers: Vec::new(), limit }
+    /// For a group of so many workers with so many threads each.
+    pub fn new(processes: usize, threads: usize) -> Self {
+        Pool { workers: Vec::new(), limit: threads.max(LEAST_LIMIT), is_single: processes == 1 }
     }
 
     /// An idle connection to the least busy worker that would serve a request at once. None: a new connection
-    /// waits until any worker takes it.
+    /// waits until any worker takes it. Where there is but one it waits for that on any connection.
     pub fn take(&mut self) -> Option<Connection<C>> {
-        let free = self
-            .workers
-            .iter_mut()
-            .filter(|(worker, idle)| !idle.is_empty() && worker.page.has_free_thread());
+        let serves = |worker: &Worker| match self.is_single {
+            true => !worker.is_draining(),
+            false => worker.page.has_free_thread(),
+        };
+        let free = self.workers.iter_mut().filter(|(worker, idle)| !idle.is_empty() && serves(worker));
         // What was just sent is not taken yet, and a server sends many requests at a time.
         let load = |worker: &Arc<Worker>, idle: &[_]| {
             worker.busy().max((Arc::strong_count(worker) - 1 - idle.len()) as u32)
@@ -187,7 +195,7 @@ mod tests {
     #[test]
     fn the_least_busy_worker_gets_the_request() {
         let (one, other) = (Writer::new(2).unwrap(), Writer::new(2).unwrap());
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::new(2, 2);
         for (page, handle) in [(&one, 1), (&one, 2), (&other, 3)] {
             let connection = greet(&mut pool, page, handle);
             assert!(pool.put(connection).is_none());
@@ -204,7 +212,7 @@ mod tests {
     #[test]
     fn a_burst_is_spread_before_any_of_it_is_taken() {
         let (one, other) = (Writer::new(2).unwrap(), Writer::new(2).unwrap());
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::new(2, 2);
         for (page, handle) in [(&one, 1), (&one, 2), (&other, 3), (&other, 4)] {
             let connection = greet(&mut pool, page, handle);
             assert!(pool.put(connection).is_none());
@@ -214,9 +222,22 @@ mod tests {
     }
 
     #[test]
+    fn the_only_worker_is_waited_for_on_any_connection() {
+        let page = Writer::new(1).unwrap();
+        for (processes, is_waited_for) in [(1, true), (2, false)] {
+            let mut pool = Pool::new(processes, 1);
+            let connection = greet(&mut pool, &page, 1);
+            assert!(pool.put(connection).is_none());
+            page.take(1, 0, b"GET", b"/");
+            assert_eq!(pool.take().is_some(), is_waited_for);
+            page.done(1);
+        }
+    }
+
+    #[test]
     fn what_was_taken_is_known() {
         let page = Writer::new(1).unwrap();
-        let mut pool = Pool::new(1);
+        let mut pool = Pool::new(1, 1);
         page.open(5);
         let mut connection = greet(&mut pool, &page, 5);
         connection.begin();
@@ -231,21 +252,25 @@ mod tests {
     #[test]
     fn no_more_are_kept_than_can_be_of_use() {
         let page = Writer::new(1).unwrap();
-        let mut pool = Pool::new(1);
-        let (first, second, third) =
-            (greet(&mut pool, &page, 1), greet(&mut pool, &page, 2), greet(&mut pool, &page, 3));
-        assert!(pool.put(first).is_none());
-        assert_eq!(pool.put(second).unwrap().handle, 2);
+        let mut pool = Pool::new(1, 1);
+        for handle in 0..LEAST_LIMIT as u32 {
+            let connection = greet(&mut pool, &page, handle);
+            assert!(pool.put(connection).is_none());
+        }
+        let more = greet(&mut pool, &page, 100);
+        assert_eq!(pool.put(more).unwrap().handle, 100);
         assert_eq!(pool.remove(|handle| *handle == 1).unwrap().handle, 1);
+        let last = greet(&mut pool, &page, 101);
         page.drain();
-        assert_eq!(pool.put(third).unwrap().handle, 3, "its worker drains");
+        assert_eq!(pool.put(last).unwrap().handle, 101, "its worker drains");
+        assert!(pool.take().is_none());
         assert!(pool.put(Connection::new(4)).is_some(), "there was no HELLO");
     }
 
     #[test]
     fn workers_are_forgotten() {
         let (one, other) = (Writer::new(1).unwrap(), Writer::new(1).unwrap());
-        let mut pool = Pool::new(1);
+        let mut pool = Pool::new(1, 1);
         let first = greet(&mut pool, &one, 1);
         let worker = first.worker.as_ref().unwrap().0.clone();
         assert!(pool.put(first).is_none());
@@ -262,7 +287,7 @@ mod tests {
     #[test]
     fn a_hello_comes_once_and_with_a_page() {
         let page = Writer::new(1).unwrap();
-        let mut pool = Pool::new(1);
+        let mut pool = Pool::new(1, 1);
         let mut greeted = greet(&mut pool, &page, 1);
         let mut again = |connection: &mut Connection<u32>, descriptors: Vec<OwnedFd>| {
             pool.greet(connection, &Hello { slot: 1 }.bytes(), descriptors).is_err()
