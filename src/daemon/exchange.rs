@@ -138,7 +138,7 @@ impl Exchange<'_> {
         self.inbox.clear();
         self.incoming = Incoming::new(self.outgoing.wants_head_only);
         self.quiet_since = None;
-        self.outgoing.read(&self.client)?; // A small body leaves with the request.
+        self.outgoing.read(&self.client, false)?; // A small body leaves with the request.
         let mut may_block = true;
         loop {
             let wait = self.push(link)?;
@@ -185,7 +185,7 @@ impl Exchange<'_> {
             if self.outgoing.is_sent() {
                 return Ok(Wait::Nothing);
             }
-            if !self.outgoing.read(&self.client)? {
+            if !self.outgoing.read(&self.client, link.is_taken())? {
                 return Ok(Wait::Client);
             }
         }

@@ -9,13 +9,14 @@ use super::client::{Client, Gone, Read};
 use super::Group;
 use crate::embedded::App;
 
+/// Memory that a thread keeps for its next request.
+const USUAL: usize = 2 * BODY_MAX;
+
 /// REQUEST, and as much of the body as is there.
 pub struct Outgoing {
     frames: Vec<u8>,
     /// How much of them has been sent.
     sent: usize,
-    /// Where they may be no longer if the request is to be sent again.
-    limit: usize,
     /// All of the body is in the frames, or has been.
     is_whole: bool,
     /// Nothing of them has been thrown away.
@@ -35,19 +36,13 @@ impl Outgoing {
         // SAFETY: the caller vouches for it.
         let Begun { frame, is_whole, deadline, wants_head_only } =
             unsafe { Begun::new(group, app, request, frames) }?;
-        Some(Outgoing {
-            limit: frame.len() + HEADER + BODY_MAX,
-            frames: frame,
-            sent: 0,
-            is_whole,
-            can_repeat: true,
-            deadline,
-            wants_head_only,
-        })
+        Some(Outgoing { frames: frame, sent: 0, is_whole, can_repeat: true, deadline, wants_head_only })
     }
 
     /// Its memory, for another one.
-    pub fn into_memory(self) -> Vec<u8> {
+    pub fn into_memory(mut self) -> Vec<u8> {
+        self.frames.clear();
+        self.frames.shrink_to(USUAL);
         self.frames
     }
 
@@ -78,11 +73,10 @@ impl Outgoing {
         (self.deadline != 0).then(|| self.deadline - page::now())
     }
 
-    /// Adds what there is of the body; whether that was anything. What has been sent stays as long as all of it
-    /// fits.
-    pub fn read(&mut self, client: &Client) -> Result<bool, Gone> {
-        let before = self.frames.len();
-        if self.sent == before && before >= self.limit {
+    /// Adds what there is of the body; whether that was anything. What has been sent is thrown away once a
+    /// thread has taken the request: until then it is no more than a socket holds.
+    pub fn read(&mut self, client: &Client, is_taken: bool) -> Result<bool, Gone> {
+        if is_taken && self.unsent().is_empty() {
             self.frames.clear();
             self.sent = 0;
             self.can_repeat = false;
