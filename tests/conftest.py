@@ -102,3 +102,22 @@ def site(request, sites, watch):
     if made is None or made.process.poll() is not None:
         made = sites[request.param] = start_site(request.param)
     return watch(made)
+
+
+@pytest.fixture(scope="module")
+def started():
+    """The servers of a module by kind, see `shop`."""
+    running = {}
+    yield running
+    with contextlib.ExitStack() as stack:
+        for made in running.values():
+            stack.callback(made.close)
+
+
+@pytest.fixture(params=list(KINDS))
+def shop(request, started, watch):
+    """Either server, running, as the module's `start(server)` starts it; its log begins with the test."""
+    if request.param not in started:
+        started[request.param] = KINDS[request.param]()
+        request.module.start(started[request.param])
+    return watch(started[request.param])

@@ -23,7 +23,7 @@ def line_with(site, token):
 def has_context(site, line):
     if site.kind == "nginx":
         return "client: 127.0.0.1" in line.text and 'request: "GET ' in line.text
-    return line.text.startswith("[client 127.0.0.1:")
+    return line.text.startswith(("[client 127.0.0.1:", "[remote 127.0.0.1:"))
 
 
 LEVELS = {

@@ -42,20 +42,36 @@ class Apache(Server):
         # The manager is one of these too until it has become its own program.
         return process.name() in ("apache2", "httpd") and process.uids().real == machine.WORKER.pw_uid
 
-    def location(self, mount):
-        lines = [f"WSGIScriptAlias {mount.path} {self.apps / mount.target}"]
-        inside = [f"WSGIApplicationGroup {mount.group}"] if mount.group is not None else []
-        if inside or mount.apache:
-            lines += [f"<Location {mount.path}>", *inside, mount.apache, "</Location>"]
-        return "\n".join(lines)
+    def alias(self, mount):
+        line = f"WSGIScriptAlias {mount.path} {self.apps / mount.target}"
+        if self.preloads(mount):
+            line += f" process-group={mount.process} application-group={mount.group}"
+        return line
+
+    def preloads(self, mount):
+        """Whether httpd knows enough to have an application imported before its first request."""
+        return mount.process and mount.group and "%{ENV" not in mount.process
+
+    def section(self, mount):
+        """The directives of a mount's location."""
+        inside = []
+        if not self.preloads(mount):
+            if mount.group is not None:
+                inside.append(f"WSGIApplicationGroup {mount.group}")
+            if mount.process is not None:
+                inside.append(f"WSGIProcessGroup {mount.process}")
+        if not inside and not mount.apache:
+            return ""
+        return "\n".join([f"<Location {mount.path}>", *inside, mount.apache, "</Location>"])
 
     def configure(self, mounts, *, apache="", main="", vhost_main="", threads=None, processes=1,
-                  mpm="event", python_home=PYTHON_HOME, python_path=None, reloading=None,
+                  groups=None, mpm="event", python_home=PYTHON_HOME, python_path=None, reloading=None,
                   log_level="info", **_nginx):  # fmt: skip
         wsgi = [f"WSGIPythonHome {python_home}"] if python_home else []
         wsgi.append(f"WSGIPythonPath {python_path or self.apps}")
         if reloading is not None:
             wsgi.append(f"WSGIScriptReloading {'On' if reloading else 'Off'}")
+        wsgi += [f"WSGIDaemonProcess {line}" for line in self.process_groups(groups)]
         if mpm == "prefork":
             names = ("StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers")
             limits = "\n".join(f"{name} {processes}" for name in names)
@@ -74,6 +90,8 @@ class Apache(Server):
             for name in [f"mpm_{mpm}", *self.modules]
         )
         newline = "\n"
+        # Of the aliases the first one that fits is taken, of the sections the last one wins.
+        by_length = sorted(mounts, key=lambda mount: len(mount.path))
         site = f"""\
 ServerName localhost
 DocumentRoot {self.htdocs}
@@ -81,7 +99,8 @@ AllowEncodedSlashes On
 AddOutputFilterByType DEFLATE text/plain
 Alias /static.txt {self.htdocs}/static.txt
 {apache}
-{newline.join(self.location(mount) for mount in sorted(mounts, key=lambda mount: -len(mount.path)))}
+{newline.join(self.alias(mount) for mount in reversed(by_length))}
+{newline.join(self.section(mount) for mount in by_length)}
 """
         (self.root / "site.conf").write_text(site)
         (self.root / "httpd.conf").write_text(f"""\

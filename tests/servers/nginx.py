@@ -28,12 +28,14 @@ class Nginx(Server):
         lines = [f"wsgi_pass {self.target(mount)};"]
         if mount.group is not None:
             lines.append(f'wsgi_application_group "{mount.group}";')
+        if mount.process is not None:
+            lines.append(f"wsgi_process_group {mount.process};")
         return f"location {mount.path} {{\n" + "\n".join([*lines, mount.nginx]) + "\n}"
 
     def target(self, mount):
         return mount.target if ":" in mount.target else self.apps / mount.target
 
-    def configure(self, mounts, *, nginx="", http="", main="", threads=None, processes=1,
+    def configure(self, mounts, *, nginx="", http="", main="", threads=None, processes=1, groups=None,
                   python_home=PYTHON_HOME, python_path=None, reloading=None, log_level="info",
                   **_apache):  # fmt: skip
         wsgi = [f"wsgi_python_home {python_home};"] if python_home else []
@@ -42,6 +44,7 @@ class Nginx(Server):
             wsgi.append(f"wsgi_threads {threads};")
         if reloading is not None:
             wsgi.append(f"wsgi_script_reloading {'on' if reloading else 'off'};")
+        wsgi += [f"wsgi_daemon_process {line};" for line in self.process_groups(groups)]
         newline = "\n"
         (self.root / "tmp").mkdir(exist_ok=True)
         (self.root / "nginx.conf").write_text(f"""\

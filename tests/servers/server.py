@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,8 @@ class Mount:
     target: str
     #: Application group; None leaves the server's default.
     group: str | None = None
+    #: Process group; None is the server's own processes.
+    process: str | None = None
     #: Directives of the location, by server.
     nginx: str = ""
     apache: str = ""
@@ -93,6 +96,12 @@ class Server(Clients, ErrorLog):
             processes = settings.get("processes", 1)
             wait_for(lambda: len(self.workers()) >= processes, f"{processes} worker processes")
         return self
+
+    def process_groups(self, groups):
+        """Name and options of each of the groups {name: options}, with the tests' Python and folder."""
+        for name, options in (groups or {}).items():
+            home = "" if re.search(r"\bpython(-home)?=", options) else f"python-home={machine.PYTHON_HOME}"
+            yield f"{name} {home} python-path={self.apps} {options}"
 
     def accepts(self):
         assert self.process.poll() is None, f"{self.kind} ended at once: {self.logs()}"

@@ -1,0 +1,73 @@
+"""What daemon mode adds to a server: workers, sockets, the command."""
+
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+
+import psutil
+import servers
+from servers import wait_for
+
+
+def sockets(server):
+    """{inode: path} of the process groups' listening sockets."""
+    found = {}
+    for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
+        _, _, _, flags, _, _, inode, *path = line.split(maxsplit=7)
+        if int(flags, 16) and path and path[0].startswith(f"{server.root}/"):
+            found[inode] = pathlib.Path(path[0])
+    return found
+
+
+def descriptors(pid):
+    """What a process has open, by number."""
+    folder = pathlib.Path(f"/proc/{pid}/fd")
+    return {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
+
+
+def waits_for(pid, descriptor):
+    """Whether a thread of the process is woken when there is something at this descriptor."""
+    polls = [fd for fd, name in descriptors(pid).items() if name == "anon_inode:[eventpoll]"]
+    return any(
+        re.search(rf"^tfd:\s+{descriptor} ", pathlib.Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.M)
+        for fd in polls
+    )
+
+
+def daemons(server, group, serving=False):
+    """The pids of a group's processes, without what they have forked; or of those that take connections."""
+    own = {f"socket:[{inode}]" for inode, path in sockets(server).items() if path.name == f"{group}.sock"}
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            listeners = [fd for fd, name in descriptors(process.pid).items() if name in own]
+            if process.name() == "burrow" or not listeners:
+                continue
+            if not serving or waits_for(process.pid, listeners[0]):
+                found[process.pid] = process.ppid()
+    return {pid for pid, parent in found.items() if parent not in found}
+
+
+def await_daemons(server, group, count, *, without=(), timeout=10):
+    """The processes of a group that take connections once there are so many, none of them of `without`."""
+    def look():
+        now = daemons(server, group, serving=True)
+        return now if len(now) == count and not now & set(without) else None
+
+    return wait_for(look, f"{count} processes of {group} that serve", timeout)
+
+
+def socket_folder(server):
+    """Where the sockets of this server are."""
+    (folder,) = {path.parent for path in sockets(server).values()}
+    return folder
+
+
+def burrow(server, *arguments, check=True, **options):
+    """What the command says to an administrator of this server."""
+    command = [servers.DIST / "bin" / "burrow", arguments[0], "--socket", socket_folder(server)]
+    done = subprocess.run([*command, *arguments[1:]], capture_output=True, text=True, timeout=30, **options)
+    assert done.returncode == 0 or not check, done.stderr
+    return done
