@@ -77,7 +77,7 @@ lint: setup-test $(VENV)/.test  ## formatting and linters
 	$(VENV)/bin/ruff check tests examples benches
 	! LC_ALL=C.UTF-8 grep -rnE '.{101}' c
 
-soak: setup-test build  ## 500,000 requests, 400 reloads, big bodies: memory, descriptors, processes
+soak: setup-test build  ## long runs: requests, reloads, kills, big bodies; memory, descriptors, processes
 	python3 benches/soak.py
 
 bench: build  ## Burrow beside its peers; writes benches/results.md

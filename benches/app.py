@@ -59,12 +59,19 @@ def upload(environ, start_response):
 
 
 def download(environ, start_response):
-    """100 MiB in 1600 chunks."""
+    """As many bytes as the query says, else 100 MiB, in chunks of 64 KiB."""
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
-    return (CHUNK for _ in range(1600))
+    return (CHUNK for _ in range(int(environ["QUERY_STRING"] or 100 << 20) // len(CHUNK)))
 
 
-ROUTES = {f"/{view.__name__}": view for view in (hello, body10k, echo, flask, pid, slow, upload, download)}
+def file(environ, start_response):
+    """The file of the query."""
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    return environ["wsgi.file_wrapper"](open(environ["QUERY_STRING"], "rb"))
+
+
+VIEWS = (hello, body10k, echo, flask, pid, slow, upload, download, file)
+ROUTES = {f"/{view.__name__}": view for view in VIEWS}
 
 
 def application(environ, start_response):

@@ -40,6 +40,19 @@ def uwsgi_location(server):
     return f"location / {{ include /etc/nginx/uwsgi_params; uwsgi_pass unix:{server.folder}/app.sock; }}"
 
 
+def gunicorn_upstream(server):
+    return f"upstream app {{ server unix:{server.folder}/app.sock; keepalive 64; }}"
+
+
+def gunicorn_location():
+    headers = {"Connection": '""', "Host": "$host", "X-Forwarded-For": "$remote_addr"}
+    lines = " ".join(f"proxy_set_header {name} {value};" for name, value in headers.items())
+    return f"location / {{ proxy_pass http://app; proxy_http_version 1.1; {lines} }}"
+
+
+# The options of a process group: as many threads as the peers have.
+DAEMON = "processes=1 threads=16"
+
 # name -> (endpoints, what makes it out of a Server)
 SERVERS = {
     "httpd, a C handler": (
@@ -51,10 +64,20 @@ SERVERS = {
     "nginx, return 200": (["hello"], lambda s: s.nginx('location / { return 200 "Hello, World!\\n"; }')),
     "Burrow in nginx": (list(ENDPOINTS), lambda s: s.burrow_nginx(VENV)),
     "nginx + uWSGI": (list(ENDPOINTS), lambda s: s.uwsgi(VENV).nginx(uwsgi_location(s))),
+    "Burrow daemon, httpd": (list(ENDPOINTS), lambda s: s.burrow_httpd(VENV, daemon=DAEMON)),
+    "mod_wsgi daemon": (list(ENDPOINTS), lambda s: s.wsgi_httpd(mod_wsgi(), VENV, daemon=DAEMON)),
+    "Burrow daemon, nginx": (list(ENDPOINTS), lambda s: s.burrow_nginx(VENV, daemon=DAEMON)),
+    "nginx + gunicorn": (
+        list(ENDPOINTS),
+        lambda s: s.gunicorn(VENV).nginx(gunicorn_location(), gunicorn_upstream(s)),
+    ),
 }
 RATIOS = [
     ("Burrow in httpd", "mod_wsgi embedded"),
     ("Burrow in nginx", "nginx + uWSGI"),
+    ("Burrow daemon, httpd", "mod_wsgi daemon"),
+    ("Burrow daemon, nginx", "nginx + uWSGI"),
+    ("Burrow daemon, nginx", "nginx + gunicorn"),
     ("Burrow in httpd", "httpd, a C handler"),
     ("Burrow in nginx", "nginx, return 200"),
 ]
@@ -121,6 +144,7 @@ def setting(rounds, seconds):
         "Python": version(python, "--version"),
         "uWSGI": version("uwsgi", "--version"),
         "mod_wsgi": version(VENV / "bin/pip", "show", "mod_wsgi"),
+        "gunicorn": version(VENV / "bin/pip", "show", "gunicorn"),
     }
     return (
         f"{time.strftime('%Y-%m-%d')}, {cpu.group(1) if cpu else platform.machine()}; "

@@ -28,6 +28,7 @@ class Server:
     def __init__(self, name, port, cpu=None):
         self.name, self.port, self.cpu = name, port, cpu
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="burrow-bench-"))
+        self.app = APP
         self.commands = []
         self.processes = []
         if os.getuid() == 0:
@@ -103,6 +104,7 @@ http {{
     keepalive_requests 1000000000;
     default_type text/plain;
     client_body_buffer_size 64k;
+    client_max_body_size 0;
 {temporary}
     {http}
     server {{
@@ -124,24 +126,44 @@ http {{
         ])  # fmt: skip
         return self
 
+    def gunicorn(self, venv, threads=16):
+        """gunicorn with threads behind an nginx that the caller adds."""
+        self.commands.append([
+            str(venv / "bin/gunicorn"), "--chdir", str(HERE), "--workers", "1", "--worker-class", "gthread",
+            "--threads", str(threads), "--worker-connections", "1000", "--backlog", "1024",
+            "--keep-alive", "75", "--log-level", "warning", "--no-control-socket",
+            "--bind", f"unix:{self.folder}/app.sock", "app:application",
+        ])  # fmt: skip
+        return self
+
     def burrow_httpd(self, python_home=None, **size):
         return self.wsgi_httpd(MODULES / "mod_burrow.so", python_home, **size)
 
-    def wsgi_httpd(self, module, python_home=None, **size):
-        """The same lines for mod_wsgi and for Burrow."""
-        home = f"WSGIPythonHome {python_home}" if python_home else ""
-        return self.httpd(
-            f"LoadModule wsgi_module {module}\n{home}\n"
-            f"WSGIScriptAlias / {APP}\nWSGIApplicationGroup %{{GLOBAL}}",
-            **size,
-        )
+    def wsgi_httpd(self, module, python_home=None, daemon=None, **size):
+        """The same lines for mod_wsgi and for Burrow. `daemon`: options of a process group to run in."""
+        lines = [
+            f"LoadModule wsgi_module {module}",
+            f"WSGIScriptAlias / {self.app}",
+            "WSGIApplicationGroup %{GLOBAL}",
+        ]
+        if python_home:
+            lines.append(f"WSGIPythonHome {python_home}")
+        if daemon:
+            lines += [
+                f"WSGISocketPrefix {self.folder}/wsgi",
+                f"WSGIDaemonProcess bench {group_options(python_home, daemon)}",
+                "WSGIProcessGroup bench",
+            ]
+        return self.httpd("\n".join(lines), **size)
 
-    def burrow_nginx(self, python_home=None, **size):
+    def burrow_nginx(self, python_home=None, daemon=None, location="", **size):
+        location += f' wsgi_pass {self.app}; wsgi_application_group "%{{GLOBAL}}";'
+        http = f"wsgi_python_home {python_home};" if python_home else ""
+        if daemon:
+            location += " wsgi_process_group bench;"
+            http += f" wsgi_daemon_process bench {group_options(python_home, daemon)};"
         return self.nginx(
-            f'location / {{ wsgi_pass {APP}; wsgi_application_group "%{{GLOBAL}}"; }}',
-            f"wsgi_python_home {python_home};" if python_home else "",
-            f"load_module {MODULES}/ngx_http_burrow_module.so;",
-            **size,
+            f"location / {{ {location} }}", http, f"load_module {MODULES}/ngx_http_burrow_module.so;", **size
         )
 
     def __enter__(self):
@@ -173,7 +195,7 @@ http {{
                 with urllib.request.urlopen(self.url("/hello"), timeout=10):
                     return
             except urllib.error.HTTPError as error:
-                if error.code < 502:  # 502: uWSGI is not there yet
+                if error.code < 502:  # 502: what stands behind is not there yet
                     raise RuntimeError(f"{self.name}: {error}\n{self.messages()}") from error
             except OSError:
                 pass
@@ -195,6 +217,14 @@ http {{
                 process.wait()
         shutil.rmtree(self.folder)
 
+    def reload(self):
+        """A graceful reload of the web server."""
+        command = self.commands[-1]
+        signal = {"nginx": ["-s", "reload"], "apache2": ["-k", "graceful"]}[command[0]]
+        environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
+        arguments = [argument for argument in command if argument != "-DFOREGROUND"]
+        subprocess.run([*arguments, *signal], check=True, env=environment, capture_output=True)
+
     @property
     def master(self):
         return self.processes[-1].pid
@@ -205,6 +235,10 @@ http {{
     def workers(self):
         """The processes that run the application, when Burrow is in the web server."""
         return [pid for pid in children(self.master) if executable(pid) == executable(self.master)]
+
+
+def group_options(python_home, options):
+    return f"python-home={python_home} {options}" if python_home else options
 
 
 def check_access(path):

@@ -1,0 +1,128 @@
+"""What every part of the soak uses: load, figures, and how they are judged."""
+
+import collections
+import http.client
+import os
+import pathlib
+import re
+import subprocess
+import threading
+import time
+
+from servers import DIST, executable, status_kib
+
+CONNECTIONS = 32
+CLIENTS = 8
+CRASH = re.compile(r"exit(?:ed on)? signal|core dumped|\[(?:alert|emerg|crit)\]")
+#: What was above its limit.
+failures = []
+
+
+def judge(name, what, figure, limit, unit=""):
+    """Prints a figure and remembers it when it is above its limit."""
+    verdict = "" if figure <= limit else "  FAILED"
+    print(f"{name:6} {what:48} {figure:>9,}{unit}  (at most {limit:,}{unit}){verdict}", flush=True)
+    if verdict:
+        failures.append(f"{name}: {what}")
+
+
+def judge_log(server):
+    crashes = [line for line in server.messages().splitlines() if CRASH.search(line)]
+    for line in crashes[:5]:
+        print(f"       {line}")
+    judge(server.name, "crashes and alerts in the error log", len(crashes), 0)
+
+
+def h2load(server, path, count, *options):
+    """So many requests on kept-alive connections; how many of them failed."""
+    command = ["h2load", "--h1", f"-n{count}", f"-c{CONNECTIONS}", *options, server.url(path)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return count - int(re.search(r"status codes: (\d+) 2xx", printed).group(1))
+
+
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def managers():
+    """The processes of Burrow's own that stand beside the servers."""
+    burrow = str(DIST / "bin/burrow")
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if executable(pid) == burrow]
+
+
+def reset_peak(pid):
+    """Makes VmHWM start again from VmRSS, which is returned."""
+    pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return status_kib(pid, "VmRSS")
+
+
+def wait_for(condition, what, timeout=60):
+    """The first true value of `condition()`."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise RuntimeError(f"{what}: not within {timeout} s")
+        time.sleep(0.01)
+    return value
+
+
+def get(server, path):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+class Load:
+    """Clients that ask all the time, on a new connection each time: none may notice a reload.
+
+    Each request has a number of its own in its query, by which `errors` tells which ones failed. With `rate`,
+    so many requests a second by all of them together.
+    """
+
+    EXPECTED = {"/hello": b"Hello, World!\n", "/slow": b"Hello, World!\n" * 2}
+
+    def __init__(self, server, rate=None):
+        self.server = server
+        self.pause = CLIENTS / rate if rate else 0
+        self.errors = {}
+        self.times = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.ask, args=(i,)) for i in range(CLIENTS)]
+
+    def ask(self, client):
+        path = list(self.EXPECTED)[client % 2]
+        due = time.monotonic() + self.pause * client / CLIENTS
+        number = client
+        while not self.stopping.wait(max(0, due - time.monotonic())):
+            began = time.monotonic()
+            try:
+                status, body = get(self.server, f"{path}?{number}.")
+                if (status, body) != (200, self.EXPECTED[path]):
+                    self.errors[number] = f"{path}: {status} {body[:80]}"
+            except (OSError, http.client.HTTPException) as error:
+                self.errors[number] = f"{path}: {error!r}"
+            if path == "/hello":
+                self.times.append(time.monotonic() - began)
+            number += CLIENTS
+            due = max(due + self.pause, began)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+        for text, count in collections.Counter(self.errors.values()).most_common(5):
+            print(f"       {count} times {text}")
+
+    def p99(self):
+        """Of the requests since the last call, in ms."""
+        times, self.times = sorted(self.times), []
+        return round(times[len(times) * 99 // 100] * 1000, 1)
