@@ -138,6 +138,14 @@ def answer_spin(environ, start_response, query):
     return answer_pid(environ, start_response, query)
 
 
+def answer_burn(environ, start_response, query):
+    """Uses so many seconds of processor time."""
+    end = time.process_time() + float(query["seconds"])
+    while time.process_time() < end:
+        pass
+    return answer_pid(environ, start_response, query)
+
+
 def answer_sleep(environ, start_response, query):
     """One call that no exception can end."""
     time.sleep(float(query["seconds"]))
