@@ -33,6 +33,9 @@ pub unsafe fn write(head: &burrow_head, to: &mut Vec<u8>) {
     }
 }
 
+/// Headers that say where the answer ends: the server's own.
+const FRAMING: [&[u8]; 3] = [b"Content-Length", b"Transfer-Encoding", b"Connection"];
+
 /// Reads a payload; `headers` is where those of the head go, and both point into it. None where a worker
 /// has sent what is no head, or one that must not go out (RFC 9110, sections 5.1, 5.5 and 15).
 pub fn read(payload: &[u8], headers: &mut Vec<burrow_pair>) -> Option<burrow_head> {
@@ -45,7 +48,8 @@ pub fn read(payload: &[u8], headers: &mut Vec<burrow_pair>) -> Option<burrow_hea
     headers.clear();
     for _ in 0..n {
         let (name, value) = (texts.next()?, texts.next()?);
-        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) || !is_text(value) {
+        let is_name = !name.is_empty() && name.iter().all(|byte| is_token(*byte));
+        if !is_name || !is_text(value) || FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name)) {
             return None;
         }
         headers.push(burrow_pair { name: burrow_str::new(name), value: burrow_str::new(value) });
@@ -107,8 +111,15 @@ mod tests {
     #[test]
     fn what_must_not_go_out_is_refused() {
         let mut headers = Vec::new();
-        for bad in [pair(b"X One", b"1"), pair(b"", b"1"), pair(b"X", b"1\r\nY: 2"), pair(b"X", b"\0")] {
-            assert!(read(&written(200, &[bad]), &mut headers).is_none());
+        for (name, value) in [
+            (&b"X One"[..], &b"1"[..]),
+            (b"", b"1"),
+            (b"X", b"1\r\nY: 2"),
+            (b"X", b"\0"),
+            (b"transfer-encoding", b"chunked"),
+            (b"Content-Length", b"0"),
+        ] {
+            assert!(read(&written(200, &[pair(name, value)]), &mut headers).is_none());
         }
         assert!(read(&written(101, &[]), &mut headers).is_none());
         let mut lying = written(200, &[]);
