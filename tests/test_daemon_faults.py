@@ -158,16 +158,15 @@ def start_one(server, options="", app="daemon.py", group=None, **settings):
 def test_killed_while_idle(server):
     """Nobody notices: not even who would have taken its connection."""
     pid = start_one(server)
-    for _ in range(5):
-        assert int(server.get("/pid").text) == pid
+    assert int(server.get("/pid").text) == pid
+    began = time.monotonic()
+    for _ in range(4):
         os.kill(pid, signal.SIGKILL)
-        began = time.monotonic()
         response = server.post("/pid", content=b"of a request that may not be lost")
         assert response.status_code == 200 and int(response.text) != pid
-        assert time.monotonic() - began < 1
         pid = int(response.text)
-        # Lets it live long enough not to count as one that keeps dying.
-        server.mark()
+    # One that keeps dying is started after pauses, which grow to half a second.
+    assert time.monotonic() - began < 4
 
 
 def test_a_child_keeps_nothing_open(server):
