@@ -174,6 +174,7 @@ const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
     if (!(is_match && *alias.script == '$') && (error = check_target(cmd, alias.script)))
         return error;
     alias.is_module = is_module(alias.script);
+    alias.server = cmd->server;
     if ((error = wsgi_read_options(cmd, args, names, &alias.options)))
         return error;
     if (is_match && !(alias.regex = ap_pregcomp(cmd->pool, alias.location, AP_REG_EXTENDED)))

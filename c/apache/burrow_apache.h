@@ -39,6 +39,7 @@ typedef struct {
     ap_regex_t *regex; /* WSGIScriptAliasMatch */
     const char *script;
     int is_module; /* it is "package.module:callable" */
+    const server_rec *server; /* that the line belongs to */
     script_options options;
 } script_alias;
 
@@ -173,6 +174,8 @@ int wsgi_dispatch(request_rec *r, const burrow_request *described, script_option
 int wsgi_translate_name(request_rec *r);
 int wsgi_map_to_storage(request_rec *r);
 int wsgi_handler(request_rec *r);
+/* "host:port", without a port that is usual. */
+const char *wsgi_with_port(apr_pool_t *p, const char *host, apr_port_t port);
 /* The name of a group with what is to be expanded in it. */
 const char *wsgi_group_name(request_rec *r, const char *s, burrow_str script_name);
 /* Around whatever Python does: see handler.c. */
@@ -193,6 +196,9 @@ int wsgi_response_send(void *exchange, const burrow_head *head, const burrow_bod
                        unsigned flags);
 /* Ends the answer so that the client can tell it is not whole. */
 void wsgi_response_cut(exchange *x);
+
+/* preload.c */
+void wsgi_preload_aliases(apr_pool_t *p, server_rec *main_server);
 
 /* manager.c */
 void wsgi_manager_configure(server_rec *s);

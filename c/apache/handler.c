@@ -146,12 +146,16 @@ static const char *env_value(request_rec *r, const char *s)
 
 /* "host" or "host:port". The port is the one the client is connected to: taking it from the Host
  * header would let clients make as many interpreters as they like. */
-static const char *with_port(request_rec *r, const char *host)
+const char *wsgi_with_port(apr_pool_t *p, const char *host, apr_port_t port)
 {
-    apr_port_t port = r->connection->local_addr->port;
     if (port == DEFAULT_HTTP_PORT || port == DEFAULT_HTTPS_PORT)
         return host;
-    return apr_pstrcat(r->pool, host, ":", apr_itoa(r->pool, port), NULL);
+    return apr_pstrcat(p, host, ":", apr_itoa(p, port), NULL);
+}
+
+static const char *with_port_of(request_rec *r, const char *host)
+{
+    return wsgi_with_port(r->pool, host, r->connection->local_addr->port);
 }
 
 /* What is not known stays as it is written. */
@@ -161,14 +165,14 @@ const char *wsgi_group_name(request_rec *r, const char *s, burrow_str script_nam
     if (value)
         s = value;
     if (!strcmp(s, "%{RESOURCE}"))
-        return apr_pstrcat(r->pool, with_port(r, r->server->server_hostname), "|",
+        return apr_pstrcat(r->pool, with_port_of(r, r->server->server_hostname), "|",
                            apr_pstrmemdup(r->pool, script_name.data, script_name.len), NULL);
     if (!strcmp(s, "%{GLOBAL}"))
         return "";
     if (!strcmp(s, "%{SERVER}"))
-        return with_port(r, r->server->server_hostname);
+        return with_port_of(r, r->server->server_hostname);
     if (!strcmp(s, "%{HOST}"))
-        return with_port(r, r->hostname && *r->hostname ? r->hostname : r->server->server_hostname);
+        return with_port_of(r, r->hostname && *r->hostname ? r->hostname : r->server->server_hostname);
     return s;
 }
 

@@ -136,6 +136,7 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, s, "%s", note);
     apache = describe();
     burrow_settings_apache(wsgi_settings, &apache);
+    wsgi_preload_aliases(ptemp, s);
     wsgi_manager_configure(s);
     return OK;
 }

@@ -37,7 +37,7 @@ pub struct Worker {
     pub multiprocess: bool,
     pub run_once: bool,
     pub stack_size: u64,
-    /// The application group that is asked for first has the main interpreter: there seems to be but one
+    /// What is asked for first has the main interpreter, in any application group: there seems to be but one
     /// application.
     pub main_interpreter: bool,
     /// Imported before the worker is ready.

@@ -105,7 +105,7 @@ impl Commands {
         let named = |name: &Option<String>| {
             groups.iter().position(|group| name.as_ref() == Some(&group.spec().name) && is_theirs(group))
         };
-        let nobodys = |name: &str| format!("there is no process group '{name}' here that is yours");
+        let nobodys = |name: &str| format!("there is no process group '{name}' here, or it is not yours");
         match command {
             FromCommand::Status => {
                 let groups: Vec<_> = groups.iter().filter(|group| is_theirs(group)).map(describe).collect();

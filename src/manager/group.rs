@@ -175,7 +175,9 @@ impl Group {
             self.held = false;
         }
         if !self.held {
-            self.start_missing(host, wanted.saturating_sub(current));
+            // Where others serve, the first one shows whether what is new starts at all.
+            let at_once = if serving > 0 && !self.proven { 1 } else { wanted };
+            self.start_missing(host, at_once.min(wanted).saturating_sub(current));
         }
         let surplus = serving.saturating_sub(wanted);
         let drained = self.drain(|worker| !is_current(worker), surplus);

@@ -235,7 +235,10 @@ impl Settings {
 
     /// Whether there seems to be just one.
     pub fn hosts_one_app(&self, process_group: &str) -> bool {
-        match (self.server, self.apps_of(process_group).len()) {
+        let apps = self.apps_of(process_group);
+        // httpd gives one of them several application groups, where it has several ports.
+        let targets: BTreeSet<_> = apps.iter().map(|app| (app.key().target, app.key().callable)).collect();
+        match (self.server, targets.len()) {
             (_, 2..) | (ServerKind::Nginx, 0) => false,
             (ServerKind::Nginx, 1) => true,
             // Requests tell which; a line that names the group may stand for several.

@@ -70,17 +70,16 @@ impl Applications {
     }
 }
 
-/// Whether an application group takes the place of the main one.
-fn has_main_interpreter(group: &[u8]) -> bool {
+/// Whether an application has the main interpreter, whatever its application group.
+fn has_main_interpreter(target: &[u8]) -> bool {
     static FIRST: OnceLock<Vec<u8>> = OnceLock::new();
-    worker().config.main_interpreter && FIRST.get_or_init(|| group.to_vec()) == group
+    worker().config.main_interpreter && FIRST.get_or_init(|| target.to_vec()) == target
 }
 
 impl Application {
     fn new(key: config::App) -> Application {
         let config = &worker().config;
-        let group =
-            if has_main_interpreter(&key.application_group) { b"" } else { &key.application_group[..] };
+        let group = if has_main_interpreter(&key.target) { b"" } else { &key.application_group[..] };
         let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
         // SAFETY: the strings are there for the call.
         let runtime = unsafe { app::open(target, callable, group, (config.threads > 1).into()) };

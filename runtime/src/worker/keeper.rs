@@ -27,7 +27,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Registers with the manager, over the connection that it has given us, and starts the thread.
 pub fn start(link: OwnedFd) -> io::Result<()> {
     let keeper = Keeper {
-        manager: Manager::new(link)?,
+        manager: Manager::new(link),
         phase: Phase::Serving,
         reason: String::new(),
         limit: None,

@@ -23,13 +23,15 @@ pub struct Manager {
 
 impl Manager {
     /// Registers over the connection that the manager has given us.
-    pub fn new(link: OwnedFd) -> io::Result<Manager> {
+    pub fn new(link: OwnedFd) -> Manager {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let mut manager = Manager { link: None, lost: Instant::now(), started };
         let link = Link::from(link);
-        link.send(&manager.registration(), &identity())?;
-        manager.set(Some(link));
-        Ok(manager)
+        // It may have died meanwhile: then the next one is looked for.
+        if link.send(&manager.registration(), &identity()).is_ok() {
+            manager.set(Some(link));
+        }
+        manager
     }
 
     /// What to wait for messages on; None where there is no manager.
