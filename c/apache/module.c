@@ -188,7 +188,8 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
 #if AP_MODULE_MAGIC_AT_LEAST(20120211, 110)
 static void child_stopping(apr_pool_t *pchild, int graceful)
 {
-    burrow_process_retire(wsgi_settings);
+    if (graceful) /* else the process ends at once, prefork in a signal's handler */
+        burrow_process_retire(wsgi_settings);
 }
 #endif
 

@@ -17,14 +17,11 @@ use super::client::{Body, Client, Gone};
 use super::ending::{self, Cause, Next, Progress};
 use super::inbox::Inbox;
 use super::incoming::{Incoming, Malformed, Part};
-use super::links::Link;
+use super::links::{Link, GLANCE};
 use super::outgoing::Outgoing;
 use super::response::Response;
 use super::{socket, Group};
 use crate::embedded::{log, App};
-
-/// Whoever is waited for, it is looked at the other one so often at least.
-const GLANCE: Duration = Duration::from_secs(1);
 
 type Memory = (Inbox, Vec<u8>);
 
@@ -293,7 +290,7 @@ impl Exchange<'_> {
         };
         let next = ending::after(cause, progress);
         if let (Cause::Closed, Some(worker)) = (cause, link.worker()) {
-            self.group.links.forget(worker);
+            self.group.links.close_all(worker);
         }
         let pid = link.worker().map_or(String::new(), |worker| format!(" (pid {})", worker.pid()));
         let stage = match progress.is_taken {

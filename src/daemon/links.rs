@@ -16,8 +16,8 @@ use super::pool::{Connection, Pool, Worker};
 use super::{watch, Group};
 use crate::embedded::log::report_process;
 
-/// A read waits so long at most: then it is looked at who else is waited for.
-const GLANCE: i64 = 1;
+/// Whoever is waited for, it is looked at the others so often at least.
+pub const GLANCE: Duration = Duration::from_secs(1);
 /// Between two attempts where nobody listens yet.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -64,6 +64,12 @@ impl Links {
         Ok(())
     }
 
+    /// Closes the idle connections to a worker, one of which has ended.
+    pub fn close_all(&self, worker: &Arc<Worker>) {
+        let closed = self.pool().remove_all(worker);
+        drop(closed);
+    }
+
     /// Closes the idle connections to a worker that drains or has died.
     pub fn forget(&self, worker: &Arc<Worker>) {
         let closed = self.pool().forget(worker);
@@ -102,7 +108,7 @@ fn open_once(group: &Group, address: &UnixAddr, timeout: Duration) -> nix::Resul
     let microseconds = timeout.subsec_micros().max(1);
     // Of connect() where the queue is full; what is sent waits in poll().
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(timeout.as_secs() as i64, microseconds.into()))?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(GLANCE, 0))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(GLANCE.as_secs() as i64, 0))?;
     if group.send_buffer_size > 0 {
         setsockopt(&socket, sockopt::SndBuf, &group.send_buffer_size)?;
     }

@@ -10,7 +10,7 @@ use super::Group;
 use crate::embedded::App;
 
 /// Memory that a thread keeps for its next request.
-const USUAL: usize = 2 * BODY_MAX;
+const USUAL: usize = BODY_MAX + (16 << 10);
 
 /// REQUEST, and as much of the body as is there.
 pub struct Outgoing {
@@ -73,41 +73,41 @@ impl Outgoing {
         (self.deadline != 0).then(|| self.deadline - page::now())
     }
 
-    /// Adds what there is of the body; whether that was anything. What has been sent is thrown away once a
-    /// thread has taken the request: until then it is no more than a socket holds.
+    /// Adds what there is of the body, at most a frame; whether that was anything. What has been sent is thrown
+    /// away once a thread has taken the request: until then it is no more than a socket holds.
     pub fn read(&mut self, client: &Client, is_taken: bool) -> Result<bool, Gone> {
+        if self.is_whole {
+            return Ok(false);
+        }
         if is_taken && self.unsent().is_empty() {
             self.frames.clear();
             self.sent = 0;
             self.can_repeat = false;
         }
-        let (start, mut last) = (self.frames.len(), None);
-        while !self.is_whole && self.frames.len() - start < BODY_MAX {
-            let frame = self.frames.len();
-            self.frames.reserve(HEADER + BODY_MAX);
-            let room = &mut self.frames.spare_capacity_mut()[HEADER..HEADER + BODY_MAX];
-            let length = match client.read(room)? {
-                Read::Bytes(length) => length,
+        let start = self.frames.len();
+        self.frames.resize(start + HEADER, 0);
+        self.frames.reserve(BODY_MAX);
+        let end = self.frames.len() + BODY_MAX;
+        while !self.is_whole && self.frames.len() < end {
+            let room = end - self.frames.len();
+            match client.read(&mut self.frames.spare_capacity_mut()[..room])? {
                 Read::NothingYet => break,
-                Read::End => {
-                    self.is_whole = true;
-                    if let Some(last) = last {
-                        // Its flags.
-                        self.frames[last + 5] = LAST;
-                        break;
-                    }
-                    0
-                }
-            };
-            let flags = if self.is_whole { LAST } else { 0 };
-            self.frames.extend_from_slice(&Header { kind: Kind::Body, flags, length }.bytes());
-            // SAFETY: there is room, and the client has filled it.
-            unsafe { self.frames.set_len(frame + HEADER + length) };
-            last = Some(frame);
+                Read::End => self.is_whole = true,
+                // SAFETY: the client has filled so many.
+                Read::Bytes(count) => unsafe { self.frames.set_len(self.frames.len() + count) },
+            }
             if client.blocks()? {
                 break;
             }
         }
-        Ok(self.frames.len() > start || self.is_whole)
+        let length = self.frames.len() - start - HEADER;
+        if length == 0 && !self.is_whole {
+            self.frames.truncate(start);
+            return Ok(false);
+        }
+        let flags = if self.is_whole { LAST } else { 0 };
+        self.frames[start..start + HEADER]
+            .copy_from_slice(&Header { kind: Kind::Body, flags, length }.bytes());
+        Ok(true)
     }
 }

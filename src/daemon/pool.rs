@@ -136,6 +136,13 @@ impl<C> Pool<C> {
         })
     }
 
+    /// Takes out all idle connections to a worker: one of them has ended, so it has most likely died.
+    #[must_use]
+    pub fn remove_all(&mut self, of: &Arc<Worker>) -> Vec<Connection<C>> {
+        let found = self.workers.iter_mut().find(|(worker, _)| Arc::ptr_eq(worker, of));
+        found.map(|(_, idle)| std::mem::take(idle)).unwrap_or_default()
+    }
+
     /// Forgets a worker that drains or has died. What comes back is to be closed.
     #[must_use]
     pub fn forget(&mut self, gone: &Arc<Worker>) -> Vec<Connection<C>> {
@@ -277,10 +284,15 @@ mod tests {
         let second = greet(&mut pool, &other, 2);
         assert_eq!(pool.workers.len(), 2);
         assert!(pool.put(second).is_none());
-        let closed: Vec<_> = pool.forget(&worker).iter().map(|connection| connection.handle).collect();
-        assert_eq!(closed, [1]);
-        drop(greet(&mut pool, &one, 3));
-        assert_eq!(pool.close().len(), 1);
+        let handles = |closed: Vec<Connection<u32>>| -> Vec<_> {
+            closed.iter().map(|connection| connection.handle).collect()
+        };
+        assert_eq!(handles(pool.remove_all(&worker)), [1]);
+        let third = greet(&mut pool, &one, 3);
+        assert_eq!(pool.workers.len(), 2, "it is known still");
+        assert!(pool.put(third).is_none());
+        assert_eq!(handles(pool.forget(&worker)), [3]);
+        assert_eq!(handles(pool.close()), [2]);
         assert!(pool.take().is_none());
     }
 
