@@ -87,6 +87,13 @@ def test_a_location_of_this_server(site):
     assert (moved.status_code, moved.headers["Location"]) == (302, "/static.txt")
 
 
+def test_a_long_header(site):
+    """As long as header-buffer-size lets it be."""
+    assert len(site.get("/header?bytes=32000").headers["X-Long"]) == 32000
+    assert site.get("/header?bytes=33000").status_code == 502
+    assert site.wait_log("header-buffer-size")
+
+
 # ---- which process group
 
 

@@ -54,8 +54,7 @@ pub unsafe fn serve(
     };
     // SAFETY: the caller vouches for them.
     let client = unsafe { Client::new(io, client, exchange) };
-    let incoming = Incoming::new(outgoing.wants_head_only);
-    let response = Response::new(group);
+    let (incoming, response) = (Incoming::default(), Response::new(group));
     let mut exchange = Exchange { group, client, outgoing, inbox, incoming, response, quiet_since: None };
     let outcome = exchange.run();
     MEMORY.set(Some((exchange.inbox, exchange.outgoing.into_memory())));
@@ -133,7 +132,7 @@ impl Exchange<'_> {
         link.begin();
         self.outgoing.repeat();
         self.inbox.clear();
-        self.incoming = Incoming::new(self.outgoing.wants_head_only);
+        self.incoming = Incoming::new(self.outgoing.wants_head_only, self.group.header_buffer_size);
         self.quiet_since = None;
         self.outgoing.read(&self.client, false)?; // A small body leaves with the request.
         let mut may_block = true;

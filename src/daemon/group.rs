@@ -30,6 +30,8 @@ pub struct Group {
     pub response_socket_timeout: Option<Duration>,
     /// Without output, then what there is leaves.
     pub response_flush_delay: Duration,
+    /// Bytes of an answer's longest header.
+    pub header_buffer_size: usize,
     /// Bytes of an answer between two flushes, at most.
     pub response_buffer_size: u64,
     /// Bytes of the socket; 0: the system's.
@@ -43,6 +45,8 @@ impl Group {
     pub fn new(group: &ProcessGroup, instance: &Instance) -> Group {
         let seconds = |option| Duration::from_secs(number(group, option));
         let positive = |option| Some(seconds(option)).filter(|duration| !duration.is_zero());
+        let size =
+            |option, usual| Some(number(group, option)).filter(|size: &u64| *size > 0).unwrap_or(usual);
         let socket_timeout = positive("socket-timeout");
         let (processes, threads) = (number(group, "processes"), number(group, "threads"));
         Group {
@@ -56,9 +60,8 @@ impl Group {
             socket_timeout: socket_timeout.unwrap_or(instance.timeout),
             response_socket_timeout: positive("response-socket-timeout").or(socket_timeout),
             response_flush_delay: Duration::from_millis(number(group, "response-flush-delay")),
-            response_buffer_size: Some(number(group, "response-buffer-size"))
-                .filter(|size| *size > 0)
-                .unwrap_or(8 << 20),
+            header_buffer_size: size("header-buffer-size", 32 << 10) as usize,
+            response_buffer_size: size("response-buffer-size", 8 << 20),
             send_buffer_size: number(group, "send-buffer-size"),
             receive_buffer_size: number(group, "receive-buffer-size"),
             links: Links::new(processes, threads),

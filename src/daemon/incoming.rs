@@ -63,14 +63,16 @@ pub struct Incoming {
     headers: Vec<burrow_pair>,
     /// The answer has no body whatever its head says.
     bodiless: bool,
+    /// Bytes of the longest header.
+    longest_header: usize,
     /// The worker does not want this connection to be used again.
     pub goes_away: bool,
 }
 
 impl Incoming {
     /// `bodiless`: the request asks for a head alone.
-    pub fn new(bodiless: bool) -> Self {
-        Incoming { bodiless, ..Incoming::default() }
+    pub fn new(bodiless: bool, longest_header: usize) -> Self {
+        Incoming { bodiless, longest_header, ..Incoming::default() }
     }
 
     /// Descriptors that came with the bytes that follow.
@@ -188,6 +190,10 @@ impl Incoming {
 
     fn head(&mut self, header: Header, payload: &[u8]) -> Result<Part<'static>, Malformed> {
         let head = head::read(payload, &mut self.headers).ok_or("a head that must not go out")?;
+        let length = |pair: &burrow_pair| pair.name.len + ": ".len() + pair.value.len;
+        if self.headers.iter().any(|pair| length(pair) > self.longest_header) {
+            return Err("a header that is longer than header-buffer-size");
+        }
         let bodiless = self.bodiless || matches!(head.status, 204 | 304);
         let left = u64::try_from(head.content_length).ok().filter(|_| !bodiless);
         self.progress = Progress::Begun { left };
@@ -284,7 +290,7 @@ mod tests {
     }
 
     fn all(bytes: &[Vec<u8>]) -> Vec<String> {
-        parts(&mut Incoming::new(false), &[&bytes.concat()])
+        parts(&mut Incoming::new(false, 32), &[&bytes.concat()])
     }
 
     #[test]
@@ -299,7 +305,7 @@ mod tests {
         ]
         .concat();
         for cut in 0..=answer.len() {
-            let mut incoming = Incoming::new(false);
+            let mut incoming = Incoming::new(false, 32);
             let (one, other) = answer.split_at(cut);
             let said = parts(&mut incoming, &[one, other]);
             assert_eq!(said[..2], ["hello", "head 200"], "{cut}");
@@ -311,7 +317,7 @@ mod tests {
 
     #[test]
     fn flushes_are_of_whole_frames() {
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         let bytes = [head(0, 200, -1), frame(Kind::Body, FLUSH, b"abc")].concat();
         let mut bytes = &bytes[..];
         assert!(matches!(incoming.read(&mut bytes), Ok(Part::Head(_))));
@@ -324,10 +330,25 @@ mod tests {
     #[test]
     fn a_head_is_wanted_in_one_piece() {
         let bytes = head(LAST, 200, -1);
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         let mut cut = &bytes[..bytes.len() - 1];
         let Ok(Part::More(length)) = incoming.read(&mut cut) else { panic!("there is no whole head") };
         assert_eq!((length, cut.len()), (bytes.len() - frame::HEADER, length - 1));
+    }
+
+    #[test]
+    fn headers_have_a_limit() {
+        let head = |length: usize| {
+            let value = vec![b'x'; length];
+            let pair = burrow_pair { name: burrow_str::new(b"X"), value: burrow_str::new(&value) };
+            let head = burrow_head { status: 200, headers: &pair, n_headers: 1, ..burrow_head::default() };
+            let mut payload = Vec::new();
+            // SAFETY: all of it is there.
+            unsafe { head::write(&head, &mut payload) };
+            frame(Kind::Head, LAST, &payload)
+        };
+        assert_eq!(all(&[head(29)]), ["head 200", "end"]);
+        assert_eq!(all(&[head(30)]), ["a header that is longer than header-buffer-size"]);
     }
 
     #[test]
@@ -337,7 +358,7 @@ mod tests {
         let less = [head(0, 200, 3), frame(Kind::Body, LAST, b"ab")];
         assert_eq!(all(&less), ["head 200", "ab", "less than the Content-Length of the answer"]);
         assert_eq!(all(&[head(LAST, 304, 3)]), ["head 304", "end"]);
-        assert_eq!(parts(&mut Incoming::new(true), &[&head(LAST, 200, 3)]), ["head 200", "end"]);
+        assert_eq!(parts(&mut Incoming::new(true, 32), &[&head(LAST, 200, 3)]), ["head 200", "end"]);
     }
 
     #[test]
@@ -365,13 +386,13 @@ mod tests {
     fn files() {
         let range = frame::File { offset: 1, length: 2 }.bytes();
         let piece = |flags| frame(Kind::File, flags, &range);
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         incoming.add([file()]);
         let said = parts(&mut incoming, &[&[head(0, 200, 2), piece(LAST)].concat()]);
         assert_eq!(said, ["head 200", "file 1+2", "end"]);
         assert_eq!(all(&[head(0, 200, 2), piece(LAST)])[1], "a file without its descriptor");
 
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         parts(&mut incoming, &[&head(0, 200, -1)]);
         for _ in 0..MOST_FILES {
             incoming.add([file()]);
@@ -383,10 +404,10 @@ mod tests {
 
     #[test]
     fn descriptors_belong_to_frames() {
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         incoming.add((0..=MOST_DESCRIPTORS).map(|_| file()));
         assert!(incoming.read(&mut &b""[..]).is_err());
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         incoming.add([std::fs::File::open("/dev/null").unwrap().into()]);
         let range = frame::File { offset: 0, length: 1 }.bytes();
         let said = parts(&mut incoming, &[&[head(0, 200, -1), frame(Kind::File, 0, &range)].concat()]);
@@ -401,7 +422,7 @@ mod tests {
         // SAFETY: literals.
         unsafe { head::write(&head, &mut payload) };
         let bytes = frame(Kind::Head, LAST, &payload);
-        let mut incoming = Incoming::new(false);
+        let mut incoming = Incoming::new(false, 32);
         let Ok(Part::Head(head)) = incoming.read(&mut &bytes[..]) else { panic!("there is a head") };
         // SAFETY: bytes and `incoming` are there.
         assert_eq!(unsafe { (*head.headers).value.bytes() }, b"1");

@@ -84,7 +84,7 @@ impl Relay {
         connection.begin();
         self.attempts += 1;
         self.again = self.kept.replace(Vec::new()).unwrap_or_default();
-        self.incoming = Incoming::new(self.begun.wants_head_only);
+        self.incoming = Incoming::new(self.begun.wants_head_only, self.workers.group.header_buffer_size);
         self.connection = Some(connection);
     }
 

@@ -24,6 +24,12 @@ def answer_status(environ, start_response, query):
     return [b"the application's own page"]
 
 
+def answer_header(environ, start_response, query):
+    """One that is so long."""
+    start_response("200 OK", [*PLAIN, ("X-Long", "x" * int(query["bytes"]))])
+    return [b""]
+
+
 def answer_location(environ, start_response, query):
     start_response(query.get("status", "200 OK"), [*PLAIN, ("Location", query["to"])])
     return [b"not for the client"]
