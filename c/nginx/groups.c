@@ -1,7 +1,9 @@
 /* Process groups: the directives, and what nginx's upstream has to know for each location. */
 #include "ngx_http_burrow.h"
 
-/* Of an answer that the client is slow to take. */
+/* For the head of an answer and, mostly, all of it. */
+#define HEAD_BUFFER_SIZE 16384
+/* For what the client is slow to take. */
 #define BUFFER_SIZE 32768
 
 static burrow_place here(ngx_conf_t *cf)
@@ -153,7 +155,7 @@ char *ngx_burrow_merge_upstream_conf(ngx_conf_t *cf, ngx_burrow_loc_conf_t *loc_
     };
 
     ngx_conf_merge_value(conf->buffering, prev->buffering, 1);
-    ngx_conf_merge_size_value(conf->buffer_size, prev->buffer_size, ngx_pagesize);
+    ngx_conf_merge_size_value(conf->buffer_size, prev->buffer_size, HEAD_BUFFER_SIZE);
     ngx_conf_merge_msec_value(conf->read_timeout, prev->read_timeout, NGX_CONF_UNSET_MSEC);
     if (conf->bufs.num == 0) {
         conf->bufs = prev->bufs;

@@ -522,7 +522,7 @@ pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
     ),
     (
         "wsgi_buffer_size",
-        "*size* (4k): for the head of an answer of a process group, and what comes with it; longer heads get more",
+        "*size* (16k): for the head of an answer of a process group, and what comes with it; longer heads get more",
         "nothing to set",
     ),
     (
