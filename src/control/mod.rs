@@ -57,8 +57,7 @@ pub struct StacksOptions {
 
 pub fn status(options: &StatusOptions) -> Result<ExitCode, String> {
     let show = || {
-        let all: Vec<Status> =
-            instance::find(&options.server.socket)?.iter().map(Instance::status).collect::<Result<_, _>>()?;
+        let all = statuses(&instance::find(&options.server.socket)?)?;
         let text = if options.json {
             serde_json::to_string_pretty(&all).expect("is plain data") + "\n"
         } else {
@@ -91,6 +90,21 @@ pub fn stacks(options: &StacksOptions) -> Result<ExitCode, String> {
     let instance = the_one_with(&options.group, instance::find(&options.server.socket)?)?;
     match instance.ask(&FromCommand::Stacks { group: options.group.clone() })? {
         Answer::Done(text) | Answer::Text(text) => print(&text),
+    }
+}
+
+/// Of those that answer; one may be ending.
+fn statuses(instances: &[Instance]) -> Result<Vec<Status>, String> {
+    let (mut all, mut refusals) = (Vec::new(), Vec::new());
+    for answer in instances.iter().map(Instance::status) {
+        match answer {
+            Ok(status) => all.push(status),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    match refusals.pop() {
+        Some(refusal) if all.is_empty() => Err(refusal),
+        _ => Ok(all),
     }
 }
 

@@ -5,6 +5,7 @@
 //! settings and the revision that are in force; the others are replaced, each once a current one is ready.
 
 use super::{
+    backoff::Backoff,
     configuration::{self, Configuration},
     folder, launch,
     log::{Level, Log},
@@ -144,7 +145,7 @@ impl Group {
     /// Does what is to be done now.
     pub fn balance(&mut self, host: &Host) {
         let now = Instant::now();
-        self.backoff.due.take_if(|due| *due <= now);
+        self.backoff.pass(now);
         self.enforce(host, now);
         if let Some(until) = self.leaving {
             if until <= now {
@@ -250,7 +251,7 @@ impl Group {
     }
 
     fn start_missing(&mut self, host: &Host, missing: usize) {
-        if self.backoff.due.is_some() {
+        if self.backoff.due().is_some() {
             return;
         }
         for _ in 0..missing {
@@ -263,6 +264,7 @@ impl Group {
     }
 
     fn start(&mut self, host: &Host) -> io::Result<()> {
+        let apps = self.apps_to_import();
         let listener = match &self.listener {
             Some(listener) => listener,
             None => self.listener.insert(folder::listen_for_requests(&self.socket, &self.spec.socket)?),
@@ -274,10 +276,6 @@ impl Group {
             0 => 0,
             most => most + jitter,
         };
-        // Better some of the applications than none.
-        let alone = !self.workers.iter().any(|worker| worker.state == State::Ready);
-        let known = self.spec.worker.apps.iter().chain(&self.imported);
-        let apps = known.filter(|app| !alone || !self.broken.contains(app)).cloned().collect();
         let spec = self.spec.worker.clone();
         let configuration = config::Worker { settings: settings.clone(), apps, maximum_requests, ..spec };
         let configuration = configuration.to_file()?;
@@ -287,6 +285,13 @@ impl Group {
         let startup_timeout = if self.is_service() { 0 } else { self.spec.startup_timeout };
         self.workers.push(Worker::started(pid, link, settings, Duration::from_secs(startup_timeout))?);
         Ok(())
+    }
+
+    fn apps_to_import(&self) -> Vec<App> {
+        let known = self.spec.worker.apps.iter().chain(&self.imported);
+        // Where no process serves, some of the applications are better than none.
+        let takes_all = self.workers.iter().any(|worker| worker.state == State::Ready);
+        known.filter(|app| takes_all || !self.is_broken(app)).cloned().collect()
     }
 
     /// A process has sent this. Returns the file of the stacks, where that was it.
@@ -324,7 +329,7 @@ impl Group {
             }
             FromWorker::Broken { .. } => {}
             FromWorker::Imported { app } => {
-                self.broken.retain(|broken| *broken != app);
+                self.broken.retain(|broken| broken.target != app.target);
                 self.imported(app);
             }
             FromWorker::Changed { app } => self.changed(host, app),
@@ -347,13 +352,18 @@ impl Group {
 
     fn broken(&mut self, host: &Host, app: App) {
         let target = printable(&String::from_utf8_lossy(&app.target));
-        if !self.broken.contains(&app) {
+        if !self.is_broken(&app) {
             self.broken.push(app);
             self.say(host, Level::Error, &format!("'{target}' does not import; see above for the reason"));
         }
         if self.workers.iter().any(|worker| worker.state == State::Ready) {
             self.did_not_start(host);
         }
+    }
+
+    /// In whatever application group.
+    fn is_broken(&self, app: &App) -> bool {
+        self.broken.iter().any(|broken| broken.target == app.target && broken.callable == app.callable)
     }
 
     /// Every process says so of its own, and has seen the change at its own time.
@@ -425,7 +435,7 @@ impl Group {
         let workers = self.workers.iter().filter_map(Worker::due);
         // The time of one that is past matters while it has processes to drain only.
         let leaving = self.leaving.filter(|_| self.workers.iter().any(Worker::is_up));
-        workers.chain(leaving).chain(self.backoff.due).min()
+        workers.chain(leaving).chain(self.backoff.due()).min()
     }
 
     fn say(&self, host: &Host, level: Level, text: &str) {
@@ -450,38 +460,6 @@ impl configuration::Group {
     }
 }
 
-/// When the next process may start after one has ended that should not have.
-#[derive(Default)]
-struct Backoff {
-    failures: i32,
-    due: Option<Instant>,
-}
-
-impl Backoff {
-    const HEALTHY: Duration = Duration::from_secs(10);
-
-    /// One that had served is replaced at once, and where that keeps happening still within a second; one that
-    /// never became ready is tried again less and less often.
-    fn failed(&mut self, was_ready: bool, lived: Duration) -> Duration {
-        let now = Instant::now();
-        if let Some(due) = self.due.filter(|due| *due > now) {
-            return due - now; // Of several that ended together.
-        }
-        if lived > Self::HEALTHY {
-            self.failures = 0;
-        }
-        let seconds = match was_ready {
-            true if self.failures == 0 => 0.0,
-            true => (0.05 * 2f64.powi(self.failures)).min(0.5),
-            false => (0.1 * 2f64.powi(self.failures)).min(10.0),
-        };
-        self.failures = (self.failures + 1).min(16);
-        let delay = Duration::from_secs_f64(seconds);
-        self.due = (!delay.is_zero()).then(|| now + delay);
-        delay
-    }
-}
-
 /// The standard library's hashers have keys from the kernel's random numbers.
 fn random_up_to(most: u64) -> u64 {
     RandomState::new().build_hasher().finish() % (most + 1)
@@ -490,33 +468,4 @@ fn random_up_to(most: u64) -> u64 {
 /// What comes from a process of a group may be anything.
 fn printable(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn service_resumes_within_a_second_and_failures_become_rare() {
-        let mut crashing = Backoff::default();
-        let mut starting = Backoff::default();
-        let (mut crashes, mut starts) = (Vec::new(), Vec::new());
-        for _ in 0..10 {
-            crashes.push(crashing.failed(true, Duration::from_secs(1)).as_secs_f64());
-            starts.push(starting.failed(false, Duration::from_secs(1)).as_secs_f64());
-            (crashing.due, starting.due) = (None, None);
-        }
-        assert_eq!((crashes[0], crashes[9]), (0.0, 0.5));
-        assert_eq!((starts[0], starts[1], starts[9]), (0.1, 0.2, 10.0));
-        assert_eq!(crashing.failed(true, Duration::from_secs(60)), Duration::ZERO);
-    }
-
-    #[test]
-    fn several_that_end_together_count_once() {
-        let mut backoff = Backoff::default();
-        for _ in 0..8 {
-            assert!(backoff.failed(false, Duration::ZERO) <= Duration::from_millis(100));
-        }
-        assert_eq!(backoff.failures, 1);
-    }
 }

@@ -14,6 +14,7 @@ use crate::settings::ServerKind;
 use nix::sys::prctl::set_name;
 use std::process::ExitCode;
 
+mod backoff;
 mod child;
 mod commands;
 mod configuration;

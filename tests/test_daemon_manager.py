@@ -1,0 +1,163 @@
+"""What the manager does about process groups when nobody looks: what it remembers, and what it costs."""
+
+import os
+import pathlib
+import pwd
+import subprocess
+import time
+
+import psutil
+import pytest
+import servers
+from daemons import await_daemons, burrow, daemons, socket_folder, sockets
+from servers import IS_ROOT, Mount, wait_for
+from test_manager import manager, ours
+
+as_root = pytest.mark.skipif(not IS_ROOT, reason="only root's servers change their user")
+GAMES = pwd.getpwnam("games")
+
+
+def start(server, options="", app="daemon.py", **settings):
+    server.write_app("shop.py", (server.apps / app).read_text())
+    server.start(mounts=[Mount("/", "shop.py", process="shop")], groups={"shop": options}, **settings)
+    return await_daemons(server, "shop", 1)
+
+
+def wakeups(pids):
+    """How often the threads of these processes have been waiting."""
+    threads = [each for pid in pids for each in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+    lines = [line for each in threads for line in (each / "status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+
+def test_idle_processes_sleep(server):
+    found = start(server)
+    assert server.get("/pid").status_code == 200
+    server.client.close()
+    server.wait_log("1 new processes serve")
+    pids = [*found, *(process.pid for process in ours(server, "manager", "guardian"))]
+    time.sleep(2.3)  # The limits of a request are looked at for some time after it.
+    before = wakeups(pids)
+    time.sleep(1.5)
+    assert wakeups(pids) == before
+
+
+def test_a_replacement_imports_what_its_predecessor_had(apache):
+    """Also what no line of the configuration names."""
+    alias = f"WSGIScriptAliasMatch ^/(\\w+) {apache.apps}/$1.py"
+    apache.start(mounts=[], groups={"shop": ""}, apache=f"{alias}\nWSGIProcessGroup shop")
+    assert apache.get("/hello").status_code == 200
+    (first,) = await_daemons(apache, "shop", 1)
+    burrow(apache, "restart", "shop")
+    (second,) = await_daemons(apache, "shop", 1, without=[first])
+    apache.wait_log(rf"pid {second}:tid {second}\] Loading WSGI script '{apache.apps}/hello.py'")
+
+
+def test_a_script_that_is_gone_holds_nothing_up(apache):
+    alias = f"WSGIScriptAliasMatch ^/(\\w+) {apache.apps}/$1.py"
+    apache.write_app("gone.py", "from hello import application\n")
+    apache.start(mounts=[], groups={"shop": ""}, apache=f"{alias}\nWSGIProcessGroup shop")
+    assert apache.get("/gone").status_code == apache.get("/hello").status_code == 200
+    first = await_daemons(apache, "shop", 1)
+    (apache.apps / "gone.py").unlink()
+    burrow(apache, "restart", "shop")
+    await_daemons(apache, "shop", 1, without=first)
+    assert "does not import" not in apache.log()
+
+
+def test_what_has_worked_is_tried_again(server):
+    """A replacement that cannot start for a moment is no new code that is wrong."""
+    (first,) = start(server)
+    down = server.root / "down"
+    check = f"\nif os.path.exists({str(down)!r}):\n    raise OSError('the database is down')\n"
+    server.write_app("shop.py", (server.apps / "daemon.py").read_text() + check)
+    burrow(server, "restart", "shop")
+    (second,) = await_daemons(server, "shop", 1, without=[first])
+    down.touch()
+    os.kill(second, 10)
+    server.wait_log("the database is down")
+    assert int(server.get("/pid").text) == second
+    down.unlink()
+    await_daemons(server, "shop", 1, without=[first, second])
+
+
+def test_one_application_of_several_does_not_import(server):
+    """At the start it is better to have the others."""
+    server.write_app("bad.py", "import no_such_module_here\n")
+    mounts = [Mount("/good", "hello.py", process="shop"), Mount("/bad", "bad.py", process="shop")]
+    server.start(mounts=mounts, groups={"shop": ""})
+    assert server.get("/good", timeout=5).status_code == 200
+    assert server.get("/bad", timeout=5).status_code == 500
+    server.wait_log("burrow manager: .*bad.py' does not import")
+
+
+def test_groups_come_and_go_with_reloads(server):
+    before = start(server, "graceful-timeout=1")
+    mounts = [Mount("/", "shop.py", process="other")]
+    server.configure(mounts, groups={"other": ""})
+    server.reload()
+    await_daemons(server, "other", 1)
+    assert server.get("/facts").json()["process_group"] == "other"
+    # For servers that have not read it yet.
+    assert daemons(server, "shop") == before
+    wait_for(lambda: not daemons(server, "shop"), "the end of the old group")
+    assert {path.name for path in sockets(server).values()} == {"control", "other.sock"}
+
+
+def test_a_socket_that_was_removed_is_made_again(server):
+    before = start(server)
+    (socket_folder(server) / "shop.sock").unlink()
+    server.reload()
+    await_daemons(server, "shop", 1, without=before)
+    assert server.get("/pid").status_code == 200
+
+
+@as_root
+def test_another_root(server):
+    """The one that there is anyway: what is not the same is another one that has to be filled first."""
+    start(server, "chroot=/ home=/tmp")
+    assert server.get("/facts").json()["cwd"] == "/tmp"
+
+
+def test_children_of_processes_end_with_the_server(server):
+    server.write_app("parent.py", "import subprocess\nchild = subprocess.Popen(['/bin/sleep', '1000'])\n"
+                                  "from hello import application\n")  # fmt: skip
+    server.start(mounts=[Mount("/", "parent.py", process="shop")], groups={"shop": ""})
+    assert server.get("/").status_code == 200
+    (worker,) = await_daemons(server, "shop", 1)
+    (child,) = psutil.Process(worker).children()
+    server.stop()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+# ---- the command
+
+
+def ask(*command, **options):
+    done = subprocess.run([servers.DIST / "bin/burrow", *command], capture_output=True, text=True, **options)
+    return done.returncode, done.stdout + done.stderr
+
+
+@as_root
+def test_a_groups_own_user_has_what_is_his(server):
+    mounts = [Mount(f"/{name}", "daemon.py", process=name) for name in ("games", "shop")]
+    server.start(mounts=mounts, groups={"games": "user=games group=games", "shop": ""})
+    games, shop = (await_daemons(server, group, 1) for group in ("games", "shop"))
+    folder = socket_folder(server)
+    games_user = {"user": GAMES.pw_uid, "group": GAMES.pw_gid, "extra_groups": []}
+    code, said = ask("status", "--socket", folder, **games_user)
+    assert code == 0 and "games" in said and "shop" not in said
+    assert ask("restart", "--socket", folder, "shop", **games_user)[0] == 2
+    assert ask("restart", "--socket", folder, **games_user)[0] == 0
+    await_daemons(server, "games", 1, without=games)
+    assert daemons(server, "shop") == shop
+
+
+@as_root
+def test_servers_are_found(server):
+    start(server)
+    folder = socket_folder(server)
+    assert f"{server.kind} {folder.suffix[1:]} (manager {manager(server).pid})" in ask("status")[1]
+    code, said = ask("status", "--socket", folder.with_suffix(""))
+    assert code == 0 and str(manager(server).pid) in said
+    assert ask("status", "--socket", server.root)[0] == 2
