@@ -511,7 +511,8 @@ int64_t burrow_relay_taken(const burrow_relay *relay);
  * (and its workers') go; it is duplicated. *started gets the pid of a newly started process, or 0.
  * Never called under configtest. */
 const char *burrow_manager_configure(burrow_settings *settings, int log_fd, pid_t *started);
-/* httpd: what the module `apache` says in process groups; copied. Before burrow_manager_configure. */
+/* httpd: what the module `apache` says in process groups; copied. Before burrow_manager_configure
+ * is called. */
 void burrow_settings_apache(burrow_settings *settings, const burrow_apache *apache);
 /* httpd: the process that was started has died; the next configure starts another. */
 void burrow_manager_died(void);

@@ -172,7 +172,8 @@ const char *wsgi_group_name(request_rec *r, const char *s, burrow_str script_nam
     if (!strcmp(s, "%{SERVER}"))
         return with_port_of(r, r->server->server_hostname);
     if (!strcmp(s, "%{HOST}"))
-        return with_port_of(r, r->hostname && *r->hostname ? r->hostname : r->server->server_hostname);
+        return with_port_of(r, r->hostname && *r->hostname ? r->hostname
+                                                           : r->server->server_hostname);
     return s;
 }
 

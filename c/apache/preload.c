@@ -155,7 +155,7 @@ void wsgi_preload_aliases(apr_pool_t *p, server_rec *main_server)
         const server_config *config = ap_get_module_config(s->module_config, &wsgi_module);
         for (i = 0; i < config->aliases->nelts; i++) {
             const script_alias *alias = &APR_ARRAY_IDX(config->aliases, i, script_alias);
-            /* Those of the main server are in all virtual hosts, most of which have no use for them. */
+            /* Those of the main server are in all virtual hosts, most of which need none. */
             if (alias->server == s && !alias->regex && (s->is_virtual || !s->next))
                 preload_alias(p, s, alias);
         }
