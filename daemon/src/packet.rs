@@ -15,6 +15,8 @@ use serde::Serialize;
 const PACKET: usize = 64 << 10;
 /// The most descriptors that come with one.
 const DESCRIPTORS: usize = 4;
+/// The most that the kernel passes at once. With less room for them, those that did fit would be nobody's.
+const MOST_DESCRIPTORS: usize = 253;
 
 /// One end of a connection that keeps packets whole (SOCK_SEQPACKET). Neither sending nor receiving blocks.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl Link {
     /// The next message; None when the other side is gone. `WouldBlock` when there is none yet.
     pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         let mut packet = vec![0; PACKET];
-        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
+        let mut space = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
         let mut slices = [IoSliceMut::new(&mut packet)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let received = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
@@ -67,6 +69,7 @@ impl Link {
         }
         match received.bytes {
             0 => Ok(None),
+            _ if descriptors.len() > DESCRIPTORS => Err(io::Error::other("too many descriptors came along")),
             length => Ok(Some((serde_json::from_slice(&packet[..length])?, descriptors))),
         }
     }
@@ -89,6 +92,19 @@ impl AsFd for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_descriptors_than_any_message_has_are_closed() {
+        let (link, other) = Link::pair().unwrap();
+        let other = Link::from(other);
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let many = [write.as_raw_fd(); 9];
+        let rights = [ControlMessage::ScmRights(&many)];
+        sendmsg::<()>(link.0.as_raw_fd(), &[IoSlice::new(b"1")], &rights, MsgFlags::empty(), None).unwrap();
+        drop(write);
+        assert!(other.receive::<u32>().is_err());
+        assert_eq!(nix::unistd::read(&read, &mut [0]), Ok(0), "nobody has the other end");
+    }
 
     #[test]
     fn messages_and_descriptors_arrive() {
