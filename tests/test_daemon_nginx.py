@@ -320,8 +320,10 @@ def test_many_files_are_refused(site, group, clients, tmp_path):
     with group.accept() as worker, (tmp_path / "data").open("rb") as file:
         worker.request()
         worker.send(head())
-        for _ in range(17):
-            pass_file(worker, [file.fileno()], 0, 1, 0)
+        # It may be cut off before the last one.
+        with contextlib.suppress(BrokenPipeError):
+            for _ in range(17):
+                pass_file(worker, [file.fileno()], 0, 1, 0)
         with pytest.raises(http.client.IncompleteRead):
             answer.result()
         assert worker.ended()
