@@ -23,8 +23,12 @@ def sockets(server):
 
 def descriptors(pid):
     """What a process has open, by number."""
-    folder = pathlib.Path(f"/proc/{pid}/fd")
-    return {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
+    found = {}
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        # It may have been closed since.
+        with contextlib.suppress(FileNotFoundError):
+            found[int(entry.name)] = os.readlink(entry)
+    return found
 
 
 def waits_for(pid, descriptor):

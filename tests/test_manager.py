@@ -1,5 +1,6 @@
 """The manager: one process beside each server, whatever becomes of it, of the server or of the log."""
 
+import contextlib
 import ctypes
 import operator
 import os
@@ -46,8 +47,12 @@ def successor(server, old, timeout):
 
 def descriptors(pid):
     """What a process has open, by number."""
-    folder = pathlib.Path(f"/proc/{pid}/fd")
-    return {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
+    found = {}
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        # It may have been closed since.
+        with contextlib.suppress(FileNotFoundError):
+            found[int(entry.name)] = os.readlink(entry)
+    return found
 
 
 def links(pid):
