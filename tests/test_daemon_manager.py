@@ -92,7 +92,8 @@ def test_one_application_of_several_does_not_import(server):
 
 
 def test_groups_come_and_go_with_reloads(server):
-    before = start(server, "graceful-timeout=1")
+    # Longer than it takes httpd to tell that it has reloaded.
+    before = start(server, "graceful-timeout=4")
     mounts = [Mount("/", "shop.py", process="other")]
     server.configure(mounts, groups={"other": ""})
     server.reload()
@@ -100,7 +101,7 @@ def test_groups_come_and_go_with_reloads(server):
     assert server.get("/facts").json()["process_group"] == "other"
     # For servers that have not read it yet.
     assert daemons(server, "shop") == before
-    wait_for(lambda: not daemons(server, "shop"), "the end of the old group")
+    wait_for(lambda: not daemons(server, "shop"), "the end of the old group", 20)
     assert {path.name for path in sockets(server).values()} == {"control", "other.sock"}
 
 
