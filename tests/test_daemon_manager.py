@@ -102,7 +102,11 @@ def test_groups_come_and_go_with_reloads(server):
     # For servers that have not read it yet.
     assert daemons(server, "shop") == before
     wait_for(lambda: not daemons(server, "shop"), "the end of the old group", 20)
-    assert {path.name for path in sockets(server).values()} == {"control", "other.sock"}
+
+    def names():
+        return {path.name for path in sockets(server).values()}
+
+    wait_for(lambda: names() == {"control", "other.sock"}, "the end of its socket")
 
 
 def test_a_socket_that_was_removed_is_made_again(server):
