@@ -1,6 +1,5 @@
 """The manager: one process beside each server, whatever becomes of it, of the server or of the log."""
 
-import contextlib
 import ctypes
 import operator
 import os
@@ -11,6 +10,7 @@ import subprocess
 
 import psutil
 import pytest
+from daemons import descriptors
 from servers import Mount, Nginx, machine, wait_for
 
 SYS_PIDFD_GETFD = 438
@@ -43,16 +43,6 @@ def successor(server, old, timeout):
         return [process for process in ours(server, "manager") if process.pid != old.pid]
 
     return wait_for(look, "another manager", timeout)[0]
-
-
-def descriptors(pid):
-    """What a process has open, by number."""
-    found = {}
-    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-        # It may have been closed since.
-        with contextlib.suppress(FileNotFoundError):
-            found[int(entry.name)] = os.readlink(entry)
-    return found
 
 
 def links(pid):
