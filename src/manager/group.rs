@@ -56,8 +56,8 @@ pub struct Group {
     /// What is new does not start: what was there before goes on, and nothing is tried again.
     held: bool,
     backoff: Backoff,
-    /// When the scripts were changed that were replaced for it.
-    changed: HashMap<Vec<u8>, SystemTime>,
+    /// When the scripts were changed that the processes in force were started for, or failed to.
+    tried: HashMap<Vec<u8>, SystemTime>,
     /// Why processes that are not current are replaced: one of mod_wsgi's words.
     reason: &'static str,
     /// Processes are being replaced, and the end of that is to be told.
@@ -80,7 +80,7 @@ impl Group {
             proven: false,
             held: false,
             backoff: Backoff::default(),
-            changed: HashMap::new(),
+            tried: HashMap::new(),
             reason: "graceful_signal",
             rolling: true,
             leaving: None,
@@ -111,10 +111,11 @@ impl Group {
         if spec.socket != self.spec.socket {
             self.listener = None;
         }
-        if settings != self.settings || self.held {
+        let is_new = settings != self.settings;
+        (self.spec, self.settings, self.socket, self.leaving) = (spec, settings, socket, None);
+        if is_new || self.held {
             self.replace("graceful_signal");
         }
-        (self.spec, self.settings, self.socket, self.leaving) = (spec, settings, socket, None);
     }
 
     /// All processes are to be replaced, whatever became of the last attempt.
@@ -126,6 +127,18 @@ impl Group {
         self.backoff = Backoff::default();
         let root = self.spec.launch.chroot.as_deref();
         self.imported.retain(|app| worker::script(app, root).is_none_or(|path| path.exists()));
+        self.tried = self.known().map(|app| (app.target.clone(), self.modified(app))).collect();
+    }
+
+    /// What a process is to import.
+    fn known(&self) -> impl Iterator<Item = &App> {
+        self.spec.worker.apps.iter().chain(&self.imported)
+    }
+
+    fn modified(&self, app: &App) -> SystemTime {
+        worker::script(app, self.spec.launch.chroot.as_deref())
+            .and_then(|path| fs::metadata(path).ok()?.modified().ok())
+            .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     pub fn restart(&mut self) {
@@ -288,10 +301,9 @@ impl Group {
     }
 
     fn apps_to_import(&self) -> Vec<App> {
-        let known = self.spec.worker.apps.iter().chain(&self.imported);
         // Where no process serves, some of the applications are better than none.
         let takes_all = self.workers.iter().any(|worker| worker.state == State::Ready);
-        known.filter(|app| takes_all || !self.is_broken(app)).cloned().collect()
+        self.known().filter(|app| takes_all || !self.is_broken(app)).cloned().collect()
     }
 
     /// A process has sent this. Returns the file of the stacks, where that was it.
@@ -332,7 +344,7 @@ impl Group {
                 self.broken.retain(|broken| broken.target != app.target);
                 self.imported(app);
             }
-            FromWorker::Changed { app } => self.changed(host, app),
+            FromWorker::Changed { app } => self.changed(host, &app),
             FromWorker::Retire { reason } => {
                 let text = format!("process {pid} is replaced: {}", printable(&reason));
                 worker.retiring.get_or_insert(reason);
@@ -344,8 +356,7 @@ impl Group {
     }
 
     fn imported(&mut self, app: App) {
-        let known = self.imported.contains(&app) || self.spec.worker.apps.contains(&app);
-        if !known && self.imported.len() < MOST_IMPORTS {
+        if self.known().all(|known| *known != app) && self.imported.len() < MOST_IMPORTS {
             self.imported.push(app);
         }
     }
@@ -366,15 +377,13 @@ impl Group {
         self.broken.iter().any(|broken| broken.target == app.target && broken.callable == app.callable)
     }
 
-    /// Every process says so of its own, and has seen the change at its own time.
-    fn changed(&mut self, host: &Host, app: App) {
-        let modified = worker::script(&app, self.spec.launch.chroot.as_deref())
-            .and_then(|path| fs::metadata(path).ok()?.modified().ok())
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let target = printable(&String::from_utf8_lossy(&app.target));
-        if self.changed.len() < MOST_IMPORTS && self.changed.insert(app.target, modified) != Some(modified) {
+    /// Every process says so of its own, when it sees the change: what has replaced it may have tried that already.
+    fn changed(&mut self, host: &Host, app: &App) {
+        let is_known = self.known().any(|known| known == app);
+        if is_known && self.tried.get(&app.target) != Some(&self.modified(app)) {
             self.revision += 1;
             self.replace("script_reload");
+            let target = printable(&String::from_utf8_lossy(&app.target));
             self.say(host, Level::Notice, &format!("'{target}' has changed: the processes are replaced"));
         }
     }

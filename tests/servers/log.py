@@ -61,7 +61,7 @@ class ErrorLog:
             parsed.append(LogLine(match["level"], match["text"]))
         return parsed
 
-    def wait_log(self, pattern, timeout=5):
+    def wait_log(self, pattern, timeout=30):
         """The first line that matches."""
 
         def look():

@@ -31,7 +31,7 @@ def adopt_orphans():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def wait_for(condition, what, timeout=10):
+def wait_for(condition, what, timeout=30):
     """The first true value of `condition()`."""
     deadline = time.monotonic() + timeout
     while True:
