@@ -592,6 +592,45 @@ def test_a_service_script_is_ended_by_system_exit(worker, how):
     assert "Traceback" not in log
 
 
+def test_a_service_script_is_left_in_peace_while_it_ends(worker):
+    """Neither what the process itself does about the signal nor the next signal disturbs it."""
+    (worker.apps / "service.py").write_text("""
+import os, time
+try:
+    print("<serving>")
+    time.sleep(60)
+finally:
+    print("<ending>")
+    while not os.path.exists(__file__ + ".go"):
+        time.sleep(0.001)
+    print("<ended>")
+""")
+    worker.start("service.py", threads=0)
+    worker.wait_log("<serving>")
+    worker.process.terminate()
+    worker.wait_log("<ending>")
+    worker.process.terminate()
+    worker.order("stop", reason="shutdown_signal")
+    (worker.apps / "service.py.go").touch()
+    assert worker.wait() == 0
+    assert "<ended>" in worker.log() and "Traceback" not in worker.log()
+
+
+@pytest.mark.parametrize("how", ["signal", "order"])
+def test_a_service_script_is_ended_at_once(worker, how):
+    """It was not begun, or it gets its SystemExit."""
+    (worker.apps / "service.py").write_text(SERVICE % 60)
+    worker.start("service.py", threads=0, ready=False)
+    if how == "signal":
+        worker.process.terminate()
+    else:
+        worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    log = worker.log()
+    assert ("<serving>" in log) == ("<cleaned up>" in log)
+    assert "<done>" not in log and "Traceback" not in log and "any longer" not in log
+
+
 def test_a_service_script_that_returns(worker):
     (worker.apps / "service.py").write_text(SERVICE % 0.1)
     worker.start("service.py", threads=0)

@@ -15,6 +15,7 @@ use burrow_daemon::request::Addressed;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{pipe2, read, write};
 use pyo3_ffi as ffi;
 
@@ -52,9 +53,13 @@ impl MainThread {
 
     /// Runs the exit functions and ends the process. A script that runs gets a SystemExit.
     pub fn end(&self, reason: String) {
-        *self.reason.lock().unwrap() = Some(reason);
+        self.reason.lock().unwrap().get_or_insert(reason);
         signals::interrupt_main_thread();
         self.wake();
+    }
+
+    fn is_to_end(&self) -> bool {
+        self.reason.lock().unwrap().is_some()
     }
 
     fn wake(&self) {
@@ -84,8 +89,13 @@ impl MainThread {
 /// The life of the worker. Called detached.
 pub fn live(link: OwnedFd) -> io::Result<Infallible> {
     let worker = worker();
+    // One that comes before the handlers are ours waits for them.
+    let mut ours = SigSet::empty();
+    ours.add(Signal::SIGTERM);
+    let before = ours.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     prepare();
     signals::install()?;
+    before.thread_set_mask()?;
     worker.frozen_stacks.install()?;
     if worker.config.cpu_time_limit > 0.0 {
         signals::limit_cpu_time(worker.config.cpu_time_limit)?;
@@ -100,13 +110,14 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
         worker.control.set_ready();
     }
     signals::interruptible(true);
-    let broken = import_applications();
+    // Whoever wanted the end until now has interrupted nothing.
+    let broken = if worker.main_thread.is_to_end() { None } else { import_applications() };
     signals::interruptible(false);
     // What has come too late for a script concerns nobody.
     run_signal_handlers();
     match broken {
-        // SystemExit, which it was sent, has ended it: the reason follows.
-        _ if signals::has_interrupted() => {}
+        // It was sent a SystemExit, or not begun: the reason follows.
+        _ if signals::has_interrupted() || worker.main_thread.is_to_end() => {}
         // The script has ended.
         _ if is_service => worker.main_thread.end(String::new()),
         Some(app) => {

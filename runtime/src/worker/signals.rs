@@ -43,8 +43,8 @@ extern "C" fn note(signal: c_int) {
     // SAFETY: errno is this thread's own.
     let errno = unsafe { *libc::__errno_location() };
     NOTED.fetch_or(1 << signal, SeqCst);
-    if matches!(signal, SIGTERM | SIGINT) && INTERRUPTS.load(SeqCst) {
-        INTERRUPTED.store(true, SeqCst);
+    // Once: what a script does about its SystemExit is left in peace.
+    if matches!(signal, SIGTERM | SIGINT) && INTERRUPTS.load(SeqCst) && !INTERRUPTED.swap(true, SeqCst) {
         // Now, so that the system call which this signal has interrupted is not gone on with.
         // SAFETY: may be called in a signal handler.
         unsafe { ffi::PyErr_SetInterruptEx(SIGTERM) };
@@ -90,9 +90,9 @@ pub fn interruptible(on: bool) {
     INTERRUPTS.store(on, SeqCst);
 }
 
-/// Raises SystemExit in the main thread, where it is interruptible.
+/// Raises SystemExit in the main thread, where it is interruptible and a signal has not done so.
 pub fn interrupt_main_thread() {
-    if INTERRUPTS.load(SeqCst) {
+    if INTERRUPTS.load(SeqCst) && !has_interrupted() {
         // SAFETY: no precondition. The kernel gives it to the main thread, which blocks no signal.
         unsafe { libc::kill(libc::getpid(), SIGTERM) };
     }
