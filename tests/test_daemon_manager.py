@@ -12,6 +12,7 @@ import servers
 from daemons import await_daemons, burrow, daemons, socket_folder, sockets
 from servers import IS_ROOT, Mount, wait_for
 from test_manager import manager, ours
+from test_reload import Load
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root's servers change their user")
 GAMES = pwd.getpwnam("games")
@@ -51,6 +52,38 @@ def test_a_replacement_imports_what_its_predecessor_had(apache):
     burrow(apache, "restart", "shop")
     (second,) = await_daemons(apache, "shop", 1, without=[first])
     apache.wait_log(rf"pid {second}:tid {second}\] Loading WSGI script '{apache.apps}/hello.py'")
+
+
+def test_what_one_process_has_imported_all_have(apache):
+    """Else the others would import what it has become by then."""
+    alias = f"WSGIScriptAliasMatch ^/(\\w+) {apache.apps}/$1.py"
+    source = "import os\nfrom hello import application\nprint(f'imported in {os.getpid()}')\n"
+    apache.write_app("shop.py", source)
+    apache.start(mounts=[], groups={"shop": "processes=2"}, apache=f"{alias}\nWSGIProcessGroup shop")
+    both = await_daemons(apache, "shop", 2)
+    assert apache.get("/shop").status_code == 200
+    for pid in both:
+        apache.wait_log(f"imported in {pid}")
+    apache.write_app("shop.py", "import no_such_module_here\n")
+    with Load(apache, "/shop") as load:
+        apache.wait_log("the processes from before go on")
+        answered = load.answered
+        wait_for(lambda: load.answered > answered + 100, "requests")
+    assert not load.failures, load.failures[:3]
+    assert daemons(apache, "shop") == both
+
+
+def test_a_change_is_not_forgotten_with_the_manager(server):
+    """One that dies before it has read what a process has told it."""
+    before = start(server)
+    server.crash = None
+    first = manager(server)
+    first.suspend()
+    server.write_app("shop.py", (server.apps / "hello.py").read_text())
+    assert server.get("/version").text == "one"
+    first.kill()
+    await_daemons(server, "shop", 1, without=before)
+    wait_for(lambda: server.get("/").text == "Hello, World!\n", "the new code")
 
 
 def test_a_script_that_is_gone_holds_nothing_up(apache):

@@ -448,10 +448,45 @@ def test_the_next_manager_is_found(worker):
     packet, descriptors, _, _ = socket.recv_fds(worker.control, 1 << 16, 4)
     registered = json.loads(packet)["worker"]["register"]
     assert registered["ready"] and registered["pid"] == worker.pid and len(descriptors) == 2
-    assert registered["apps"] == [app(worker.apps / "hello.py")]
     worker.order("stop", reason="shutdown_signal")
     assert worker.wait() == 0
     manager.close()
+
+
+def test_the_next_manager_hears_what_the_last_may_not_have(worker):
+    """What was imported, what has changed, why it is to be replaced."""
+    path = str(worker.root / "control")
+    worker.start("hello.py", control=path)
+    changed = worker.apps / "edited.py"
+    assert worker.get(changed.name).status == 200
+    worker.process.send_signal(signal.SIGUSR1)
+    worker.receive("retire")
+    os.utime(changed, (1, 1))
+    assert worker.get(changed.name, flags=RELOADING, mtime=0).status == 200
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as manager:
+        manager.bind(path)
+        manager.settimeout(10)
+        manager.listen()
+        # Nothing of this was read.
+        worker.control.close()
+        worker.control = manager.accept()[0]
+        worker.control.settimeout(10)
+        assert "register" in json.loads(worker.control.recv(1 << 16))["worker"]
+        hello, edited = (app(worker.apps / name) for name in ("hello.py", changed.name))
+        told = [json.loads(worker.control.recv(1 << 16)) for _ in range(4)]
+        assert told == [{"imported": {"app": hello}}, {"imported": {"app": edited}},
+                        {"changed": {"app": edited}}, {"retire": {"reason": "eviction_signal"}}]  # fmt: skip
+
+
+def test_what_another_process_has_imported(worker):
+    worker.start("hello.py")
+    worker.order("import", app=app(worker.apps / "edited.py"))
+    worker.wait_log("edited.py' into")
+    (worker.apps / "edited.py").write_text("1 / 0\n")
+    assert worker.get("edited.py").status == 200
+    worker.order("import", app=app(worker.apps / "broken.py"))
+    worker.wait_log("broken.py")
+    assert worker.get("hello.py").status == 200
 
 
 # ---- signals

@@ -21,16 +21,15 @@ pub enum FromWorker {
         started: f64,
         ready: bool,
         draining: bool,
-        /// What it has imported.
-        apps: Vec<App>,
     },
     /// All that had to be imported is, and requests are being taken.
     Ready,
     /// This application does not import; the log says why. The worker takes no requests and ends.
     Broken { app: App },
-    /// An application that was not in its configuration has been imported: a replacement needs it too.
+    /// An application that was not in its configuration has been imported: a replacement needs it too. Said
+    /// again to the next manager.
     Imported { app: App },
-    /// The script of this application has changed.
+    /// The script of this application has changed. Said again to the next manager, which may not have heard it.
     Changed { app: App },
     /// It wants to be replaced: one of mod_wsgi's words for a shutdown's reason, such as
     /// "maximum_requests". It goes on until it is told to drain.
@@ -48,6 +47,8 @@ pub enum ToWorker {
     Drain { reason: String, timeout: f64 },
     /// End: exit functions, for as long as shutdown-timeout allows.
     Stop { reason: String },
+    /// Import this: another process of the group has done so.
+    Import { app: App },
     /// The log's new descriptor comes along.
     Log,
     /// The Python stacks of all threads are wanted.

@@ -13,7 +13,7 @@ use super::{
 };
 use burrow_daemon::{
     config::{self, App},
-    control::FromWorker,
+    control::{FromWorker, ToWorker},
     packet::Link,
 };
 use nix::unistd::Pid;
@@ -318,7 +318,7 @@ impl Group {
         let worker = self.workers.iter_mut().find(|worker| worker.pid == pid)?;
         let is_current = worker.settings == label;
         match message {
-            FromWorker::Register { apps, ready, .. } => {
+            FromWorker::Register { ready, .. } => {
                 if let [_, page, ..] = &files[..] {
                     worker.show_page(page.as_fd());
                 }
@@ -326,7 +326,6 @@ impl Group {
                     worker.ready();
                     self.proven |= is_current;
                 }
-                apps.into_iter().for_each(|app| self.imported(app));
             }
             FromWorker::Ready => {
                 worker.ready();
@@ -342,7 +341,7 @@ impl Group {
             FromWorker::Broken { .. } => {}
             FromWorker::Imported { app } => {
                 self.broken.retain(|broken| broken.target != app.target);
-                self.imported(app);
+                self.imported(pid, app);
             }
             FromWorker::Changed { app } => self.changed(host, &app),
             FromWorker::Retire { reason } => {
@@ -355,10 +354,16 @@ impl Group {
         None
     }
 
-    fn imported(&mut self, app: App) {
-        if self.known().all(|known| *known != app) && self.imported.len() < MOST_IMPORTS {
-            self.imported.push(app);
+    /// The others need it before it changes: what it was is nowhere else to be had.
+    fn imported(&mut self, by: Pid, app: App) {
+        if self.known().any(|known| *known == app) || self.imported.len() >= MOST_IMPORTS {
+            return;
         }
+        for worker in self.workers.iter().filter(|worker| worker.is_up() && worker.pid != by) {
+            // One that does not take it is ending.
+            worker.send(&ToWorker::Import { app: app.clone() }, &[]);
+        }
+        self.imported.push(app);
     }
 
     fn broken(&mut self, host: &Host, app: App) {
@@ -389,7 +394,7 @@ impl Group {
     }
 
     /// One that a manager before this one started.
-    pub fn adopt(&mut self, mut worker: Worker, listener: OwnedFd, draining: bool, apps: Vec<App>) {
+    pub fn adopt(&mut self, mut worker: Worker, listener: OwnedFd, draining: bool) {
         if self.listener.is_none() && folder::is_listener(listener.as_fd(), &self.socket) {
             self.listener = Some(listener);
         }
@@ -402,8 +407,10 @@ impl Group {
         if draining {
             worker.state = State::Draining(Instant::now() + timeout);
         }
+        for app in &self.imported {
+            worker.send(&ToWorker::Import { app: app.clone() }, &[]);
+        }
         self.workers.push(worker);
-        apps.into_iter().for_each(|app| self.imported(app));
     }
 
     /// A process has ended.

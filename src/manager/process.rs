@@ -186,9 +186,7 @@ impl Manager {
         let Some(visitor) = self.visitors.as_mut().and_then(|visitors| visitors.ready(index)) else { return };
         let Visitor { link, pid, uid, hello, files } = visitor;
         match hello {
-            Hello::Worker(FromWorker::Register {
-                group, settings, started, ready, draining, apps, ..
-            }) => {
+            Hello::Worker(FromWorker::Register { group, settings, started, ready, draining, .. }) => {
                 let Some(group) = self.groups.iter_mut().find(|known| known.spec().name == group) else {
                     return;
                 };
@@ -201,7 +199,7 @@ impl Manager {
                 let Ok([listener, page]) = <[OwnedFd; 2]>::try_from(files) else { return };
                 let Ok(mut worker) = Worker::adopted(pid, link, settings, started, ready) else { return };
                 worker.show_page(page.as_fd());
-                group.adopt(worker, listener, draining, apps);
+                group.adopt(worker, listener, draining);
             }
             // That is no first message.
             Hello::Worker(_) => {}

@@ -63,10 +63,14 @@ impl Applications {
         added
     }
 
-    /// Those that are imported.
-    pub fn imported(&self) -> Vec<config::App> {
-        let all = self.0.read().unwrap();
-        all.iter().filter(|each| each.known.load(Relaxed)).map(|each| each.key.clone()).collect()
+    /// Tells a new manager what the last one knew.
+    pub fn announce_again(&self) {
+        for each in self.0.read().unwrap().iter().filter(|each| each.known.load(Relaxed)) {
+            worker().control.tell(FromWorker::Imported { app: each.key.clone() });
+            if each.reported.load(Relaxed) != 0 {
+                worker().control.tell(FromWorker::Changed { app: each.key.clone() });
+            }
+        }
     }
 }
 
@@ -115,7 +119,7 @@ impl Application {
         unsafe { &*self.runtime.cast() }
     }
 
-    /// Imports one that the configuration names. False where it does not import.
+    /// Imports one that the manager has named. False where it does not import.
     pub fn import(&self) -> bool {
         self.known.store(true, Relaxed);
         if let Some(why) = self.refusal() {

@@ -116,6 +116,7 @@ impl Keeper {
     fn look_for_manager(&mut self) -> io::Result<()> {
         if self.manager.look() {
             // It knows nothing of what the last one was told.
+            worker().applications.announce_again();
             if let Some(reason) = self.retired.clone() {
                 worker().control.tell(FromWorker::Retire { reason });
             }
@@ -130,6 +131,7 @@ impl Keeper {
         match message {
             ToWorker::Drain { reason, timeout } => self.drain(reason, timeout)?,
             ToWorker::Stop { reason } => self.close(reason)?,
+            ToWorker::Import { app } => worker().main_thread.import(app),
             ToWorker::Log => {
                 for log in descriptors {
                     dup2_stdout(&log)?;

@@ -31,6 +31,8 @@ const SOURCE: &CStr = bootstrap::text(concat!(include_str!("main.py"), "\0").as_
 pub struct MainThread {
     /// Signals of which subscribers are to be told.
     signals: Mutex<VecDeque<c_int>>,
+    /// What is to be imported.
+    imports: Mutex<VecDeque<App>>,
     /// Why the process ends.
     reason: Mutex<Option<String>>,
     /// Written to when there is something of this, and by Python when a signal handler has to run.
@@ -41,13 +43,19 @@ pub struct MainThread {
 impl MainThread {
     pub fn new() -> io::Result<MainThread> {
         let (woken, wake) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let (signals, reason) = (Mutex::default(), Mutex::default());
-        Ok(MainThread { signals, reason, wake, woken })
+        let (signals, imports, reason) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(MainThread { signals, imports, reason, wake, woken })
     }
 
     /// Tells those who have subscribed to signals.
     pub fn publish(&self, signal: c_int) {
         self.signals.lock().unwrap().push_back(signal);
+        self.wake();
+    }
+
+    /// Imports an application, if nobody has yet.
+    pub fn import(&self, app: App) {
+        self.imports.lock().unwrap().push_back(app);
         self.wake();
     }
 
@@ -72,6 +80,9 @@ impl MainThread {
         loop {
             while let Some(signal) = { self.signals.lock().unwrap().pop_front() } {
                 publish(signal);
+            }
+            while let Some(app) = { self.imports.lock().unwrap().pop_front() } {
+                interruptibly(|| import(&app));
             }
             if let Some(reason) = self.reason.lock().unwrap().take() {
                 return Ok(reason);
@@ -109,12 +120,7 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
     if is_service {
         worker.control.set_ready();
     }
-    signals::interruptible(true);
-    // Whoever wanted the end until now has interrupted nothing.
-    let broken = if worker.main_thread.is_to_end() { None } else { import_applications() };
-    signals::interruptible(false);
-    // What has come too late for a script concerns nobody.
-    run_signal_handlers();
+    let broken = interruptibly(import_applications).flatten();
     match broken {
         // It was sent a SystemExit, or not begun: the reason follows.
         _ if signals::has_interrupted() || worker.main_thread.is_to_end() => {}
@@ -156,21 +162,35 @@ fn prepare() {
     }
 }
 
+/// Does what the end of the process interrupts. None where that was asked for before.
+fn interruptibly<T>(work: impl FnOnce() -> T) -> Option<T> {
+    signals::interruptible(true);
+    // Whoever wanted the end until now has interrupted nothing.
+    let result = (!worker().main_thread.is_to_end()).then(work);
+    signals::interruptible(false);
+    // What has come too late for a script concerns nobody.
+    run_signal_handlers();
+    result
+}
+
 /// Imports what the configuration names. The first that does not import.
 fn import_applications() -> Option<&'static App> {
-    worker().config.apps.iter().find(|app| {
-        let callable = match worker().config.threads {
-            0 => WHOLE_SCRIPT,
-            _ => &app.callable,
-        };
-        let address = Addressed {
-            target: &app.target,
-            callable,
-            application_group: &app.application_group,
-            queue_deadline: 0,
-        };
-        !worker().applications.find(&address).import()
-    })
+    worker().config.apps.iter().find(|app| !import(app))
+}
+
+/// False where it does not import.
+fn import(app: &App) -> bool {
+    let callable = match worker().config.threads {
+        0 => WHOLE_SCRIPT,
+        _ => &app.callable,
+    };
+    let address = Addressed {
+        target: &app.target,
+        callable,
+        application_group: &app.application_group,
+        queue_deadline: 0,
+    };
+    worker().applications.find(&address).import()
 }
 
 fn publish(signal: c_int) {

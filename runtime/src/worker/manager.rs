@@ -69,7 +69,6 @@ impl Manager {
             started: self.started,
             ready: worker.control.is_ready(),
             draining: worker.page.summary().is_draining(),
-            apps: worker.applications.imported(),
         }
     }
 
