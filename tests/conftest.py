@@ -1,11 +1,13 @@
 """Fixtures: `server` is a fresh one for the test to start, `site` one that many tests share."""
 
+import concurrent.futures
 import contextlib
 import resource
 
 import pytest
 import servers
 from servers import KINDS, Mount
+from workers import Worker
 
 #: What `site` serves. Every application has a group of its own, and /main/… is the main interpreter.
 SITE = [
@@ -121,3 +123,18 @@ def shop(request, started, watch):
         started[request.param] = KINDS[request.param]()
         request.module.start(started[request.param])
     return watch(started[request.param])
+
+
+@pytest.fixture
+def clients():
+    """Runs what waits for answers beside the test."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+@pytest.fixture
+def worker():
+    """A daemon worker without a server, not started yet."""
+    made = Worker()
+    yield made
+    made.close()

@@ -8,11 +8,19 @@ import socket
 import struct
 import time
 
-from servers import WORKER, wait_for
+import pytest
+from servers import WORKER, Mount, wait_for
 from workers import BODY, HEAD, HELLO, LAST, REQUEST, Connection, frame
 
 PAGE = 64 + 1024 * 128
 ANSWER = b"an answer\n"
+
+#: The ways from nginx to a process group.
+MOUNTS = [
+    Mount("/", "hello.py", process="shop"),
+    Mount("/unbuffered", "hello.py", process="shop", nginx="wsgi_buffering off; wsgi_request_buffering off;"),
+]
+PATHS = pytest.mark.parametrize("path", [mount.path for mount in MOUNTS])
 
 
 def head(status=200, length=-1, headers=(), flags=0):
@@ -110,3 +118,12 @@ class StandIn(Connection):
             return self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
+
+
+def first_of(server, group, clients, path="/"):
+    """The connection of a request to which the answer has been given."""
+    answer = clients.submit(server.get, path)
+    worker = group.accept()
+    worker.serve()
+    assert answer.result().content == ANSWER
+    return worker

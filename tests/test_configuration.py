@@ -63,11 +63,6 @@ APACHE_MAIN = {
     "WSGITrustedProxyHeaders Forwarded": "no header that proxies",
     "WSGITrustedProxies proxy.example": "names are not looked up",
     "WSGIDaemonProcess": "cannot name a process group",
-    "WSGIDaemonProcess shop processes=0": "from 1 to",
-    "WSGIDaemonProcess shop user=root": "root",
-    "WSGIDaemonProcess shop user=nobody-there": "no such user",
-    "WSGIDaemonProcess shop colour=blue": "no option colour",
-    "WSGIDaemonProcess shop python-home=/nonexistent": "does not exist",
     "WSGIDaemonProcess shop\nWSGIDaemonProcess shop": "already",
     "WSGIDaemonProcess shop env=1A=x": "NAME=VALUE",
     "WSGIDaemonProcess shop env-file=/nonexistent": "cannot be read",
@@ -127,6 +122,46 @@ NGINX_HTTP = {
     "wsgi_import_script relative.py;": "relative",
     "wsgi_import_script /srv/x.py something=else;": "application-group",
     "wsgi_import_script /srv/x.py 'application-group=%{SERVER}';": "GLOBAL",
+    "wsgi_python_optimize 3;": "from 0 to 2",
+    "wsgi_python_hash_seed soon;": "or random",
+    "wsgi_dont_write_bytecode maybe;": "neither On nor Off",
+    "wsgi_switch_interval 0;": "positive",
+    "wsgi_per_interpreter_gil on;": "not possible yet",
+    "wsgi_free_threading on;": "not possible yet",
+    "wsgi_trusted_proxy_headers Forwarded;": "no header that proxies",
+    "wsgi_trusted_proxy_headers X-Forwarded-For;": "real_ip_header X-Forwarded-For",
+    "wsgi_trusted_proxies proxy.example;": "not looked up",
+    "wsgi_map_head_to_get sometimes;": '"on" or "off"',
+    "wsgi_interpreter_options colour=blue { }": "takes process-group= and application-group=",
+    "wsgi_interpreter_options application-group=a application-group=b { }": "twice",
+    "wsgi_interpreter_options application-group=%{RESOURCE} { }": "name of a group",
+    "wsgi_interpreter_options { wsgi_python_optimize 1; }": "may not stand",
+    "wsgi_interpreter_options { wsgi_restrict_stdin on off; }": "takes one argument",
+    "wsgi_interpreter_options application-group=a { wsgi_switch_interval 1; }": "one",
+    "wsgi_interpreter_options process-group=a { wsgi_python_path /a; }": "not defined",
+    "wsgi_restrict_embedded on;": "no application runs in the server's own processes",
+    "wsgi_daemon_process shop threads;": "name=value",
+    "wsgi_daemon_process shop threads=x;": "threads=x",
+    "wsgi_daemon_process shop; wsgi_daemon_process shop;": "already",
+    'wsgi_daemon_process "%{GLOBAL}";': "cannot name a process group",
+    "wsgi_process_group shop;": "there is no wsgi_daemon_process shop",
+    'wsgi_process_group "%{ENV:GROUP}";': "name of a process group",
+    "wsgi_process_group a; wsgi_process_group b;": "duplicate",
+    "wsgi_import_script hello process-group=shop;": "there is no wsgi_daemon_process shop",
+    "wsgi_import_script hello colour=blue;": "process-group=NAME",
+    "wsgi_import_script hello process-group=a process-group=b;": "once",
+    "wsgi_buffers 1 4k;": "at least 2",
+    "wsgi_buffering maybe;": '"on" or "off"',
+}
+#: Options of a process group of either server.
+PROCESS_GROUP = {
+    "user=nobody-there": "no such user",
+    "user=root": "root",
+    "python-home=/nonexistent": "does not exist",
+    "python=/nonexistent": "/nonexistent",
+    "processes=0": "from 1",
+    "colour=blue": "no option colour",
+    "home=relative": "relative",
 }
 
 
@@ -155,6 +190,13 @@ def test_nginx(nginx, directive):
 @pytest.mark.parametrize("directive", NGINX_HTTP)
 def test_nginx_http(nginx, directive):
     check_refusal(*nginx.configtest(python_home=None, http=directive), NGINX_HTTP[directive], "nginx.conf")
+
+
+@pytest.mark.parametrize("options", PROCESS_GROUP)
+def test_process_group(server, options):
+    mounts = [Mount("/", "hello.py", process="shop")]
+    said = server.configtest(mounts=mounts, groups={"shop": options})
+    check_refusal(*said, PROCESS_GROUP[options], r"\.conf")
 
 
 def test_configtest_is_quiet_when_all_is_well(server):

@@ -224,25 +224,6 @@ def test_may_not_read_the_script(server):
     wait_for(lambda: server.get("/", timeout=5).status_code == 200, "the readable script")
 
 
-REFUSED = {
-    "user=nobody-there": "no such user",
-    "user=root": "root",
-    "python-home=/nonexistent": "does not exist",
-    "python=/nonexistent": "/nonexistent",
-    "processes=0": "from 1",
-    "colour=blue": "no option colour",
-    "home=relative": "relative",
-}
-
-
-@pytest.mark.parametrize("options", REFUSED)
-def test_refused(server, options):
-    mounts = [Mount("/", "hello.py", process="shop")]
-    code, said = server.configtest(mounts=mounts, groups={"shop": options})
-    assert code != 0
-    assert REFUSED[options] in said and ".conf:" in said, said
-
-
 def test_a_group_that_is_not_there_is_refused(server):
     code, said = server.configtest(mounts=[Mount("/", "hello.py", process="nobody")])
     assert code != 0 and "nobody" in said and "not defined" in said

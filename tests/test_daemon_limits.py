@@ -1,6 +1,5 @@
 """Deadlines and limits of process groups, and what replaces a process: each in a group of its own."""
 
-import concurrent.futures
 import itertools
 import os
 import time
@@ -45,12 +44,6 @@ def start(server):
     server.start(mounts=mounts, groups=GROUPS, threads=16)
 
 
-@pytest.fixture
-def pool():
-    with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        yield threads
-
-
 def only(server, group):
     """The pid of a group's one worker, which has answered."""
     return int(server.get(f"/{group}/pid").text)
@@ -61,22 +54,22 @@ def replaced(server, group, pid, *, timeout=10):
     return wait_for(lambda: daemons(server, group) - {pid}, f"another worker of {group}", timeout)
 
 
-def hold(server, pool, group, path="wait"):
+def hold(server, clients, group, path="wait"):
     """A request that is being served until the file is there: (future, file)."""
     go = server.root / f"go{next(numbers)}"
-    held = pool.submit(server.request, f"/{group}/{path}?file={go}")
+    held = clients.submit(server.request, f"/{group}/{path}?file={go}")
     server.wait_log(f"waiting for {go}")
     return held, go
 
 
-def test_queue_timeout(shop, pool):
+def test_queue_timeout(shop, clients):
     """Whoever waits too long for a thread is told so, when the time is over; the others are served."""
-    held, go = hold(shop, pool, "queue")
+    held, go = hold(shop, clients, "queue")
     began = time.monotonic()
     assert shop.get("/queue/pid").status_code == 504
     assert 0.9 < time.monotonic() - began < 2
     shop.wait_log("queue")
-    waiting = pool.submit(shop.get, "/queue/pid")
+    waiting = clients.submit(shop.get, "/queue/pid")
     go.touch()
     assert held.result().status == waiting.result().status_code == 200
     # The one that was given up is never run.
@@ -142,7 +135,7 @@ def test_restart_interval(shop):
 
 
 @pytest.mark.parametrize(("group", "processes"), [("requests", 1), ("jitter", 3)])
-def test_maximum_requests(shop, pool, group, processes):
+def test_maximum_requests(shop, clients, group, processes):
     """Others take over, and none of the requests fails."""
     pids = set()
 
@@ -152,7 +145,7 @@ def test_maximum_requests(shop, pool, group, processes):
         pids.add(int(answer.body))
 
     def turn():
-        list(pool.map(ask, range(50)))
+        list(clients.map(ask, range(50)))
         return len(pids) > processes + 1
 
     wait_for(turn, "other processes")
@@ -182,7 +175,7 @@ def test_max_memory(shop):
     wait_for(lambda: only(shop, "max") != pid, "an answer of the next")
 
 
-def test_socket_timeout(shop, pool):
+def test_socket_timeout(shop, clients):
     """Nothing comes from the process for so long: 504, or a cut where there was something."""
     go = shop.root / f"go{next(numbers)}"
     began = time.monotonic()
@@ -200,9 +193,9 @@ def evict(server, group):
 
 
 @pytest.mark.parametrize("group", ["graceful", "eviction"])
-def test_requests_in_progress_have_their_time(shop, pool, group):
+def test_requests_in_progress_have_their_time(shop, clients, group):
     """The next process serves meanwhile; when the time is over, the old one ends."""
-    held, go = hold(shop, pool, group, "wait")
+    held, go = hold(shop, clients, group, "wait")
     pid = evict(shop, group)
     replaced(shop, group, pid)
     wait_for(lambda: only(shop, group) != pid, "an answer of the next")
@@ -211,7 +204,7 @@ def test_requests_in_progress_have_their_time(shop, pool, group):
     assert time.monotonic() - began < 3
     wait_for(lambda: pid not in daemons(shop, group), "its end")
 
-    held, go = hold(shop, pool, group, "wait")
+    held, go = hold(shop, clients, group, "wait")
     pid = evict(shop, group)
     go.touch()
     assert (held.result().status, int(held.result().body)) == (200, pid)

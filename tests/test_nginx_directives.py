@@ -1,38 +1,8 @@
 """mod_wsgi's directives in nginx's dress: the same words, the same meaning."""
 
-import re
 
 import pytest
 from servers import Mount
-
-REFUSED = {
-    "wsgi_python_optimize 3;": "from 0 to 2",
-    "wsgi_python_hash_seed soon;": "or random",
-    "wsgi_dont_write_bytecode maybe;": "neither On nor Off",
-    "wsgi_switch_interval 0;": "positive",
-    "wsgi_per_interpreter_gil on;": "not possible yet",
-    "wsgi_free_threading on;": "not possible yet",
-    "wsgi_trusted_proxy_headers Forwarded;": "no header that proxies",
-    "wsgi_trusted_proxy_headers X-Forwarded-For;": "real_ip_header X-Forwarded-For",
-    "wsgi_trusted_proxies proxy.example;": "not looked up",
-    "wsgi_map_head_to_get sometimes;": '"on" or "off"',
-    "wsgi_interpreter_options colour=blue { }": "takes process-group= and application-group=",
-    "wsgi_interpreter_options application-group=a application-group=b { }": "twice",
-    "wsgi_interpreter_options application-group=%{RESOURCE} { }": "name of a group",
-    "wsgi_interpreter_options { wsgi_python_optimize 1; }": "may not stand",
-    "wsgi_interpreter_options { wsgi_restrict_stdin on off; }": "takes one argument",
-    "wsgi_interpreter_options application-group=a { wsgi_switch_interval 1; }": "one",
-    "wsgi_interpreter_options process-group=a { wsgi_python_path /a; }": "not defined",
-    "wsgi_restrict_embedded on;": "no application runs in the server's own processes",
-}
-
-
-@pytest.mark.parametrize("directive", REFUSED)
-def test_refused_with_file_and_line(nginx, directive):
-    code, said = nginx.configtest(http=directive)
-    assert code != 0
-    assert re.search(REFUSED[directive], said), said
-    assert re.search(r"nginx\.conf:\d+", said), said
 
 
 def seen(server, path="/", **options):

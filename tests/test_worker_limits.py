@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from servers import wait_for
-from workers import GOAWAY, TIMEOUT, Worker, app, request
+from workers import GOAWAY, TIMEOUT, app, request
 
 #: What requests do, one way per path.
 SLOW = """
@@ -62,11 +62,9 @@ def application(environ, start_response):
 
 
 @pytest.fixture
-def worker():
-    made = Worker()
-    (made.apps / "slow.py").write_text(SLOW)
-    yield made
-    made.close()
+def worker(worker):
+    (worker.apps / "slow.py").write_text(SLOW)
+    return worker
 
 
 def start(worker, **settings):

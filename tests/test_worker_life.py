@@ -1,0 +1,422 @@
+"""A daemon worker's life: its start, what its manager and signals make of it, and its end."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+from servers import wait_for
+from workers import GOAWAY, RELOADING, app, request
+
+
+def test_it_registers(worker):
+    worker.start("hello.py", settings="other")
+    registered = worker.registered
+    assert (registered["pid"], registered["group"], registered["settings"]) == (worker.pid, "shop", "other")
+    assert abs(registered["started"] - time.time()) < 60
+    assert (registered["ready"], registered["draining"]) == (False, False)
+    listener, page = registered["descriptors"]
+    assert socket.socket(fileno=listener).getsockname() == str(worker.path)
+    os.close(page)
+
+
+def test_what_does_not_import(worker):
+    broken = app(worker.apps / "broken.py")
+    (worker.apps / "broken.py").write_text("import nothing_like_this\n")
+    worker.start("hello.py", broken, ready=False)
+    assert worker.receive("broken")["app"] == broken
+    assert worker.wait() == 1
+    assert "No module named 'nothing_like_this'" in worker.log()
+
+
+def test_what_is_imported_later_is_announced_once(worker):
+    worker.start("hello.py")
+    for _ in range(2):
+        assert worker.get("hello.py").status == worker.get("environ.py", group="b").status == 200
+    assert worker.receive("imported")["app"] == app(worker.apps / "environ.py", group="b")
+    worker.order("stop", reason="shutdown_signal")
+    worker.wait()
+    with pytest.raises(EOFError):
+        worker.receive("nothing")
+    assert worker.messages == ["register", "ready", "imported"]
+
+
+def test_a_changed_script_is_reported_and_not_imported(worker):
+    script = worker.apps / "version.py"
+    source = "def application(environ, start):\n    start('200 OK', [])\n    return [b'%d']\n"
+    script.write_text(source % 1)
+    worker.start(app(script))
+    modified = script.stat().st_mtime_ns // 1000
+    assert worker.get("version.py", flags=RELOADING, mtime=modified).body == b"1"
+    script.write_text(source % 2)
+    os.utime(script, (1, 1))
+    for mtime in 1_000_000, 1_000_000, 0:
+        assert worker.get("version.py", flags=RELOADING, mtime=mtime).body == b"1"
+    assert worker.receive("changed")["app"] == app(script)
+    os.utime(script, (2, 2))
+    assert worker.get("version.py", flags=RELOADING).body == b"1"
+    worker.receive("changed")
+    assert worker.messages == ["register", "ready", "changed", "changed"]
+
+
+def test_draining(worker):
+    worker.start("hello.py", "responses.py")
+    idle, busy = worker.connect(), worker.connect()
+    idle.get(worker.target("hello.py"))
+    busy.send(request(worker.target("responses.py"), "/gated", QUERY_STRING="name=drain"))
+    wait_for(lambda: idle.summary()[2] == 1, "the request being taken")
+    worker.order("drain", reason="graceful_signal", timeout=10)
+    assert idle.frame()[0] == GOAWAY
+    assert idle.summary()[3] == 1 and idle.noticed() == "drains"
+    # whoever connects now waits for another worker
+    waiting = worker.connect()
+    waiting.send(request(worker.target("hello.py")))
+    # what is still sent on a connection is served
+    idle.send(request(worker.target("responses.py"), "/open", QUERY_STRING="name=drain"))
+    assert idle.answer().body == b"opened"
+    assert busy.answer().body == b"first\nsecond\n"
+    assert busy.frame()[0] == GOAWAY
+    assert worker.process.poll() is None
+    idle.close()
+    busy.close()
+    assert worker.wait() == 0
+    with pytest.raises(TimeoutError):
+        waiting.socket.settimeout(0.1)
+        waiting.frame()
+
+
+def test_a_drain_ends_at_its_timeout(worker):
+    worker.start("hello.py")
+    connection = worker.connect()
+    connection.get(worker.target("hello.py"))
+    worker.order("drain", reason="graceful_signal", timeout=0.3)
+    assert worker.wait(5) == 0
+
+
+def test_a_stop_runs_the_exit_functions(worker):
+    (worker.root / "data").mkdir()
+    worker.start("lifecycle.py", "api.py")
+    worker.get("lifecycle.py", "/atexit")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    assert "printed at exit" in worker.log()
+
+
+def test_a_stop_does_not_wait_for_ever(worker):
+    worker.start("lifecycle.py", shutdown_timeout=0.5)
+    worker.get("lifecycle.py", "/hangs")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait(3) == 0
+    assert "without waiting any longer" in worker.log()
+
+
+def test_no_descriptors_left(worker):
+    script = worker.apps / "leaks.py"
+    script.write_text("""
+import os, resource
+kept = []
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/leak":
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, limit))
+        try:
+            while True:
+                kept.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+    start_response("200 OK", [])
+    return []
+""")
+    worker.start(app(script))
+    with worker.connect() as connection:
+        assert connection.get(str(script), "/leak").status == 200
+        waiting = worker.connect()
+        waiting.send(request(str(script)))
+        assert worker.receive("retire")["reason"] == "resource_limit"
+        assert "no further connection is accepted" in worker.log()
+        # what it has it keeps serving
+        assert connection.get(str(script)).status == 200
+    waiting.close()
+
+
+def test_more_connections_than_there_are_places(worker):
+    worker.start("hello.py")
+    idle = []
+    for _ in range(1024):
+        connection = worker.connect()
+        assert connection.get(worker.target("hello.py")).status == 200
+        idle.append(connection)
+    one_more = worker.connect()
+    one_more.send(request(worker.target("hello.py")))
+    # one of those that are told to close does
+    assert idle[0].frame()[0] == idle[500].frame()[0] == GOAWAY
+    idle[500].close()
+    assert one_more.answer().status == 200
+    for connection in idle:
+        connection.close()
+    one_more.close()
+
+
+def test_closing_every_descriptor_harms_nobody_else(worker):
+    script = worker.apps / "closes.py"
+    script.write_text("""
+import os
+
+def application(environ, start_response):
+    os.closerange(3, 4096)
+    start_response("200 OK", [])
+    return []
+""")
+    worker.start(app(script))
+    with worker.connect() as connection:
+        connection.send(request(str(script)))
+        assert worker.wait() == 1
+    assert "cannot serve" in worker.log()
+
+
+def test_the_next_manager_is_found(worker):
+    path = str(worker.root / "control")
+    worker.start("hello.py", control=path)
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    manager.bind(path)
+    manager.settimeout(5)
+    worker.control.close()
+    assert worker.get("hello.py").status == 200
+    manager.listen()
+    worker.control = manager.accept()[0]
+    packet, descriptors, _, _ = socket.recv_fds(worker.control, 1 << 16, 4)
+    registered = json.loads(packet)["worker"]["register"]
+    assert registered["ready"] and registered["pid"] == worker.pid and len(descriptors) == 2
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    manager.close()
+
+
+def test_the_next_manager_hears_what_the_last_may_not_have(worker):
+    """What was imported, what has changed, why it is to be replaced."""
+    path = str(worker.root / "control")
+    worker.start("hello.py", control=path)
+    changed = worker.apps / "edited.py"
+    assert worker.get(changed.name).status == 200
+    worker.process.send_signal(signal.SIGUSR1)
+    worker.receive("retire")
+    os.utime(changed, (1, 1))
+    assert worker.get(changed.name, flags=RELOADING, mtime=0).status == 200
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as manager:
+        manager.bind(path)
+        manager.settimeout(10)
+        manager.listen()
+        # Nothing of this was read.
+        worker.control.close()
+        worker.control = manager.accept()[0]
+        worker.control.settimeout(10)
+        assert "register" in json.loads(worker.control.recv(1 << 16))["worker"]
+        hello, edited = (app(worker.apps / name) for name in ("hello.py", changed.name))
+        told = [json.loads(worker.control.recv(1 << 16)) for _ in range(4)]
+        assert told == [{"imported": {"app": hello}}, {"imported": {"app": edited}},
+                        {"changed": {"app": edited}}, {"retire": {"reason": "eviction_signal"}}]  # fmt: skip
+
+
+def test_what_another_process_has_imported(worker):
+    worker.start("hello.py")
+    worker.order("import", app=app(worker.apps / "edited.py"))
+    worker.wait_log("edited.py' into")
+    (worker.apps / "edited.py").write_text("1 / 0\n")
+    assert worker.get("edited.py").status == 200
+    worker.order("import", app=app(worker.apps / "broken.py"))
+    worker.wait_log("broken.py")
+    assert worker.get("hello.py").status == 200
+
+
+# ---- signals
+
+
+def subscriber(worker):
+    """An application that records events in the log."""
+    script = worker.apps / "subscriber.py"
+    script.write_text("""
+import mod_wsgi
+
+@mod_wsgi.subscribe_shutdown
+def stopping(name, **event):
+    print(f"<{name} {event['shutdown_reason']}>")
+
+@mod_wsgi.subscribe_signals
+def signalled(name, **event):
+    print(f"<{name} {event['signame']} {event['signum']}>")
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+""")
+    return app(script)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_end_it(worker, number):
+    worker.start(subscriber(worker))
+    worker.process.send_signal(number)
+    assert worker.wait() == 0
+    assert "<process_stopping shutdown_signal>" in worker.log()
+
+
+@pytest.mark.parametrize(
+    "number, reason", [(signal.SIGUSR1, "eviction_signal"), (signal.SIGXCPU, "cpu_time_limit")]
+)
+def test_signals_that_ask_for_another_worker(worker, number, reason):
+    worker.start(subscriber(worker))
+    worker.process.send_signal(number)
+    assert worker.receive("retire") == {"reason": reason, "descriptors": []}
+    assert worker.get("subscriber.py").status == 200
+    worker.order("drain", reason=reason, timeout=5)
+    assert worker.wait() == 0
+    assert f"<process_stopping {reason}>" in worker.log()
+
+
+def test_signals_for_the_application(worker):
+    worker.start(subscriber(worker))
+    worker.process.send_signal(signal.SIGHUP)
+    worker.wait_log("<process_signal SIGHUP 1>")
+    worker.process.send_signal(signal.SIGUSR2)
+    worker.wait_log("<process_signal SIGUSR2 12>")
+    assert worker.get("subscriber.py").status == 200
+
+
+@pytest.mark.parametrize("restricted", [True, False])
+def test_handlers_of_the_application(worker, restricted):
+    script = worker.apps / "handler.py"
+    script.write_text("""
+import signal
+signal.signal(signal.SIGALRM, lambda number, frame: print("<alarmed>"))
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+""")
+    interpreter = {
+        "application_group": None, "paths": [], "restrict_stdin": False, "restrict_stdout": False,
+        "restrict_signal": restricted,
+    }  # fmt: skip
+    worker.start(app(script), interpreters=[interpreter], main_interpreter=True)
+    if restricted:
+        assert "Ignoring Python signal handler registration for signal 14" in worker.log()
+    else:
+        worker.process.send_signal(signal.SIGALRM)
+        worker.wait_log("<alarmed>")
+        assert worker.get("handler.py").status == 200
+
+
+def test_forked_children_keep_the_applications_handlers_and_lose_ours(worker):
+    script = worker.apps / "handler.py"
+    script.write_text("""
+import os, signal
+signal.signal(signal.SIGALRM, lambda number, frame: os._exit(3))
+
+def application(environ, start_response):
+    number = int(environ["QUERY_STRING"])
+    pid = os.fork()
+    if pid == 0:
+        os.kill(os.getpid(), number)
+        os._exit(4)
+    start_response("200 OK", [])
+    return [str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode()]
+""")
+    worker.start(app(script), main_interpreter=True)
+    for number, status in (signal.SIGALRM, 3), (signal.SIGTERM, -15), (signal.SIGUSR1, -10):
+        assert worker.get("handler.py", QUERY_STRING=str(int(number))).body == str(status).encode()
+
+
+def test_a_stop_during_an_import(worker):
+    script = worker.apps / "slow.py"
+    script.write_text("import time\nprint('<importing>')\ntime.sleep(60)\n")
+    worker.start(app(script), ready=False)
+    worker.wait_log("<importing>")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait(3) == 0
+    assert "Traceback" not in worker.log() and worker.messages == ["register"]
+
+
+# ---- service scripts
+
+
+SERVICE = """
+import atexit, time
+atexit.register(print, "<exit functions>")
+try:
+    print("<serving>")
+    time.sleep(%s)
+    print("<done>")
+finally:
+    print("<cleaned up>")
+"""
+
+
+@pytest.mark.parametrize("how", ["signal", "order"])
+def test_a_service_script_is_ended_by_system_exit(worker, how):
+    (worker.apps / "service.py").write_text(SERVICE % 60)
+    worker.start("service.py", threads=0)
+    worker.wait_log("<serving>")
+    if how == "signal":
+        worker.process.terminate()
+    else:
+        worker.order("stop", reason="shutdown_signal")
+    assert worker.wait(3) == 0
+    log = worker.log()
+    assert "<done>" not in log and "<cleaned up>" in log and "<exit functions>" in log
+    assert "Traceback" not in log
+
+
+def test_a_service_script_is_left_in_peace_while_it_ends(worker):
+    """Neither what the process itself does about the signal nor the next signal disturbs it."""
+    (worker.apps / "service.py").write_text("""
+import os, time
+try:
+    print("<serving>")
+    time.sleep(60)
+finally:
+    print("<ending>")
+    while not os.path.exists(__file__ + ".go"):
+        time.sleep(0.001)
+    print("<ended>")
+""")
+    worker.start("service.py", threads=0)
+    worker.wait_log("<serving>")
+    worker.process.terminate()
+    worker.wait_log("<ending>")
+    worker.process.terminate()
+    worker.order("stop", reason="shutdown_signal")
+    (worker.apps / "service.py.go").touch()
+    assert worker.wait() == 0
+    assert "<ended>" in worker.log() and "Traceback" not in worker.log()
+
+
+@pytest.mark.parametrize("how", ["signal", "order"])
+def test_a_service_script_is_ended_at_once(worker, how):
+    """It was not begun, or it gets its SystemExit."""
+    (worker.apps / "service.py").write_text(SERVICE % 60)
+    worker.start("service.py", threads=0, ready=False)
+    if how == "signal":
+        worker.process.terminate()
+    else:
+        worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    log = worker.log()
+    assert ("<serving>" in log) == ("<cleaned up>" in log)
+    assert "<done>" not in log and "Traceback" not in log and "any longer" not in log
+
+
+def test_a_service_script_that_returns(worker):
+    (worker.apps / "service.py").write_text(SERVICE % 0.1)
+    worker.start("service.py", threads=0)
+    assert worker.wait(3) == 0
+    assert "<done>" in worker.log() and "<exit functions>" in worker.log()
+
+
+def test_a_service_script_that_fails(worker):
+    (worker.apps / "service.py").write_text("1 / 0\n")
+    worker.start("service.py", threads=0)
+    assert worker.wait(3) == 1
+    assert "ZeroDivisionError" in worker.log()
