@@ -65,7 +65,7 @@ test: setup-test  ## set up, build, run every test
 	@scripts/in-the-open.sh $(MAKE) --no-print-directory test-here
 
 test-here: build $(VENV)/.test
-	cargo test --locked --package burrow --package burrow-daemon
+	cargo test --locked --package burrow --package burrow-daemon --package burrow-websocket
 	$(VENV)/bin/python -m pytest tests
 
 test-fresh:  ## the README's commands in a new Debian 12 tree
