@@ -2,10 +2,10 @@
 
 use std::ffi::{c_int, CString};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, BURROW_LOG_INFO};
+use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, BURROW_LOG_INFO, UNKNOWN, WSGI};
 use pyo3_ffi as ffi;
 
 use crate::attach::Attached;
@@ -22,6 +22,10 @@ pub struct App {
     pub callable: Vec<u8>,
     pub group: Vec<u8>,
     pub multithread: bool,
+    /// What a setting says that it is.
+    stated: c_int,
+    /// What the last import gave, as [`burrow_abi::RuntimeApi::interface`] says it.
+    interface: AtomicI32,
     interpreter: OnceLock<&'static Interpreter>,
     /// Held, without the GIL, around an import, so that one application's slow import keeps no other
     /// waiting and no two threads import the same script.
@@ -62,6 +66,7 @@ pub unsafe extern "C" fn open(
     callable: burrow_str,
     group: burrow_str,
     multithread: c_int,
+    interface: c_int,
 ) -> *mut RuntimeApp {
     // SAFETY: the strings are the caller's for the length of the call; they are copied.
     let (target, callable, group) = unsafe { (target.bytes(), callable.bytes(), group.bytes()) };
@@ -81,6 +86,8 @@ pub unsafe extern "C" fn open(
         callable: callable.unwrap_or_default().to_vec(),
         group: group.to_vec(),
         multithread: multithread != 0,
+        stated: interface,
+        interface: AtomicI32::new(UNKNOWN),
         interpreter: OnceLock::new(),
         importing: Mutex::new(()),
         loaded: Mutex::new(None),
@@ -141,6 +148,8 @@ impl App {
         let old = match self.import(&attached) {
             Ok(loaded) => {
                 self.modified.store(now, Ordering::Relaxed);
+                let interface = if self.stated == UNKNOWN { WSGI } else { self.stated };
+                self.interface.store(interface, Ordering::Release);
                 self.loaded.lock().unwrap().replace(Arc::new(loaded))
             }
             Err(_) => {
@@ -153,6 +162,17 @@ impl App {
         // Its Python objects go while this thread is attached.
         drop(old);
         self.loaded.lock().unwrap().clone()
+    }
+
+    /// What it is; UNKNOWN before its import.
+    pub fn interface(&self) -> c_int {
+        self.interface.load(Ordering::Acquire)
+    }
+
+    /// Whether the import would have to be looked at again, where the script was modified then (0: look).
+    pub fn may_have_changed(&self, modified: i64) -> bool {
+        let modified = if modified == 0 { self.modified_now() } else { modified };
+        modified != self.modified.load(Ordering::Relaxed)
     }
 
     /// Whether it was imported.

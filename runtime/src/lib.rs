@@ -3,9 +3,10 @@
 //! Built once for each CPython as an extension-style library whose libpython symbols stay open. Embedded,
 //! the host opens it in a server's worker process and meets it in [`burrow_runtime`]; in daemon mode the
 //! application's python imports it and is a worker from then on: [`worker`].
-//! A request's path: [`app`] finds the callable, [`wsgi`] runs it.
+//! A request's path: [`app`] finds the callable, [`wsgi`] or [`asgi`] runs it.
 
 mod app;
+mod asgi;
 mod attach;
 mod bootstrap;
 mod fork;
@@ -33,6 +34,10 @@ pub static burrow_runtime: RuntimeApi = RuntimeApi {
     app: app::open,
     load: app::load,
     serve: wsgi::serve,
+    interface: asgi::interface,
+    submit: asgi::submit,
+    wake: asgi::wake,
+    retire: asgi::retire,
     ask: hooks::ask,
     stop: start::stop,
 };

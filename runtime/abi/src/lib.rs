@@ -53,10 +53,31 @@ pub unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// The callable of what is no application but a script of hooks.
 pub const WHOLE_SCRIPT: &[u8] = b"*";
+
+/// What `serve` answers, having done nothing, where the application runs on an event loop: it is for `submit`.
+pub const ON_LOOP: burrow_outcome = burrow_outcome::MAX;
+
+// What an application's callable is, and what a setting states of it.
+pub const UNKNOWN: c_int = 0;
+pub const WSGI: c_int = 1;
+pub const ASGI: c_int = 2;
+
+// The event loop of an interpreter: uvloop where it can be imported, or the one that is asked for.
+pub const ANY_LOOP: c_int = 0;
+pub const ASYNCIO: c_int = 1;
+pub const UVLOOP: c_int = 2;
+
+// What `wake` tells.
+/// `read` has said -2 and would not now.
+pub const READABLE: u32 = 1;
+/// `send` has said 1, and there is room again.
+pub const WRITABLE: u32 = 2;
+/// The client has left.
+pub const GONE: u32 = 4;
 
 /// An application in the runtime's eyes.
 #[repr(C)]
@@ -103,6 +124,42 @@ pub struct InterpreterOptions {
     pub restrict_stdin: c_int,
     pub restrict_stdout: c_int,
     pub restrict_signal: c_int,
+    /// ANY_LOOP, ASYNCIO or UVLOOP.
+    pub event_loop: c_int,
+}
+
+/// How an event loop talks to its requests: called on the loop's thread; nothing here waits.
+#[repr(C)]
+pub struct LoopIo {
+    /// Up to `len` bytes of the request's body; after a 101, of what the client sends. 0 at its end; -1: the
+    /// client is gone; -2: there is nothing yet, and one `wake` with READABLE follows.
+    pub read: unsafe extern "C" fn(exchange: *mut c_void, buf: *mut c_char, len: usize) -> isize,
+    /// As `burrow_io.send`, whose 1 it does not know: 1 is for "taken, but the next piece has to wait until
+    /// `wake` says WRITABLE", once. A head below 200, other than 101, is interim, and there is no body with
+    /// it: the server passes it on if it can.
+    pub send: unsafe extern "C" fn(
+        exchange: *mut c_void,
+        head: *const burrow_head,
+        body: *const burrow_body,
+        flags: u32,
+    ) -> c_int,
+    /// The last call, exactly one for each request that was submitted: neither exchange nor request are used
+    /// any more. The outcome is as of `serve`; BURROW_DONE where the last piece of the answer was sent.
+    pub finish: unsafe extern "C" fn(exchange: *mut c_void, outcome: burrow_outcome),
+    /// Behind any number of the calls above, when the loop has nothing more to do at once: whoever carries
+    /// them out may be woken for all of them together.
+    pub flush: unsafe extern "C" fn(),
+}
+
+/// A request for an event loop. `request`, `io` and `exchange` stay good until `finish`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Submission {
+    pub app: *mut RuntimeApp,
+    pub request: *const burrow_request,
+    pub io: *const LoopIo,
+    /// What `io` is called with and log lines are bound to.
+    pub exchange: *mut c_void,
 }
 
 /// What the host offers the runtime. Lives as long as the process.
@@ -127,16 +184,32 @@ pub struct RuntimeApi {
         callable: burrow_str,
         group: burrow_str,
         multithread: c_int,
+        interface: c_int,
     ) -> *mut RuntimeApp,
-    /// Imports it now. 0, or -1 when it does not import (logged).
+    /// Imports it now, and waits until an ASGI application's lifespan has begun. 0, or -1 when that fails
+    /// (logged).
     pub load: unsafe extern "C" fn(*mut RuntimeApp) -> c_int,
-    /// Runs one request on the calling thread.
+    /// Runs one request on the calling thread, or answers [`ON_LOOP`].
     pub serve: unsafe extern "C" fn(
         *mut RuntimeApp,
         *const burrow_request,
         *const burrow_io,
         exchange: *mut c_void,
     ) -> burrow_outcome,
+    /// What would become of this request now: WSGI is for `serve`, ASGI for `submit`. UNKNOWN is for `serve`,
+    /// which imports first: it is not imported yet, or the request asks for a script that may have changed.
+    /// Never waits, takes no GIL.
+    pub interface: unsafe extern "C" fn(*const RuntimeApp, *const burrow_request) -> c_int,
+    /// Gives requests to the event loops of their applications, together: a loop is woken once. Any thread;
+    /// never waits, takes no GIL.
+    pub submit: unsafe extern "C" fn(*const Submission, count: usize),
+    /// Something has happened to an exchange that was submitted and is not finished: the host looks at that
+    /// under the exchange's own lock, under which its `finish` marks it. Any thread; never waits. What nobody
+    /// waits for does no harm.
+    pub wake: unsafe extern "C" fn(*mut RuntimeApp, exchange: *mut c_void, events: u32),
+    /// The process takes no further requests (reload, stop): WebSockets are closed with 1012, and once the
+    /// grace is over (milliseconds) every `receive()` that waits gets its disconnect. Any thread; never waits.
+    pub retire: unsafe extern "C" fn(grace: u32),
     /// Asks a script, made by `app` with the callable [`WHOLE_SCRIPT`], on the calling thread.
     pub ask: unsafe extern "C" fn(
         *mut RuntimeApp,
