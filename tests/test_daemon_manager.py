@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pwd
+import signal
 import subprocess
 import time
 
@@ -11,7 +12,7 @@ import pytest
 import servers
 from daemons import await_daemons, burrow, daemons, socket_folder, sockets
 from servers import IS_ROOT, Mount, wait_for
-from test_manager import manager, ours
+from test_manager import await_end, manager, ours
 from test_reload import Load
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root's servers change their user")
@@ -166,6 +167,38 @@ def test_children_of_processes_end_with_the_server(server):
     (child,) = psutil.Process(worker).children()
     server.stop()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+CHILDREN = """
+import pathlib, subprocess
+ignoring = "trap '' TERM; echo $$ > {data}/ignoring; while :; do sleep 1; done"
+plain = subprocess.Popen(["/bin/sleep", "1000"])
+subprocess.Popen(["/bin/sh", "-c", ignoring])
+other = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)
+pathlib.Path("{data}/plain").write_text(str(plain.pid))
+pathlib.Path("{data}/other").write_text(str(other.pid))
+from hello import application
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_children_of_a_process_end_with_it(server, how):
+    """Asked first, then killed; but for those that have a session of their own."""
+    server.crash = None
+    server.write_app("parent.py", CHILDREN.format(data=server.data))
+    options = {"shop": "shutdown-timeout=1"}
+    server.start(mounts=[Mount("/", "parent.py", "%{GLOBAL}", "shop")], groups=options)
+    (worker,) = await_daemons(server, "shop", 1)
+    files = [server.data / name for name in ("plain", "ignoring", "other")]
+    wait_for(lambda: all(file.exists() and file.read_text() for file in files), "the children")
+    plain, ignoring, other = (psutil.Process(int(file.read_text())) for file in files)
+    os.kill(worker, how)
+    for child in (plain, ignoring):
+        await_end(child, 30)
+    assert other.status() == psutil.STATUS_SLEEPING
+    other.kill()
+    await_daemons(server, "shop", 1, without=[worker])
+    os.kill(int((server.data / "other").read_text()), signal.SIGKILL)
 
 
 # ---- the command

@@ -9,6 +9,7 @@ use super::{
     configuration::{self, Configuration},
     folder, launch,
     log::{Level, Log},
+    orphans::Orphans,
     worker::{self, State, Worker},
 };
 use burrow_daemon::{
@@ -47,6 +48,7 @@ pub struct Group {
     socket: PathBuf,
     listener: Option<OwnedFd>,
     pub workers: Vec<Worker>,
+    pub orphans: Orphans,
     /// What processes have imported besides what the configuration names.
     imported: Vec<App>,
     /// What did not import at this revision.
@@ -75,6 +77,7 @@ impl Group {
             revision: 0,
             listener: None,
             workers: Vec::new(),
+            orphans: Orphans::default(),
             imported: Vec::new(),
             broken: Vec::new(),
             proven: false,
@@ -152,7 +155,7 @@ impl Group {
     }
 
     pub fn has_left(&self) -> bool {
-        self.leaving.is_some() && self.workers.is_empty()
+        self.leaving.is_some() && self.workers.is_empty() && self.orphans.is_empty()
     }
 
     /// Does what is to be done now.
@@ -160,6 +163,7 @@ impl Group {
         let now = Instant::now();
         self.backoff.pass(now);
         self.enforce(host, now);
+        self.orphans.expire(now);
         if let Some(until) = self.leaving {
             if until <= now {
                 self.listener = None;
@@ -417,8 +421,14 @@ impl Group {
     pub fn ended(&mut self, host: &Host, pid: Pid) {
         let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else { return };
         let worker = self.workers.swap_remove(index);
+        self.account_for(host, &worker);
+        self.orphans.add(worker, self.spec.shutdown_timeout());
+    }
+
+    /// Says how a process has ended, and when the next one may start.
+    fn account_for(&mut self, host: &Host, worker: &Worker) {
         let (serving, how) = (worker.serving(), worker.reap());
-        let mut text = format!("process {pid} {how}");
+        let mut text = format!("process {} {how}", worker.pid);
         if !serving.is_empty() {
             text = format!("{text} while it served {serving}");
         }
@@ -451,7 +461,7 @@ impl Group {
         let workers = self.workers.iter().filter_map(Worker::due);
         // The time of one that is past matters while it has processes to drain only.
         let leaving = self.leaving.filter(|_| self.workers.iter().any(Worker::is_up));
-        workers.chain(leaving).chain(self.backoff.due()).min()
+        workers.chain(leaving).chain(self.backoff.due()).chain(self.orphans.due()).min()
     }
 
     fn say(&self, host: &Host, level: Level, text: &str) {

@@ -26,6 +26,7 @@ mod inbox;
 mod launch;
 mod log;
 mod master;
+mod orphans;
 mod pidfd;
 mod process;
 mod protocol;

@@ -16,12 +16,13 @@ impl Pidfd {
         }
     }
 
-    pub fn kill(&self, signal: Signal) -> nix::Result<()> {
+    /// None: fails where there is no such process any more.
+    pub fn kill(&self, signal: impl Into<Option<Signal>>) -> nix::Result<()> {
+        let signal = signal.into().map_or(0, |signal| signal as i32);
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: a system call on numbers; NULL stands for what kill(2) would say.
-        let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal as i32, no_info, 0)
-        };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_info, 0) };
         Errno::result(sent).map(drop)
     }
 }

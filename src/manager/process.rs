@@ -7,6 +7,7 @@ use super::{
     group::{Group, Host},
     inbox::{Event, Inbox},
     log::Level,
+    orphans::Orphans,
     visitors::{Visitor, Visitors},
     worker::{self, State, Worker},
     Role,
@@ -241,7 +242,12 @@ impl Manager {
                 worker.stop("shutdown_signal", shutdown);
             }
         }
-        let mut workers: Vec<Worker> = groups.into_iter().flat_map(|group| group.workers).collect();
+        let mut orphans = Orphans::default();
+        let mut workers = Vec::new();
+        for group in groups {
+            orphans.append(group.orphans);
+            workers.extend(group.workers);
+        }
         while !workers.is_empty() && Instant::now() < deadline + RESERVE {
             let now = Instant::now();
             for worker in &mut workers {
@@ -253,10 +259,11 @@ impl Manager {
             let due = workers.iter().filter_map(Worker::due).chain([next]).min().unwrap_or(next);
             if let Some(index) = worker::first_to_end(&workers, due) {
                 let worker = workers.swap_remove(index);
-                worker.end_children();
                 worker.reap();
+                orphans.add(worker, Duration::ZERO);
             }
         }
+        orphans.end(deadline + RESERVE);
         for folder in &self.folders {
             if let Err(error) = folder::remove(folder) {
                 self.inbox.log.write(Level::Error, &format!("{}: {error}", folder.display()));

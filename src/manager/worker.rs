@@ -10,10 +10,10 @@ use burrow_daemon::{
 use nix::{
     poll::{poll, PollFd, PollFlags, PollTimeout},
     sys::{
-        signal::Signal,
+        signal::{killpg, Signal},
         wait::{waitid, Id, WaitPidFlag, WaitStatus},
     },
-    unistd::Pid,
+    unistd::{getpgid, Pid},
 };
 use std::{
     ffi::OsStr,
@@ -205,13 +205,12 @@ impl Worker {
         }
     }
 
-    /// Ends what it has left behind: the processes that it forked. To be called before `reap`, while nobody else
-    /// can have its number.
-    pub fn end_children(&self) {
-        if self.is_child {
-            // SAFETY: a system call on numbers; it made a session, so the process group is its own.
-            unsafe { libc::kill(-self.pid.as_raw(), libc::SIGKILL) };
-        }
+    /// After its end: sends a signal (None: no signal) to what it has forked, which has its process group. Whether
+    /// there is anything.
+    pub fn signal_group(&self, signal: Option<Signal>) -> bool {
+        // As long as somebody is in the group no other process gets its number.
+        let is_its_own = self.pidfd.kill(None).is_ok() || getpgid(Some(self.pid)).is_err();
+        is_its_own && killpg(self.pid, signal).is_ok()
     }
 }
 
