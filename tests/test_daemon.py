@@ -402,7 +402,8 @@ def test_service_script(server):
 
 
 def test_import_script(server):
-    source = "import shared\nshared.count('early')\nprint('imported early')\napplication = print\n"
+    """One that is no application."""
+    source = "import shared\nshared.count('early')\nprint('imported early')\n"
     path = server.write_app("early.py", source)
     server.start(mounts=[Mount("/", "state.py", "%{GLOBAL}", "shop")], groups={"shop": ""},
                  **import_script(server, path, "shop"))  # fmt: skip

@@ -16,6 +16,16 @@ static void ignore(ngx_event_t *event)
 {
 }
 
+/* nginx closes it where it has none left for a client. It takes such a one for a client's that
+ * waits, which stub_status would show. */
+static void set_reusable(ngx_connection_t *c, ngx_uint_t reusable)
+{
+    ngx_reusable_connection(c, reusable);
+#if (NGX_STAT_STUB)
+    (void) ngx_atomic_fetch_add(ngx_stat_waiting, reusable ? -1 : 1);
+#endif
+}
+
 /* Whatever a worker sends here means that it wants the connection closed. */
 static void on_idle(ngx_event_t *event)
 {
@@ -28,6 +38,7 @@ static void on_idle(ngx_event_t *event)
         return;
     }
     burrow_group_forget(group->workers, c);
+    set_reusable(c, 0);
     close_connection(c);
 }
 
@@ -53,6 +64,7 @@ static void rest(ngx_connection_t *c, ngx_burrow_group_t *group)
     c->write->handler = ignore;
     c->data = group;
     c->idle = 1;
+    set_reusable(c, 1);
     set_log(c, ngx_cycle->log);
     if (c->read->ready) {
         on_idle(c->read);
@@ -264,6 +276,7 @@ ngx_int_t ngx_burrow_reach(ngx_burrow_relay_t *relay)
 
     if (c != NULL) {
         c->idle = 0;
+        set_reusable(c, 0);
         c->sent = 0;
         set_log(c, log);
         relay->connection = c;

@@ -80,8 +80,8 @@ impl<C> Connection<C> {
 }
 
 /// Idle connections to a worker, where it has fewer threads: requests come in bursts, and connecting for what is
-/// beyond is dear.
-const LEAST_LIMIT: usize = 32;
+/// beyond is dear. Other processes of the server have room beside.
+const LEAST_LIMIT: usize = page::SLOTS / 4;
 
 /// The connections that are idle, by worker.
 pub struct Pool<C> {
@@ -264,12 +264,12 @@ mod tests {
             let connection = greet(&mut pool, &page, handle);
             assert!(pool.put(connection).is_none());
         }
-        let more = greet(&mut pool, &page, 100);
-        assert_eq!(pool.put(more).unwrap().handle, 100);
+        let more = greet(&mut pool, &page, 1000);
+        assert_eq!(pool.put(more).unwrap().handle, 1000);
         assert_eq!(pool.remove(|handle| *handle == 1).unwrap().handle, 1);
-        let last = greet(&mut pool, &page, 101);
+        let last = greet(&mut pool, &page, 1001);
         page.drain();
-        assert_eq!(pool.put(last).unwrap().handle, 101, "its worker drains");
+        assert_eq!(pool.put(last).unwrap().handle, 1001, "its worker drains");
         assert!(pool.take().is_none());
         assert!(pool.put(Connection::new(4)).is_some(), "there was no HELLO");
     }

@@ -1,12 +1,14 @@
 """nginx's connections to workers: which requests are sent again, and both directions."""
 
+import contextlib
 import http.client
 import os
 import time
 
 import pytest
 import servers
-from standin import ANSWER, PATHS, body, first_of, head
+from servers import wait_for
+from standin import ANSWER, MOUNTS, PATHS, Group, body, first_of, head
 from workers import BODY, FLUSH, GOAWAY, LAST, frame
 
 
@@ -29,6 +31,23 @@ def test_going_away_is_no_reason_not_to_answer(site, first, clients):
     first.send(frame(GOAWAY) + head(length=len(ANSWER)) + body())
     assert answer.result().content == ANSWER
     assert first.ended()
+
+
+def test_idle_ones_make_room_for_clients(nginx):
+    nginx.start(mounts=MOUNTS, groups={"shop": ""}, nginx="location = /status { stub_status; }")
+    with Group(nginx).listen() as group, contextlib.ExitStack() as open_ones:
+        for _ in range(100):
+            open_ones.enter_context(client := nginx.connect())
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        for worker in [open_ones.enter_context(group.accept()) for _ in range(100)]:
+            worker.serve()
+        wait_for(lambda: "Waiting: 0" in nginx.get("/status").text, "no client that is idle")
+        many = [open_ones.enter_context(nginx.connect()) for _ in range(450)]
+        for client in many:
+            client.sendall(b"GET /status HTTP/1.0\r\n")
+        for client in many:
+            client.sendall(b"\r\n")
+            assert b"Active connections" in client.recv(4096)
 
 
 UPLOADS = [("/", 0), ("/", 1000), ("/", 300_000), ("/unbuffered", 1000), ("/unbuffered", 300_000)]
