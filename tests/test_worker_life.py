@@ -201,15 +201,17 @@ def test_the_next_manager_hears_what_the_last_may_not_have(worker):
     worker.start("hello.py", control=path)
     changed = worker.apps / "edited.py"
     assert worker.get(changed.name).status == 200
+    worker.receive("imported")
     worker.process.send_signal(signal.SIGUSR1)
     worker.receive("retire")
     os.utime(changed, (1, 1))
     assert worker.get(changed.name, flags=RELOADING, mtime=0).status == 200
+    # On its way, and whether the manager has read it is nothing that a worker knows.
+    worker.receive("changed")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as manager:
         manager.bind(path)
         manager.settimeout(10)
         manager.listen()
-        # Nothing of this was read.
         worker.control.close()
         worker.control = manager.accept()[0]
         worker.control.settimeout(10)
