@@ -38,7 +38,7 @@ def options(server):
     given = (
         f"processes=2 threads=3 umask=0027 home={home} lang=C.UTF-8 locale=C.UTF-8 display-name=%{{GROUP}} "
         f"env=COLOUR=red env=EMPTY= env-file={env_file} switch-interval=0.02 memory-limit=4000000000 "
-        "virtual-memory-limit=8000000000 cpu-priority=5"
+        "virtual-memory-limit=8000000000 cpu-priority=5 send-buffer-size=20000 receive-buffer-size=30000"
     )
     if IS_ROOT:
         given += f" user={OTHER.pw_name} group=daemon supplementary-groups=mail,games"
@@ -173,6 +173,13 @@ def test_limits_and_priority(shop):
     assert seen["switch_interval"] == pytest.approx(0.02)
     plain = facts(shop, "/plain")
     assert plain["nice"] == os.nice(0) and plain["limits"]["RLIMIT_DATA"] == -1
+
+
+def test_buffers_of_the_sockets(shop):
+    """The kernel doubles what it is told."""
+    buffers = shop.get("/options/buffers").json()
+    assert buffers and all(each == [40000, 60000] for each in buffers)
+    assert [40000, 60000] not in shop.get("/plain/buffers").json()
 
 
 def test_display_name(shop):

@@ -57,6 +57,9 @@ pub struct Worker {
     pub script_group: Option<u32>,
     /// 0: no limit.
     pub socket_timeout: f64,
+    /// In bytes, of connections from servers; 0: the system's.
+    pub send_buffer_size: usize,
+    pub receive_buffer_size: usize,
     pub request_timeout: f64,
     pub interrupt_timeout: f64,
     pub graceful_timeout: f64,

@@ -306,6 +306,8 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
             Some(_) => seconds("socket-timeout"),
             None => server.timeout.as_secs_f64(),
         },
+        send_buffer_size: group.number("send-buffer-size") as usize,
+        receive_buffer_size: group.number("receive-buffer-size") as usize,
         request_timeout: seconds("request-timeout"),
         interrupt_timeout: seconds("interrupt-timeout"),
         graceful_timeout: seconds("graceful-timeout"),

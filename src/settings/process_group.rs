@@ -126,8 +126,8 @@ pub const OPTIONS: &[Definition] = &[
     option("memory-limit", Bytes(0), "0", "of data; 0: no limit"),
     option("virtual-memory-limit", Bytes(0), "0", "of address space; 0: no limit"),
     option("stack-size", Bytes(16384), "0", "of a thread; 0: the system's"),
-    option("send-buffer-size", Bytes(512), "0", "of the socket; 0: the system's"),
-    option("receive-buffer-size", Bytes(512), "0", "of the socket; 0: the system's"),
+    option("send-buffer-size", Bytes(512), "0", "of the sockets, at both ends; 0: the system's"),
+    option("receive-buffer-size", Bytes(512), "0", "of the sockets, at both ends; 0: the system's"),
     option("header-buffer-size", Bytes(8192), "0", "the longest line of a head; 0: 32768"),
     option(
         "response-buffer-size",

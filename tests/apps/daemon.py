@@ -1,9 +1,11 @@
 """What a process of a process group is, and requests whose course a test decides."""
 
+import contextlib
 import json
 import locale
 import os
 import resource
+import socket
 import sys
 import time
 import urllib.parse
@@ -67,6 +69,19 @@ def answer_environ(environ, start_response, query):
     """As environ.py, without the words."""
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps({"reprs": {key: repr(value) for key, value in environ.items()}}).encode()]
+
+
+def answer_buffers(environ, start_response, query):
+    """Of the connections from the server: what the kernel takes for either direction."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
+            is_link = (each.family, each.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+            if is_link and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                options = (socket.SO_SNDBUF, socket.SO_RCVBUF)
+                found.append([each.getsockopt(socket.SOL_SOCKET, option) for option in options])
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(found).encode()]
 
 
 def answer_pid(environ, start_response, query):

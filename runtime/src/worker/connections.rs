@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::*};
 use std::sync::Mutex;
 
 use burrow_abi::BURROW_TIMEOUT;
+use burrow_daemon::config;
 use burrow_daemon::frame::{Header, Kind};
 use burrow_daemon::page::SLOTS;
 use nix::errno::Errno;
@@ -43,6 +44,9 @@ pub struct Connections {
     closing: AtomicBool,
     /// For one read or write; 0: no limit.
     timeout: TimeVal,
+    /// 0: the system's.
+    send_buffer_size: usize,
+    receive_buffer_size: usize,
 }
 
 /// Where a connection is, or can be.
@@ -88,8 +92,7 @@ impl AsFd for Connection {
 }
 
 impl Connections {
-    /// `timeout`: seconds for one read or write; 0: no limit.
-    pub fn new(listener: OwnedFd, timeout: f64) -> io::Result<Connections> {
+    pub fn new(listener: OwnedFd, config: &config::Worker) -> io::Result<Connections> {
         let place = || Place {
             fd: AtomicI32::new(-1),
             state: AtomicU8::new(FREE),
@@ -106,7 +109,9 @@ impl Connections {
                 listening: false,
             }),
             closing: AtomicBool::new(false),
-            timeout: TimeVal::microseconds((timeout * 1e6) as i64),
+            timeout: TimeVal::microseconds((config.socket_timeout * 1e6) as i64),
+            send_buffer_size: config.send_buffer_size,
+            receive_buffer_size: config.receive_buffer_size,
         })
     }
 
@@ -210,6 +215,12 @@ impl Connections {
         if self.timeout.num_microseconds() > 0 {
             setsockopt(&socket, sockopt::ReceiveTimeout, &self.timeout)?;
             setsockopt(&socket, sockopt::SendTimeout, &self.timeout)?;
+        }
+        if self.send_buffer_size > 0 {
+            setsockopt(&socket, sockopt::SndBuf, &self.send_buffer_size)?;
+        }
+        if self.receive_buffer_size > 0 {
+            setsockopt(&socket, sockopt::RcvBuf, &self.receive_buffer_size)?;
         }
         Ok(Some(socket))
     }

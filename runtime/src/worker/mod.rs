@@ -111,7 +111,7 @@ unsafe fn live() -> Result<Infallible, String> {
         let config = config::Worker::from_file(file)?;
         let begun = WORKER.set(Worker {
             page: page::Writer::new(config.threads)?,
-            connections: Connections::new(listener, config.socket_timeout)?,
+            connections: Connections::new(listener, &config)?,
             requests: Requests::new(),
             applications: Applications::default(),
             frozen_stacks: FrozenStacks::new()?,
