@@ -78,6 +78,8 @@ pub const READABLE: u32 = 1;
 pub const WRITABLE: u32 = 2;
 /// The client has left.
 pub const GONE: u32 = 4;
+/// The request's time is up: its task is cancelled at once. BURROW_TIMEOUT where nothing was sent.
+pub const EXPIRED: u32 = 8;
 
 /// An application in the runtime's eyes.
 #[repr(C)]

@@ -1,6 +1,7 @@
 //! The applications that this worker has been asked for, and what the manager learns of them.
 
 use std::cell::Cell;
+use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
 use std::sync::{OnceLock, RwLock};
 
@@ -11,6 +12,7 @@ use burrow_daemon::request::Addressed;
 
 use super::{log, ownership, worker};
 use crate::app::{self, App};
+use crate::asgi;
 use crate::interpreter::Interpreter;
 
 #[derive(Default)]
@@ -102,6 +104,12 @@ impl Application {
             return None;
         }
         ownership::refusal(&self.key.target)
+    }
+
+    /// What would become of this request: see [`burrow_abi::RuntimeApi::interface`].
+    pub fn interface(&self, request: &burrow_request) -> c_int {
+        // SAFETY: made by `app::open`; a live request.
+        unsafe { asgi::interface(self.runtime, request) }
     }
 
     /// For [`crate::wsgi::serve`].

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::*};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use burrow_abi::BURROW_TIMEOUT;
 use burrow_daemon::config;
@@ -20,6 +20,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{accept4, getsockopt, send, setsockopt, sockopt, MsgFlags, SockFlag};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::on_loop::LoopExchange;
 use super::{log, worker};
 
 /// What the epoll says where it is not a connection's place.
@@ -34,6 +35,8 @@ const IDLE: u8 = 1;
 const TAKEN: u8 = 2;
 /// A thread has it, and the epoll has reported something meanwhile.
 const AGAIN: u8 = 3;
+/// An event loop has it, to which what happens is reported.
+const LENT: u8 = 4;
 
 pub struct Connections {
     epoll: Epoll,
@@ -58,6 +61,8 @@ struct Place {
     watched: AtomicBool,
     /// The server was told to close it.
     dismissed: AtomicBool,
+    /// While it is LENT.
+    exchange: Mutex<Option<Arc<LoopExchange>>>,
 }
 
 struct Vacancies {
@@ -84,6 +89,13 @@ pub struct Connection {
     fd: RawFd,
 }
 
+impl Connection {
+    /// The same, for an event loop, which is to give it back.
+    pub fn lent(&self) -> Connection {
+        Connection { slot: self.slot, fd: self.fd }
+    }
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: only who has the connection closes it, and then no longer has it.
@@ -98,6 +110,7 @@ impl Connections {
             state: AtomicU8::new(FREE),
             watched: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
+            exchange: Mutex::new(None),
         };
         Ok(Connections {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -145,26 +158,86 @@ impl Connections {
             match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(_) if events[0].data() == LISTENER => return Ok(Event::Connecting),
                 Ok(_) => {
-                    if let Some(connection) = self.claim(events[0].data() as usize) {
-                        return Ok(Event::Arrived(connection));
+                    if let Some(event) = self.look_at(&events[0]) {
+                        return Ok(event);
                     }
                 }
             }
         }
     }
 
+    /// What the epoll has reported, where it is the calling thread's concern.
+    fn look_at(&self, event: &EpollEvent) -> Option<Event> {
+        match event.data() {
+            LISTENER => Some(Event::Connecting),
+            slot => self.claim(slot as usize, event.events()).map(Event::Arrived),
+        }
+    }
+
     /// Takes a connection that nobody has. One that somebody has is to be looked at again.
-    fn claim(&self, slot: usize) -> Option<Connection> {
+    fn claim(&self, slot: usize, flags: EpollFlags) -> Option<Connection> {
         let place = &self.places[slot];
         let next = |state| match state {
             IDLE => Some(TAKEN),
             TAKEN => Some(AGAIN),
             _ => None,
         };
-        let before = place.state.fetch_update(SeqCst, SeqCst, next);
-        (before == Ok(IDLE)).then(|| Connection { slot, fd: place.fd.load(Relaxed) })
+        loop {
+            match place.state.fetch_update(SeqCst, SeqCst, next) {
+                Ok(IDLE) => return Some(Connection { slot, fd: place.fd.load(Relaxed) }),
+                // Where it has just been given back, it is looked at once more.
+                Err(LENT) if !self.lent(slot).is_some_and(|exchange| exchange.report(flags)) => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// What an event loop serves on a connection.
+    pub fn lent(&self, slot: usize) -> Option<Arc<LoopExchange>> {
+        self.places[slot].exchange.lock().unwrap().clone()
+    }
+
+    /// Gives the connection, which the calling thread has, to an event loop.
+    pub fn lend(&self, connection: &Connection, exchange: Arc<LoopExchange>) -> io::Result<()> {
+        let place = &self.places[connection.slot];
+        *place.exchange.lock().unwrap() = Some(exchange.clone());
+        if place.state.swap(LENT, SeqCst) == AGAIN {
+            exchange.report(EpollFlags::EPOLLIN);
+        }
+        if !place.watched.swap(true, Relaxed) {
+            self.epoll.add(connection.as_fd(), arrivals(connection.slot))?;
+        }
+        Ok(())
+    }
+
+    /// The event loop is done with it. The calling thread has it then, and closes it.
+    pub fn take_back(&self, connection: &Connection) -> Connection {
+        let place = &self.places[connection.slot];
+        place.state.store(TAKEN, SeqCst);
+        *place.exchange.lock().unwrap() = None;
+        connection.lent()
+    }
+
+    /// The event loop is done with it for now. `again`: something has arrived, which is to be reported.
+    pub fn give_back(&self, connection: &Connection, again: bool) -> io::Result<()> {
+        let place = &self.places[connection.slot];
+        *place.exchange.lock().unwrap() = None;
+        place.state.store(IDLE, SeqCst);
+        if again {
+            self.epoll.modify(connection.as_fd(), &mut arrivals(connection.slot))?;
+        }
+        if self.closing.load(SeqCst) {
+            self.dismiss(connection.slot)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the epoll is to report that there is room to send.
+    pub fn watch_room(&self, connection: &Connection, wanted: bool) -> io::Result<()> {
+        let more = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+        let mut event = EpollEvent::new(arrivals(connection.slot).events() | more, connection.slot as u64);
+        Ok(self.epoll.modify(connection.as_fd(), &mut event)?)
     }
 
     /// Accepts a connection, if another worker was not quicker and its peer is one of these users.

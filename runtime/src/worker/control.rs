@@ -21,7 +21,7 @@ pub struct Control {
     link: AtomicI32,
     /// Applications are imported, and requests taken.
     ready: AtomicBool,
-    /// Threads that receive or serve a request.
+    /// Requests that are received or served.
     active: AtomicU32,
     /// The thread looks often enough at what they do.
     awake: AtomicBool,
@@ -33,7 +33,7 @@ pub struct Control {
     retirement: OnceLock<&'static str>,
 }
 
-/// A thread receives or serves a request, until this is dropped.
+/// A thread receives a request, or it is being served, until this is dropped.
 pub struct Entry<'a>(&'a Control);
 
 impl Drop for Entry<'_> {
@@ -62,16 +62,20 @@ impl Control {
 
     /// Before a request is received. Does not return where the process is about to end.
     pub fn enter(&self) -> Entry<'_> {
+        self.try_enter().unwrap_or_else(|| park())
+    }
+
+    /// The same. None where the process is about to end.
+    pub fn try_enter(&self) -> Option<Entry<'_>> {
         self.active.fetch_add(1, SeqCst);
         let entry = Entry(self);
         if self.closed.load(SeqCst) {
-            drop(entry);
-            park();
+            return None;
         }
         if !self.awake.load(SeqCst) && !self.awake.swap(true, SeqCst) {
             self.wake();
         }
-        entry
+        Some(entry)
     }
 
     /// The next request is to wake the thread. False where there is one already.
@@ -91,7 +95,7 @@ impl Control {
         self.ready.load(SeqCst)
     }
 
-    /// Threads that receive or serve a request.
+    /// Requests that are received or served.
     pub fn active(&self) -> u32 {
         self.active.load(SeqCst)
     }

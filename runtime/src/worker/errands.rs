@@ -83,6 +83,9 @@ impl Errands {
     }
 
     fn interrupt(&self, slot: usize, since: i64) {
+        if let Some(exchange) = worker().connections.lent(slot) {
+            return exchange.expire(since);
+        }
         let Some((application, _)) = worker().requests.find(slot, since) else { return };
         // Where there is none yet the request waits for its import.
         let Some(interpreter) = application.interpreter() else { return };

@@ -19,8 +19,9 @@ use super::{log, worker};
 pub static IO: burrow_io = burrow_io { read: Some(read), send: Some(send) };
 
 /// Threads of the application may read and send at the same time.
+#[repr(C)]
 pub struct Exchange<'a> {
-    /// For log lines.
+    /// For log lines, so it comes first.
     pub request: &'a burrow_request,
     slot: usize,
     body: Mutex<Body<'a>>,
@@ -121,13 +122,14 @@ unsafe extern "C" fn send(
     sent.map_or_else(|error| complain(&error), |()| 0)
 }
 
-fn frame_flags(flags: u32) -> u8 {
+/// The flags of a frame for those of `send`.
+pub fn frame_flags(flags: u32) -> u8 {
     let flag = |ours, theirs| if flags & ours != 0 { theirs } else { 0 };
     flag(BURROW_LAST, frame::LAST) | flag(BURROW_FLUSH, frame::FLUSH)
 }
 
 /// Logs what is no everyday end of a connection. -1, as the functions above return it.
-fn complain(error: &io::Error) -> c_int {
+pub fn complain(error: &io::Error) -> c_int {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {}
         ErrorKind::WouldBlock => log::error("the server did not go on with a request within socket-timeout"),

@@ -7,6 +7,8 @@ use burrow_daemon::frame::{Header, Kind, BODY_MAX, HEADER, LAST};
 use nix::errno::Errno;
 use nix::sys::socket::{recv, MsgFlags};
 
+use super::arriving::Arriving;
+
 /// Room for nearly every request; a longer one gets more, for as long as it is served.
 const USUAL: usize = 64 << 10;
 /// Room for what is received of a body at once.
@@ -54,6 +56,12 @@ impl Received {
 
     pub fn payload(&self) -> &[u8] {
         &self.bytes[HEADER..][..self.header.length]
+    }
+
+    /// The body that follows, for an event loop.
+    pub fn arriving(&self) -> Arriving {
+        let behind = &self.bytes[HEADER + self.header.length..self.filled];
+        Arriving::new(behind, self.header.flags & LAST != 0, self.filled < self.bytes.len())
     }
 
     /// The body that follows; it goes through `space`, which has room for [`AHEAD`] bytes.

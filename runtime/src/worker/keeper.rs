@@ -18,6 +18,7 @@ use super::limits::{self, Limits, Verdict};
 use super::manager::Manager;
 use super::stacks::{self, Reader, Wanted};
 use super::{exit, fail, log, signals, worker};
+use crate::asgi;
 
 /// How often a manager is looked for where the last one has died.
 const LOOK: Duration = Duration::from_millis(50);
@@ -193,6 +194,7 @@ impl Keeper {
         if self.phase == Phase::Serving {
             self.leave_group()?;
             worker().connections.dismiss_all()?;
+            retire(if timeout > 0.0 { timeout } else { f64::INFINITY });
             self.phase = Phase::Draining;
             self.reason = reason;
             self.limit = after(timeout);
@@ -206,6 +208,7 @@ impl Keeper {
             self.leave_group()?;
             worker().control.close();
             let timeout = worker().config.shutdown_timeout;
+            retire(0.0);
             self.phase = Phase::Closing;
             self.reason = reason;
             // The other half is for the exit functions.
@@ -256,6 +259,12 @@ impl Keeper {
             exit(status.unwrap_or(0));
         }
     }
+}
+
+/// Event loops close their WebSockets, and within so many seconds whatever waits for its client.
+fn retire(seconds: f64) {
+    // SAFETY: no precondition.
+    unsafe { asgi::retire((seconds * 1e3) as u32) };
 }
 
 /// In so many seconds; never where it is 0.

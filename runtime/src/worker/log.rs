@@ -10,14 +10,14 @@ use burrow_abi::{
     BURROW_REQUEST_METHOD, BURROW_REQUEST_URI, BURROW_SERVER_NAME, BURROW_SERVER_PROTOCOL,
 };
 
-use super::exchange::Exchange;
 use super::{thread_id, worker};
 
 /// [`burrow_abi::HostApi::log`].
 pub unsafe extern "C" fn from_runtime(exchange: *mut c_void, level: c_int, text: burrow_str) {
-    // SAFETY: null, or what `serve` was given, which has not ended; the text is there for this call.
+    // SAFETY: null, or an exchange that has not ended, and begins with its request; the text is there for this
+    // call.
     unsafe {
-        let request = exchange.cast::<Exchange>().as_ref().map(|exchange| exchange.request);
+        let request = exchange.cast::<&burrow_request>().as_ref().copied();
         write(request, level as burrow_level, text.bytes());
     }
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod applications;
+mod arriving;
 mod connections;
 mod control;
 mod errands;
@@ -16,10 +17,12 @@ mod exchange;
 mod frozen_stacks;
 mod incoming;
 mod keeper;
+mod leaving;
 mod limits;
 mod log;
 mod main_thread;
 mod manager;
+mod on_loop;
 mod outgoing;
 mod ownership;
 mod requests;

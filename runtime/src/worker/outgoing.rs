@@ -23,7 +23,7 @@ impl<'a> Sender<'a> {
 
     /// Says first of all which slot of the page is the connection's.
     pub fn hello(&mut self, slot: usize, page: [BorrowedFd<'_>; 2]) -> io::Result<()> {
-        self.add(Kind::Hello, 0, &Hello { slot: slot as u32 }.bytes());
+        add(self.frames, Kind::Hello, 0, &Hello { slot: slot as u32 }.bytes());
         self.transmit(&[], &page)
     }
 
@@ -34,7 +34,7 @@ impl<'a> Sender<'a> {
     pub unsafe fn send(&mut self, head: Option<&burrow_head>, data: &[u8], flags: u8) -> io::Result<()> {
         if let Some(head) = head {
             // SAFETY: the caller's word.
-            unsafe { self.add_head(head, if data.is_empty() { flags } else { 0 })? };
+            unsafe { add_head(self.frames, head, if data.is_empty() { flags } else { 0 })? };
             if data.is_empty() {
                 return self.transmit(&[], &[]);
             }
@@ -43,7 +43,7 @@ impl<'a> Sender<'a> {
         loop {
             let piece = pieces.next().unwrap_or_default();
             let is_last = pieces.peek().is_none();
-            self.add_header(Kind::Body, if is_last { flags } else { 0 }, piece.len());
+            add_header(self.frames, Kind::Body, if is_last { flags } else { 0 }, piece.len());
             self.transmit(piece, &[])?;
             if is_last {
                 return Ok(());
@@ -63,40 +63,17 @@ impl<'a> Sender<'a> {
     ) -> io::Result<()> {
         if let Some(head) = head {
             // SAFETY: the caller's word.
-            unsafe { self.add_head(head, 0)? };
+            unsafe { add_head(self.frames, head, 0)? };
             self.transmit(&[], &[])?;
         }
-        self.add(Kind::File, flags, &file.bytes());
+        add(self.frames, Kind::File, flags, &file.bytes());
         self.transmit(&[], &[descriptor])
     }
 
     /// The answer ends and is not whole.
     pub fn abort(&mut self, outcome: burrow_outcome) -> io::Result<()> {
-        self.add(Kind::Abort, 0, &[outcome as u8]);
+        add(self.frames, Kind::Abort, 0, &[outcome as u8]);
         self.transmit(&[], &[])
-    }
-
-    fn add_header(&mut self, kind: Kind, flags: u8, length: usize) {
-        self.frames.extend_from_slice(&Header { kind, flags, length }.bytes());
-    }
-
-    fn add(&mut self, kind: Kind, flags: u8, payload: &[u8]) {
-        self.add_header(kind, flags, payload.len());
-        self.frames.extend_from_slice(payload);
-    }
-
-    unsafe fn add_head(&mut self, head: &burrow_head, flags: u8) -> io::Result<()> {
-        self.frames.extend_from_slice(&[0; HEADER]);
-        // SAFETY: the callers' word.
-        unsafe { head::write(head, self.frames) };
-        let length = self.frames.len() - HEADER;
-        if length > HEAD_MAX {
-            self.frames.clear();
-            self.frames.shrink_to(HEAD_MAX);
-            return Err(io::Error::new(ErrorKind::InvalidInput, "its headers are longer than 1 MiB"));
-        }
-        self.frames[..HEADER].copy_from_slice(&Header { kind: Kind::Head, flags, length }.bytes());
-        Ok(())
     }
 
     /// Sends the frames and what belongs behind them, in one call where the server reads.
@@ -105,6 +82,35 @@ impl<'a> Sender<'a> {
         self.frames.clear();
         sent
     }
+}
+
+/// Appends a frame's header.
+pub fn add_header(to: &mut Vec<u8>, kind: Kind, flags: u8, length: usize) {
+    to.extend_from_slice(&Header { kind, flags, length }.bytes());
+}
+
+/// Appends a frame.
+pub fn add(to: &mut Vec<u8>, kind: Kind, flags: u8, payload: &[u8]) {
+    add_header(to, kind, flags, payload.len());
+    to.extend_from_slice(payload);
+}
+
+/// Appends a head to what is empty. It stays so where the head is too long.
+///
+/// # Safety
+/// The strings of `head` are there.
+pub unsafe fn add_head(to: &mut Vec<u8>, head: &burrow_head, flags: u8) -> io::Result<()> {
+    to.extend_from_slice(&[0; HEADER]);
+    // SAFETY: the caller's word.
+    unsafe { head::write(head, to) };
+    let length = to.len() - HEADER;
+    if length > HEAD_MAX {
+        to.clear();
+        to.shrink_to(HEAD_MAX);
+        return Err(io::Error::new(ErrorKind::InvalidInput, "its headers are longer than 1 MiB"));
+    }
+    to[..HEADER].copy_from_slice(&Header { kind: Kind::Head, flags, length }.bytes());
+    Ok(())
 }
 
 fn transmit(

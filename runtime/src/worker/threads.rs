@@ -5,16 +5,19 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::Builder;
 
-use burrow_abi::{burrow_outcome, burrow_pair, burrow_request, BURROW_REQUEST_METHOD, BURROW_REQUEST_URI};
+use burrow_abi::{
+    burrow_outcome, burrow_pair, burrow_request, ASGI, BURROW_REQUEST_METHOD, BURROW_REQUEST_URI, ON_LOOP,
+};
 use burrow_daemon::{page, request};
 use nix::errno::Errno;
 
 use super::applications::Application;
 use super::connections::{Connection, Event};
+use super::control::Entry;
 use super::exchange::{Exchange, IO};
 use super::incoming::{malformed, Received, AHEAD};
 use super::outgoing::Sender;
-use super::{fail, log, worker};
+use super::{fail, log, on_loop, worker};
 use crate::observe;
 use crate::wsgi;
 
@@ -53,9 +56,10 @@ fn work() -> io::Result<std::convert::Infallible> {
             Event::Connecting => desk.accept()?,
         };
         while let Some(connection) = next {
-            let _entry = worker.control.enter();
-            next = match desk.attend(&connection) {
-                Ok(()) => worker.connections.release(connection)?,
+            let entry = worker.control.enter();
+            next = match desk.attend(&connection, entry) {
+                Ok(Some(_entry)) => worker.connections.release(connection)?,
+                Ok(None) => None,
                 Err(error) => {
                     if error.kind() == ErrorKind::InvalidData {
                         log::error(&format!("a connection is closed, since its server has sent {error}"));
@@ -108,12 +112,17 @@ impl Desk {
         Ok(Some(connection))
     }
 
-    /// Serves the request that has arrived, if one has. An error where the connection is to be closed.
-    fn attend(&mut self, connection: &Connection) -> io::Result<()> {
+    /// Serves the request that has arrived, if one has. None where an event loop does that from here on, which
+    /// has the connection then. An error where that is to be closed.
+    fn attend(
+        &mut self,
+        connection: &Connection,
+        entry: Entry<'static>,
+    ) -> io::Result<Option<Entry<'static>>> {
         let worker = worker();
         let socket = connection.as_fd();
         if !self.received.receive(socket)? {
-            return Ok(());
+            return Ok(Some(entry));
         }
         let read = request::read(self.received.payload(), &mut self.pairs);
         let (address, mut request) = read.ok_or_else(|| malformed("what is no request"))?;
@@ -131,15 +140,25 @@ impl Desk {
         }
         let application = worker.applications.find(&address);
         application.look_at_script(&mut request);
-        let body = self.received.body(socket, &mut self.body);
-        let sender = Sender::new(socket, &mut self.frames);
-        let exchange = Exchange::new(&request, connection.slot, body, sender);
-        worker.requests.begin(connection.slot, now, application, exchange.pointer());
-        let finished = serve(application, &exchange).and_then(|outcome| exchange.finish(outcome));
-        match worker.requests.end(connection.slot) {
-            true => finished,
-            false => Err(ErrorKind::TimedOut.into()),
+        if application.interface(&request) != ASGI {
+            let body = self.received.body(socket, &mut self.body);
+            let sender = Sender::new(socket, &mut self.frames);
+            let exchange = Exchange::new(&request, connection.slot, body, sender);
+            worker.requests.begin(connection.slot, now, application, exchange.pointer());
+            let served = serve(application, &exchange);
+            let is_served = !matches!(served, Ok(ON_LOOP));
+            let finished =
+                served.and_then(|outcome| if is_served { exchange.finish(outcome) } else { Ok(()) });
+            if !worker.requests.end(connection.slot) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            finished?;
+            if is_served {
+                return Ok(Some(entry));
+            }
         }
+        on_loop::submit(&self.received, &request, (connection, now), application, entry)?;
+        Ok(None)
     }
 }
 
