@@ -126,6 +126,11 @@ typedef struct {
     unsigned is_waiting:1;
     unsigned begun:1;     /* the REQUEST was framed */
     unsigned filtering:1; /* the body of the answer */
+    /* Behind a 101: what the worker says has ended; the frame that is being sent. */
+    unsigned ended:1;
+    size_t header_left;
+    size_t frame_left;
+    u_char header[BURROW_FRAME_HEADER];
 } ngx_burrow_relay_t;
 
 /* A question about a request; in the request's pool. The host knows it by its address. */
@@ -191,6 +196,7 @@ ngx_int_t ngx_burrow_init_peer(ngx_http_request_t *r, ngx_http_upstream_srv_conf
 ngx_int_t ngx_burrow_reach(ngx_burrow_relay_t *relay);
 void ngx_burrow_watch_peer(ngx_burrow_relay_t *relay);
 void ngx_burrow_close_peer(ngx_burrow_relay_t *relay);
+ssize_t ngx_burrow_receive(ngx_connection_t *c, u_char *buf, size_t size);
 
 /* frames.c */
 ngx_int_t ngx_burrow_create_request(ngx_http_request_t *r);
@@ -198,6 +204,11 @@ ngx_int_t ngx_burrow_send_frames(void *relay, ngx_chain_t *in);
 
 /* upstream.c */
 ngx_int_t ngx_burrow_create_upstream(ngx_burrow_relay_t *relay);
+burrow_part_kind ngx_burrow_read_part(ngx_burrow_relay_t *relay, burrow_str *bytes,
+                                      burrow_part *part);
+
+/* tunnel.c */
+ngx_int_t ngx_burrow_open_tunnel(ngx_burrow_relay_t *relay);
 
 /* handler.c */
 ngx_int_t ngx_burrow_handler(ngx_http_request_t *r);

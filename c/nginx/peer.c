@@ -79,7 +79,7 @@ static ngx_uint_t has_head(ngx_http_request_t *r)
     return r->upstream->header_sent;
 }
 
-static ssize_t receive(ngx_connection_t *c, u_char *buf, size_t size)
+ssize_t ngx_burrow_receive(ngx_connection_t *c, u_char *buf, size_t size)
 {
     ngx_http_request_t *r = c->data;
     ngx_burrow_relay_t *relay = r->upstream->peer.data;
@@ -114,7 +114,7 @@ static ssize_t receive(ngx_connection_t *c, u_char *buf, size_t size)
 
 static ssize_t receive_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 {
-    return receive(c, in->buf->last, (size_t) (in->buf->end - in->buf->last));
+    return ngx_burrow_receive(c, in->buf->last, (size_t) (in->buf->end - in->buf->last));
 }
 
 /* What nginx's upstream takes for a time limit counts from when a thread has the request; before
@@ -127,6 +127,10 @@ static void on_event(ngx_event_t *event)
     ngx_msec_t timeout = r->upstream->conf->read_timeout;
     int64_t taken;
 
+    if (event->timedout && r->upstream->upgrade && !event->write) {
+        event->timedout = 0; /* the application watches the time */
+        return;
+    }
     if (event->timedout && !has_head(r)) {
         taken = burrow_relay_taken(relay->relay);
         if (taken < (int64_t) timeout) {
@@ -245,7 +249,7 @@ static ngx_connection_t *make_connection(ngx_socket_t fd, ngx_log_t *log)
         return NULL;
     }
     c->type = SOCK_STREAM;
-    c->recv = receive;
+    c->recv = ngx_burrow_receive;
     c->send = ngx_send;
     c->recv_chain = receive_chain;
     c->send_chain = ngx_send_chain;

@@ -111,6 +111,16 @@ static ngx_int_t set_head(ngx_http_request_t *r, const burrow_head *head)
     return NGX_OK;
 }
 
+static ngx_int_t set_answer(ngx_http_request_t *r, const burrow_head *head)
+{
+    ngx_int_t rc = NGX_OK;
+
+    if (head->status == NGX_HTTP_SWITCHING_PROTOCOLS) {
+        rc = ngx_burrow_open_tunnel(relay_of(r));
+    }
+    return rc == NGX_OK ? set_head(r, head) : rc;
+}
+
 static ngx_int_t process_header(ngx_http_request_t *r)
 {
     ngx_burrow_relay_t *relay = relay_of(r);
@@ -124,7 +134,7 @@ static ngx_int_t process_header(ngx_http_request_t *r)
         return make_room(r, part.len);
     case BURROW_PART_HEAD:
         b->pos = b->last - bytes.len;
-        return set_head(r, &part.head);
+        return set_answer(r, &part.head);
     case BURROW_PART_ABORT:
         ngx_burrow_relay_fail(relay, part.outcome);
         break;
@@ -188,7 +198,8 @@ static ngx_chain_t *wrap(ngx_http_request_t *r, ngx_chain_t **free, const burrow
     return cl;
 }
 
-static burrow_part_kind read_part(ngx_burrow_relay_t *relay, burrow_str *bytes, burrow_part *part)
+burrow_part_kind ngx_burrow_read_part(ngx_burrow_relay_t *relay, burrow_str *bytes,
+                                      burrow_part *part)
 {
     burrow_part_kind kind = burrow_relay_read(relay->relay, bytes, part);
 
@@ -207,7 +218,7 @@ static ngx_int_t init_filter(void *data)
     burrow_part part;
 
     relay->filtering = 1;
-    switch (read_part(relay, &none, &part)) {
+    switch (ngx_burrow_read_part(relay, &none, &part)) {
     case BURROW_PART_MORE:
         u->length = (off_t) part.len;
         break;
@@ -250,7 +261,7 @@ static ngx_int_t pipe_filter(ngx_event_pipe_t *p, ngx_buf_t *raw)
         return NGX_OK;
     }
     do {
-        kind = read_part(relay, &bytes, &part);
+        kind = ngx_burrow_read_part(relay, &bytes, &part);
         if (kind == BURROW_PART_BODY) {
             cl = wrap(relay->request, &p->free, &part);
             if (cl == NULL) {
@@ -296,7 +307,7 @@ static ngx_int_t unbuffered_filter(void *data, ssize_t received)
     }
     u->buffer.last += received;
     do {
-        kind = read_part(relay, &bytes, &part);
+        kind = ngx_burrow_read_part(relay, &bytes, &part);
         if (kind == BURROW_PART_BODY) {
             part.flush = 1;
             cl = wrap(relay->request, &u->free_bufs, &part);

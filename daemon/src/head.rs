@@ -33,6 +33,9 @@ pub unsafe fn write(head: &burrow_head, to: &mut Vec<u8>) {
     }
 }
 
+/// The status that gives the connection's bytes to the application.
+pub const SWITCHING_PROTOCOLS: u32 = 101;
+
 /// Headers that say where the answer ends: the server's own.
 const FRAMING: [&[u8]; 3] = [b"Content-Length", b"Transfer-Encoding", b"Connection"];
 
@@ -54,7 +57,8 @@ pub fn read(payload: &[u8], headers: &mut Vec<burrow_pair>) -> Option<burrow_hea
         }
         headers.push(burrow_pair { name: burrow_str::new(name), value: burrow_str::new(value) });
     }
-    let good = texts.is_done() && (200..=999).contains(&status) && content_length >= -1 && is_text(reason);
+    let is_final = (200..=999).contains(&status) || status == SWITCHING_PROTOCOLS && content_length == -1;
+    let good = texts.is_done() && is_final && content_length >= -1 && is_text(reason);
     good.then_some(burrow_head {
         status,
         reason: burrow_str::new(reason),
@@ -121,7 +125,7 @@ mod tests {
         ] {
             assert!(read(&written(200, &[pair(name, value)]), &mut headers).is_none());
         }
-        assert!(read(&written(101, &[]), &mut headers).is_none());
+        assert!(read(&written(100, &[]), &mut headers).is_none());
         let mut lying = written(200, &[]);
         lying[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(read(&lying, &mut headers).is_none());

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use burrow_abi::{burrow_request, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD};
+use burrow_abi::{burrow_request, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD, BURROW_UPGRADE};
 use burrow_daemon::frame::{Header, Kind, HEADER, HEAD_MAX, LAST};
 use burrow_daemon::page;
 use burrow_daemon::request::{self, Addressed};
@@ -14,6 +14,8 @@ pub struct Begun {
     pub frame: Vec<u8>,
     /// There is no body.
     pub is_whole: bool,
+    /// It asks for another protocol. What follows is no body, but what the client says once it has a 101.
+    pub may_upgrade: bool,
     /// Until when a thread may take it, in microseconds of CLOCK_MONOTONIC; 0: for ever.
     pub deadline: i64,
     /// The answer is a head alone.
@@ -47,13 +49,15 @@ impl Begun {
         frame.resize(HEADER, 0);
         // SAFETY: the caller vouches for it.
         unsafe { request::write(&address, &request, &mut frame) };
-        let is_whole = request.flags & BURROW_NO_BODY != 0;
+        let may_upgrade = request.flags & BURROW_UPGRADE != 0;
+        let is_whole = request.flags & BURROW_NO_BODY != 0 && !may_upgrade;
         let length = frame.len() - HEADER;
         let flags = if is_whole { LAST } else { 0 };
         frame[..HEADER].copy_from_slice(&Header { kind: Kind::Request, flags, length }.bytes());
         (length <= HEAD_MAX).then_some(Begun {
             frame,
             is_whole,
+            may_upgrade,
             deadline,
             wants_head_only: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
         })

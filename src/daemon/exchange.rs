@@ -10,6 +10,7 @@ use burrow_abi::{
     burrow_client, burrow_io, burrow_level, burrow_outcome, burrow_request, BURROW_ABORTED, BURROW_DONE,
     BURROW_FAILED, BURROW_GONE, BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_UNAVAILABLE,
 };
+use burrow_daemon::head::SWITCHING_PROTOCOLS;
 use nix::errno::Errno;
 use nix::sys::socket::{send, MsgFlags};
 
@@ -132,7 +133,11 @@ impl Exchange<'_> {
         link.begin();
         self.outgoing.repeat();
         self.inbox.clear();
-        self.incoming = Incoming::new(self.outgoing.wants_head_only, self.group.header_buffer_size);
+        self.incoming = Incoming::new(
+            self.outgoing.wants_head_only,
+            self.outgoing.may_upgrade(),
+            self.group.header_buffer_size,
+        );
         self.quiet_since = None;
         self.outgoing.read(&self.client, false)?; // A small body leaves with the request.
         let mut may_block = true;
@@ -181,6 +186,9 @@ impl Exchange<'_> {
             if self.outgoing.is_sent() {
                 return Ok(Wait::Nothing);
             }
+            if !self.outgoing.is_readable() {
+                return Ok(Wait::Nothing);
+            }
             if !self.outgoing.read(&self.client, link.is_taken())? {
                 return Ok(Wait::Client);
             }
@@ -189,7 +197,7 @@ impl Exchange<'_> {
 
     /// Passes on what has come of the answer. An outcome when that is all.
     fn pass_on(&mut self, link: &mut Link) -> Result<Option<burrow_outcome>, End> {
-        let Exchange { group, client, inbox, incoming, response, .. } = self;
+        let Exchange { group, client, inbox, incoming, outgoing, response, .. } = self;
         loop {
             let unread = inbox.unread();
             let mut bytes = unread;
@@ -211,6 +219,7 @@ impl Exchange<'_> {
                 }
                 Part::Head(head) => {
                     response.send(client, Some(&head), Body::Bytes(b""), false, incoming.takes_end()?)?;
+                    outgoing.answered(head.status == SWITCHING_PROTOCOLS);
                     None
                 }
                 Part::Body(data, flush) => {

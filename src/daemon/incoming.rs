@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use burrow_abi::{burrow_head, burrow_outcome, burrow_pair};
 use burrow_daemon::frame::{self, Header, Kind};
-use burrow_daemon::head;
+use burrow_daemon::head::{self, SWITCHING_PROTOCOLS};
 
 use super::file;
 
@@ -63,6 +63,8 @@ pub struct Incoming {
     headers: Vec<burrow_pair>,
     /// The answer has no body whatever its head says.
     bodiless: bool,
+    /// It may be a 101.
+    may_upgrade: bool,
     /// Bytes of the longest header.
     longest_header: usize,
     /// The worker does not want this connection to be used again.
@@ -70,9 +72,9 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// `bodiless`: the request asks for a head alone.
-    pub fn new(bodiless: bool, longest_header: usize) -> Self {
-        Incoming { bodiless, longest_header, ..Incoming::default() }
+    /// `bodiless`: the request asks for a head alone; `may_upgrade`: for another protocol.
+    pub fn new(bodiless: bool, may_upgrade: bool, longest_header: usize) -> Self {
+        Incoming { bodiless, may_upgrade, longest_header, ..Incoming::default() }
     }
 
     /// Descriptors that came with the bytes that follow.
@@ -190,6 +192,9 @@ impl Incoming {
 
     fn head(&mut self, header: Header, payload: &[u8]) -> Result<Part<'static>, Malformed> {
         let head = head::read(payload, &mut self.headers).ok_or("a head that must not go out")?;
+        if head.status == SWITCHING_PROTOCOLS && !self.may_upgrade {
+            return Err("a 101 that the request does not ask for");
+        }
         let length = |pair: &burrow_pair| pair.name.len + ": ".len() + pair.value.len;
         if self.headers.iter().any(|pair| length(pair) > self.longest_header) {
             return Err("a header that is longer than header-buffer-size");
@@ -290,7 +295,17 @@ mod tests {
     }
 
     fn all(bytes: &[Vec<u8>]) -> Vec<String> {
-        parts(&mut Incoming::new(false, 32), &[&bytes.concat()])
+        parts(&mut Incoming::new(false, false, 32), &[&bytes.concat()])
+    }
+
+    #[test]
+    fn another_protocol() {
+        let bytes = [head(0, 101, -1), frame(Kind::Body, 0, b"raw"), frame(Kind::Body, LAST, b"")].concat();
+        let said = parts(&mut Incoming::new(false, true, 32), &[&bytes]);
+        assert_eq!(said, ["head 101", "raw", "end"]);
+        assert_eq!(all(&[bytes]), ["a 101 that the request does not ask for"]);
+        let said = parts(&mut Incoming::new(false, true, 32), &[&head(0, 101, 5)]);
+        assert_eq!(said, ["a head that must not go out"]);
     }
 
     #[test]
@@ -305,7 +320,7 @@ mod tests {
         ]
         .concat();
         for cut in 0..=answer.len() {
-            let mut incoming = Incoming::new(false, 32);
+            let mut incoming = Incoming::new(false, false, 32);
             let (one, other) = answer.split_at(cut);
             let said = parts(&mut incoming, &[one, other]);
             assert_eq!(said[..2], ["hello", "head 200"], "{cut}");
@@ -317,7 +332,7 @@ mod tests {
 
     #[test]
     fn flushes_are_of_whole_frames() {
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         let bytes = [head(0, 200, -1), frame(Kind::Body, FLUSH, b"abc")].concat();
         let mut bytes = &bytes[..];
         assert!(matches!(incoming.read(&mut bytes), Ok(Part::Head(_))));
@@ -330,7 +345,7 @@ mod tests {
     #[test]
     fn a_head_is_wanted_in_one_piece() {
         let bytes = head(LAST, 200, -1);
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         let mut cut = &bytes[..bytes.len() - 1];
         let Ok(Part::More(length)) = incoming.read(&mut cut) else { panic!("there is no whole head") };
         assert_eq!((length, cut.len()), (bytes.len() - frame::HEADER, length - 1));
@@ -358,7 +373,7 @@ mod tests {
         let less = [head(0, 200, 3), frame(Kind::Body, LAST, b"ab")];
         assert_eq!(all(&less), ["head 200", "ab", "less than the Content-Length of the answer"]);
         assert_eq!(all(&[head(LAST, 304, 3)]), ["head 304", "end"]);
-        assert_eq!(parts(&mut Incoming::new(true, 32), &[&head(LAST, 200, 3)]), ["head 200", "end"]);
+        assert_eq!(parts(&mut Incoming::new(true, false, 32), &[&head(LAST, 200, 3)]), ["head 200", "end"]);
     }
 
     #[test]
@@ -386,13 +401,13 @@ mod tests {
     fn files() {
         let range = frame::File { offset: 1, length: 2 }.bytes();
         let piece = |flags| frame(Kind::File, flags, &range);
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         incoming.add([file()]);
         let said = parts(&mut incoming, &[&[head(0, 200, 2), piece(LAST)].concat()]);
         assert_eq!(said, ["head 200", "file 1+2", "end"]);
         assert_eq!(all(&[head(0, 200, 2), piece(LAST)])[1], "a file without its descriptor");
 
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         parts(&mut incoming, &[&head(0, 200, -1)]);
         for _ in 0..MOST_FILES {
             incoming.add([file()]);
@@ -404,10 +419,10 @@ mod tests {
 
     #[test]
     fn descriptors_belong_to_frames() {
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         incoming.add((0..=MOST_DESCRIPTORS).map(|_| file()));
         assert!(incoming.read(&mut &b""[..]).is_err());
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         incoming.add([std::fs::File::open("/dev/null").unwrap().into()]);
         let range = frame::File { offset: 0, length: 1 }.bytes();
         let said = parts(&mut incoming, &[&[head(0, 200, -1), frame(Kind::File, 0, &range)].concat()]);
@@ -422,7 +437,7 @@ mod tests {
         // SAFETY: literals.
         unsafe { head::write(&head, &mut payload) };
         let bytes = frame(Kind::Head, LAST, &payload);
-        let mut incoming = Incoming::new(false, 32);
+        let mut incoming = Incoming::new(false, false, 32);
         let Ok(Part::Head(head)) = incoming.read(&mut &bytes[..]) else { panic!("there is a head") };
         // SAFETY: bytes and `incoming` are there.
         assert_eq!(unsafe { (*head.headers).value.bytes() }, b"1");

@@ -19,12 +19,22 @@ pub struct Outgoing {
     sent: usize,
     /// All of the body is in the frames, or has been.
     is_whole: bool,
+    upgrade: Upgrade,
     /// Nothing of them has been thrown away.
     can_repeat: bool,
     /// Until when a thread may take it, in microseconds of CLOCK_MONOTONIC; 0: for ever.
     deadline: i64,
     /// The answer is a head alone.
     pub wants_head_only: bool,
+}
+
+/// Whether what follows is no body but another protocol's.
+#[derive(Clone, Copy, PartialEq)]
+enum Upgrade {
+    No,
+    /// Until the answer's head is there nothing follows.
+    Asked,
+    Done,
 }
 
 impl Outgoing {
@@ -34,9 +44,33 @@ impl Outgoing {
     /// `request` points at what it says.
     pub unsafe fn new(group: &Group, app: &App, request: &burrow_request, frames: Vec<u8>) -> Option<Self> {
         // SAFETY: the caller vouches for it.
-        let Begun { frame, is_whole, deadline, wants_head_only } =
+        let Begun { frame, is_whole, may_upgrade, deadline, wants_head_only } =
             unsafe { Begun::new(group, app, request, frames) }?;
-        Some(Outgoing { frames: frame, sent: 0, is_whole, can_repeat: true, deadline, wants_head_only })
+        let upgrade = if may_upgrade { Upgrade::Asked } else { Upgrade::No };
+        let (sent, can_repeat) = (0, true);
+        Some(Outgoing { frames: frame, sent, is_whole, upgrade, can_repeat, deadline, wants_head_only })
+    }
+
+    /// The answer may be a 101.
+    pub fn may_upgrade(&self) -> bool {
+        self.upgrade != Upgrade::No
+    }
+
+    /// The head of the answer is there.
+    pub fn answered(&mut self, upgraded: bool) {
+        if self.upgrade == Upgrade::Asked {
+            if upgraded {
+                self.upgrade = Upgrade::Done;
+            } else {
+                self.frames.extend(Header { kind: Kind::Body, flags: LAST, length: 0 }.bytes());
+                self.is_whole = true;
+            }
+        }
+    }
+
+    /// Whether the client may be asked for more.
+    pub fn is_readable(&self) -> bool {
+        !self.is_whole && self.upgrade != Upgrade::Asked
     }
 
     /// Its memory, for another one.
@@ -76,7 +110,7 @@ impl Outgoing {
     /// Adds what there is of the body, at most a frame; whether that was anything. What has been sent is thrown
     /// away once a thread has taken the request: until then it is no more than a socket holds.
     pub fn read(&mut self, client: &Client, is_taken: bool) -> Result<bool, Gone> {
-        if self.is_whole {
+        if !self.is_readable() {
             return Ok(false);
         }
         if is_taken && self.unsent().is_empty() {

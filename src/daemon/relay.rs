@@ -84,13 +84,18 @@ impl Relay {
         connection.begin();
         self.attempts += 1;
         self.again = self.kept.replace(Vec::new()).unwrap_or_default();
-        self.incoming = Incoming::new(self.begun.wants_head_only, self.workers.group.header_buffer_size);
+        let Begun { wants_head_only, may_upgrade, .. } = self.begun;
+        self.incoming = Incoming::new(wants_head_only, may_upgrade, self.workers.group.header_buffer_size);
         self.connection = Some(connection);
     }
 
     /// Lets go of the connection; whether it is idle from now on. `rest` was received behind the answer.
     pub fn release(&mut self, sent: bool, mut rest: &[u8]) -> bool {
         let Some(connection) = self.connection.take() else { return false };
+        if self.begun.may_upgrade {
+            // The client's direction has not ended.
+            return false;
+        }
         while let Ok(part) = self.incoming.read(&mut rest) {
             if let Part::More(_) = part {
                 let is_idle = sent && rest.is_empty() && self.incoming.is_over() && !self.incoming.goes_away;

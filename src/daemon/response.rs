@@ -1,6 +1,7 @@
 //! What the client has got of an answer.
 
 use burrow_abi::{burrow_head, BURROW_FLUSH, BURROW_LAST};
+use burrow_daemon::head::SWITCHING_PROTOCOLS;
 
 use super::client::{Body, Client, Gone};
 use super::Group;
@@ -9,6 +10,8 @@ pub struct Response {
     has_begun: bool,
     /// The client does not get the rest.
     is_unwanted: bool,
+    /// What follows a 101 is for the client at once.
+    is_upgraded: bool,
     /// The client should get what the server has of it, when nothing follows for a while.
     needs_flush: bool,
     /// Bytes since the last flush, and how many there may be.
@@ -19,7 +22,14 @@ pub struct Response {
 impl Response {
     pub fn new(group: &Group) -> Self {
         let most_unflushed = group.response_buffer_size;
-        Response { has_begun: false, is_unwanted: false, needs_flush: false, unflushed: 0, most_unflushed }
+        Response {
+            has_begun: false,
+            is_unwanted: false,
+            is_upgraded: false,
+            needs_flush: false,
+            unflushed: 0,
+            most_unflushed,
+        }
     }
 
     /// The server has got a head.
@@ -49,13 +59,14 @@ impl Response {
             return Ok(());
         }
         self.has_begun |= head.is_some();
+        self.is_upgraded |= head.is_some_and(|head| head.status == SWITCHING_PROTOCOLS);
         self.unflushed += match &body {
             Body::Bytes(data) => data.len() as u64,
             Body::File(_, _, length) => *length,
         };
         let flags = match is_last {
             true => BURROW_LAST,
-            false if self.unflushed > self.most_unflushed => BURROW_FLUSH,
+            false if self.is_upgraded || self.unflushed > self.most_unflushed => BURROW_FLUSH,
             false => 0,
         };
         self.needs_flush |= flush;
