@@ -76,6 +76,10 @@ const char *burrow_settings_daemon_process(burrow_settings *settings, const burr
  * (a burrow_level). Before burrow_settings_check. */
 void burrow_settings_instance(burrow_settings *settings, uid_t uid, gid_t gid, burrow_str prefix,
                               double timeout, unsigned log_level);
+/* In how many interpreters an application of the server's own processes runs: a number,
+ * "auto" or "off". */
+const char *burrow_settings_interpreters(burrow_settings *settings, const burrow_place *place,
+                                         burrow_str value, unsigned *interpreters);
 /* Something is to run in this process group, not "". burrow_settings_check judges it. */
 void burrow_settings_use_process_group(burrow_settings *settings, const burrow_place *place,
                                        burrow_str name);
@@ -101,6 +105,7 @@ typedef struct {
     burrow_str server_name;       /* of the request: a process group can belong to a virtual host */
     int is_whole;                 /* a script that is imported for what it does, no application */
     unsigned threads;             /* nginx: application threads of the group in each worker */
+    unsigned interpreters;        /* of burrow_settings_interpreters; 0: the group's only one */
 } burrow_app_key;
 
 /* Finds the application, or adds it. Any thread, any time. NULL with *error set when the key is

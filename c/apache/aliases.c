@@ -90,6 +90,12 @@ static const char *set_option(cmd_parms *cmd, const char *name, const char *valu
         options->callable = value;
         return NULL;
     }
+    if (!strcmp(name, "interpreters")) {
+        burrow_place place = wsgi_place(cmd);
+        const char *error = burrow_settings_interpreters(wsgi_settings, &place, wsgi_str(value),
+                                                         &options->interpreters);
+        return error ? apr_psprintf(cmd->pool, "interpreters=%s: %s", value, error) : NULL;
+    }
     options->pass_authorization = !ap_cstr_casecmp(value, "On");
     return options->pass_authorization || !ap_cstr_casecmp(value, "Off")
                ? NULL
@@ -160,7 +166,7 @@ static int is_known(const script_alias *alias)
 const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
 {
     static const char *const names[] = {"process-group", "application-group", "callable-object",
-                                        "pass-authorization", NULL};
+                                        "pass-authorization", "interpreters", NULL};
     server_config *config = ap_get_module_config(cmd->server->module_config, &wsgi_module);
     script_alias alias = {0};
     int is_match = cmd->info != NULL;
@@ -177,6 +183,11 @@ const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
     alias.server = cmd->server;
     if ((error = wsgi_read_options(cmd, args, names, &alias.options)))
         return error;
+    if (alias.options.interpreters && alias.options.process_group && *alias.options.process_group)
+        return apr_psprintf(cmd->pool,
+                            "%s: interpreters= is for httpd's own processes: write it at the "
+                            "process group's WSGIDaemonProcess",
+                            cmd->cmd->name);
     if (is_match && !(alias.regex = ap_pregcomp(cmd->pool, alias.location, AP_REG_EXTENDED)))
         return apr_psprintf(cmd->pool, "%s: \"%s\" is not a regular expression", cmd->cmd->name,
                             alias.location);
@@ -185,6 +196,7 @@ const char *wsgi_add_script_alias(cmd_parms *cmd, void *dir, const char *args)
         burrow_app_key key = {.target = wsgi_str(alias.script),
                               .callable = wsgi_str(alias.options.callable),
                               .application_group = wsgi_str(alias.options.application_group),
+                              .interpreters = alias.options.interpreters,
                               .process_group = wsgi_str(alias.options.process_group)};
         return preload(&key);
     }

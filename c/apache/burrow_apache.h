@@ -31,6 +31,7 @@ typedef struct {
     const char *callable;
     int pass_authorization;
     const char *group_place; /* of process_group, for the log */
+    unsigned interpreters;
 } script_options;
 
 /* One WSGIScriptAlias or WSGIScriptAliasMatch. */

@@ -361,6 +361,7 @@ static void override(script_options *options, const script_options *line)
         options->callable = line->callable;
     if (line->pass_authorization >= 0)
         options->pass_authorization = line->pass_authorization;
+    options->interpreters = line->interpreters;
 }
 
 /* OK, or the status that says why the request cannot be had. */
@@ -372,7 +373,7 @@ static int find_application(request_rec *r, const dir_config *config, applicatio
 
     app->options = (script_options){config->process_group, config->application_group,
                                     config->callable, config->pass_authorization,
-                                    config->group_place};
+                                    config->group_place, 0};
     if (!strcmp(r->handler, WSGI_HANDLER)) {
         match = alias_of(r);
         if ((status = check_script(r, match)) != OK)
@@ -411,6 +412,7 @@ static int find_record(request_rec *r, const dir_config *config, const applicati
                            .callable = wsgi_str(callable_object(r, options->callable)),
                            .application_group = wsgi_str(application_group),
                            .process_group = wsgi_str(process_group),
+                           .interpreters = options->interpreters,
                            .server_name = wsgi_str(r->server->server_hostname)};
     if ((*app = burrow_app_find(wsgi_settings, &key, &error)))
         return OK;

@@ -112,6 +112,7 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     key.application_group = ngx_burrow_str(group);
     key.process_group = ngx_burrow_str(conf->process_group);
     key.threads = (unsigned) conf->threads;
+    key.interpreters = (unsigned) conf->interpreters;
     conf->app = burrow_app_find(main->settings, &key, &error);
     if (conf->app != NULL && !burrow_app_is_daemon(conf->app)) {
         main->embeds = 1;

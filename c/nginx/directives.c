@@ -15,6 +15,17 @@ char *ngx_burrow_refuse(ngx_conf_t *cf, const char *message)
     return NGX_CONF_ERROR;
 }
 
+burrow_place ngx_burrow_here(ngx_conf_t *cf)
+{
+    ngx_str_t *args = cf->args->elts;
+
+    return (burrow_place) {
+        .directive = ngx_burrow_str(args[0]),
+        .file = ngx_burrow_str(cf->conf_file->file.name),
+        .line = (unsigned) cf->conf_file->line,
+    };
+}
+
 static char *python_home(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
 {
     ngx_burrow_main_conf_t *conf = data;
@@ -130,6 +141,9 @@ ngx_command_t ngx_burrow_commands[] = {
     { ngx_string("wsgi_threads"), EVERYWHERE | NGX_CONF_TAKE1,
       ngx_conf_set_num_slot, NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_burrow_loc_conf_t, threads), &threads_bounds },
+
+    { ngx_string("wsgi_interpreters"), EVERYWHERE | NGX_CONF_TAKE1,
+      ngx_burrow_interpreters, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
 
     { ngx_string("wsgi_script_reloading"), EVERYWHERE | NGX_CONF_FLAG,
       ngx_conf_set_flag_slot, NGX_HTTP_LOC_CONF_OFFSET,
@@ -250,6 +264,7 @@ void *ngx_burrow_create_loc_conf(ngx_conf_t *cf)
     }
     ngx_burrow_create_upstream_conf(&conf->upstream);
     conf->threads = NGX_CONF_UNSET;
+    conf->interpreters = NGX_CONF_UNSET_UINT;
     conf->script_reloading = NGX_CONF_UNSET;
     conf->request_buffering = NGX_CONF_UNSET;
     conf->intercept_errors = NGX_CONF_UNSET;
@@ -287,6 +302,7 @@ char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_str_value(conf->callable, prev->callable, "");
     ngx_conf_merge_str_value(conf->application_group, prev->application_group, "%{RESOURCE}");
     ngx_conf_merge_value(conf->threads, prev->threads, DEFAULT_THREADS);
+    ngx_conf_merge_uint_value(conf->interpreters, prev->interpreters, 0);
     ngx_conf_merge_value(conf->script_reloading, prev->script_reloading, 1);
     ngx_conf_merge_value(conf->request_buffering, prev->request_buffering, 1);
     ngx_conf_merge_value(conf->intercept_errors, prev->intercept_errors, 0);

@@ -6,17 +6,6 @@
 /* For what the client is slow to take. */
 #define BUFFER_SIZE 32768
 
-static burrow_place here(ngx_conf_t *cf)
-{
-    ngx_str_t *args = cf->args->elts;
-
-    return (burrow_place) {
-        .directive = ngx_burrow_str(args[0]),
-        .file = ngx_burrow_str(cf->conf_file->file.name),
-        .line = (unsigned) cf->conf_file->line,
-    };
-}
-
 /* Splits "name=value". */
 static ngx_int_t split(ngx_str_t arg, burrow_pair *pair)
 {
@@ -36,7 +25,7 @@ char *ngx_burrow_daemon_process(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_burrow_main_conf_t *main = conf;
     ngx_str_t *args = cf->args->elts;
-    burrow_place place = here(cf);
+    burrow_place place = ngx_burrow_here(cf);
     ngx_uint_t i, n = cf->args->nelts - 2;
     burrow_pair *options = ngx_palloc(cf->temp_pool, (n + 1) * sizeof(burrow_pair));
     const char *error;

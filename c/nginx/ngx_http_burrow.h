@@ -85,6 +85,7 @@ typedef struct {
     ngx_array_t *proxy_headers; /* codes; NULL: none is believed */
     ngx_array_t *proxies;       /* of burrow_network; NULL: every peer */
     ngx_int_t threads;
+    ngx_uint_t interpreters;
     ngx_flag_t script_reloading;
     ngx_flag_t request_buffering;
     ngx_flag_t intercept_errors;
@@ -154,11 +155,14 @@ extern ngx_command_t ngx_burrow_commands[];
 
 /* directives.c */
 char *ngx_burrow_refuse(ngx_conf_t *cf, const char *message);
+/* Of the directive that is being read. */
+burrow_place ngx_burrow_here(ngx_conf_t *cf);
 void *ngx_burrow_create_main_conf(ngx_conf_t *cf);
 void *ngx_burrow_create_loc_conf(ngx_conf_t *cf);
 char *ngx_burrow_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child);
 
 /* python_options.c */
+char *ngx_burrow_interpreters(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_burrow_set_python_option(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 /* May stand in wsgi_interpreter_options, too. */
 char *ngx_burrow_set_interpreter_option(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);

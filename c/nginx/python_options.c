@@ -1,15 +1,29 @@
 /* The directives for Python and its interpreters; src/settings judges them. */
 #include "ngx_http_burrow.h"
 
+char *ngx_burrow_interpreters(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
+{
+    ngx_burrow_main_conf_t *main = ngx_http_conf_get_module_main_conf(cf, ngx_http_burrow_module);
+    ngx_burrow_loc_conf_t *conf = data;
+    ngx_str_t *args = cf->args->elts;
+    burrow_place place = ngx_burrow_here(cf);
+    unsigned interpreters = 0;
+    const char *error;
+
+    if (conf->interpreters != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+    error = burrow_settings_interpreters(main->settings, &place, ngx_burrow_str(args[1]),
+                                         &interpreters);
+    conf->interpreters = interpreters;
+    return error == NULL ? NGX_CONF_OK : ngx_burrow_refuse(cf, error);
+}
+
 static char *set_option(ngx_conf_t *cf, const ngx_command_t *cmd, ngx_burrow_main_conf_t *main,
                         const burrow_scope *scope)
 {
     ngx_str_t *args = cf->args->elts;
-    burrow_place place = {
-        .directive = ngx_burrow_str(args[0]),
-        .file = ngx_burrow_str(cf->conf_file->file.name),
-        .line = (unsigned) cf->conf_file->line,
-    };
+    burrow_place place = ngx_burrow_here(cf);
     burrow_str option = { cmd->post, strlen(cmd->post) };
     const char *error = burrow_settings_option(main->settings, &place, scope, option,
                                                ngx_burrow_str(args[1]));

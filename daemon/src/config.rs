@@ -40,6 +40,8 @@ pub struct Worker {
     /// What is asked for first has the main interpreter, in any application group: there seems to be but one
     /// application.
     pub main_interpreter: bool,
+    /// How many each application group has, each with a lock of its own; 0: one.
+    pub copies: u32,
     /// Imported before the worker is ready.
     pub apps: Vec<App>,
     /// Folders for sys.path.
@@ -94,6 +96,8 @@ pub struct Interpreter {
     pub restrict_stdin: bool,
     pub restrict_stdout: bool,
     pub restrict_signal: bool,
+    /// It has a lock of its own.
+    pub own_gil: bool,
 }
 
 /// What the module `apache` says.

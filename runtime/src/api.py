@@ -282,12 +282,12 @@ def install_apache(version, description, mpm_name, build_date):
 
 # -- what the runtime calls ---------------------------------------------------------------------------
 
-def set_up(main, paths, stdin, stdout, signal, switch_interval, apache):
+def set_up(main, environment, paths, stdin, stdout, signal, switch_interval, own_gil, apache):
     """Makes an interpreter ready: is it the main one, where to import from, what is restricted."""
     complete_module()
     if apache:
         install_apache(*apache)
-    prepare_interpreter(main)
+    prepare_interpreter(main, environment)
     if stdin:
         sys.stdin.close()
         sys.stdin = restricted("sys.stdin")
@@ -295,9 +295,9 @@ def set_up(main, paths, stdin, stdout, signal, switch_interval, apache):
         sys.stdout = restricted("sys.stdout")
     if signal:
         restrict_signal()
-    if main and switch_interval:
+    if (main or own_gil) and switch_interval:
         sys.setswitchinterval(switch_interval)
-    if not (main or switch_interval) and sys.getswitchinterval() == PYTHONS_SWITCH_INTERVAL:
+    if not (main or own_gil or switch_interval) and sys.getswitchinterval() == PYTHONS_SWITCH_INTERVAL:
         sys.setswitchinterval(SHARED_SWITCH_INTERVAL)
     extend_path(paths)
     borrow_path()

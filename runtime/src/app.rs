@@ -1,18 +1,19 @@
-//! Applications: which interpreter, which callable, and when to import it again.
+//! Applications, and which of its copies gets a request.
 
 use std::ffi::{c_int, CString};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::OnceLock;
 
-use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, BURROW_LOG_INFO, UNKNOWN, WSGI};
+use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, UNKNOWN, WSGI};
 use pyo3_ffi as ffi;
 
 use crate::attach::Attached;
+use crate::instance::Instance;
 use crate::interpreter::{self, Interpreter};
-use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
-use crate::wsgi::environ::Template;
-use crate::{log, worker};
+use crate::log;
+use crate::object::Object;
 
 /// One application, for the life of the process.
 pub struct App {
@@ -26,13 +27,8 @@ pub struct App {
     stated: c_int,
     /// What the last import gave, as [`burrow_abi::RuntimeApi::interface`] says it.
     interface: AtomicI32,
-    interpreter: OnceLock<&'static Interpreter>,
-    /// Held, without the GIL, around an import, so that one application's slow import keeps no other
-    /// waiting and no two threads import the same script.
-    importing: Mutex<()>,
-    loaded: Mutex<Option<Arc<Loaded>>>,
-    /// The script's modification time when it was last read; see [`modified`].
-    modified: AtomicI64,
+    /// One for each interpreter that it runs in.
+    instances: OnceLock<Box<[Instance]>>,
 }
 
 pub enum Target {
@@ -49,22 +45,12 @@ impl Target {
     }
 }
 
-/// What an import gave. Replaced as a whole by the next one; requests keep theirs to the end.
-pub struct Loaded {
-    pub callable: Object,
-    pub template: Template,
-    /// The script's `reload_required`, which is asked whether it is to be imported again.
-    reload_required: Option<Object>,
-}
-
-/// No file has this modification time.
-const NEVER: i64 = i64::MIN;
-
 /// The record of an application. See [`burrow_abi::RuntimeApi::app`].
 pub unsafe extern "C" fn open(
     target: burrow_str,
     callable: burrow_str,
     group: burrow_str,
+    copies: u32,
     multithread: c_int,
     interface: c_int,
 ) -> *mut RuntimeApp {
@@ -80,7 +66,7 @@ pub unsafe extern "C" fn open(
         Target::Script(path) => CString::new(&path[..]).ok(),
         Target::Module(_) => None,
     };
-    Box::into_raw(Box::new(App {
+    let app: &'static App = Box::leak(Box::new(App {
         target,
         path,
         callable: callable.unwrap_or_default().to_vec(),
@@ -88,80 +74,61 @@ pub unsafe extern "C" fn open(
         multithread: multithread != 0,
         stated: interface,
         interface: AtomicI32::new(UNKNOWN),
-        interpreter: OnceLock::new(),
-        importing: Mutex::new(()),
-        loaded: Mutex::new(None),
-        modified: AtomicI64::new(0),
-    }))
-    .cast()
+        instances: OnceLock::new(),
+    }));
+    let slots = interpreter::slots(group, copies);
+    app.instances.get_or_init(|| slots.into_iter().map(|slot| Instance::new(app, slot)).collect());
+    std::ptr::from_ref(app).cast_mut().cast()
 }
 
 /// Imports it now. See [`burrow_abi::RuntimeApi::load`].
 pub unsafe extern "C" fn load(app: *mut RuntimeApp) -> c_int {
     // SAFETY: made by `open`, never freed.
     let app = unsafe { &*app.cast::<App>() };
-    let Some(interpreter) = app.interpreter() else { return -1 };
-    let _busy = interpreter.busy();
-    let Some(loaded) = app.loaded(interpreter, None) else { return -1 };
-    // A request may have replaced the import meanwhile: its last reference goes while attached.
-    let _attached = Attached::to(interpreter);
-    drop(loaded);
-    0
+    if app.instances().iter().all(Instance::load) {
+        0
+    } else {
+        -1
+    }
+}
+
+/// The copy of an application that a request was given to, which counts there until this is dropped.
+pub struct Chosen<'a>(&'a Instance);
+
+impl Deref for Chosen<'_> {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        self.0
+    }
+}
+
+impl Drop for Chosen<'_> {
+    fn drop(&mut self) {
+        self.0.slot.end();
+    }
 }
 
 impl App {
-    /// The group's interpreter; made at first use. Called detached.
-    pub fn interpreter(&self) -> Option<&'static Interpreter> {
-        if let Some(interpreter) = self.interpreter.get() {
-            return Some(interpreter);
-        }
-        let interpreter = interpreter::of_group(&self.group)?;
-        Some(self.interpreter.get_or_init(|| interpreter))
+    fn instances(&self) -> &[Instance] {
+        self.instances.get().expect("set by `open`")
     }
 
-    /// The group's interpreter, once it was used.
-    pub fn made_interpreter(&self) -> Option<&'static Interpreter> {
-        self.interpreter.get().copied()
+    /// The copy that gets a request: the least busy one.
+    pub fn choose(&self) -> Chosen<'_> {
+        loop {
+            let counted = self.instances().iter().map(|instance| (instance.slot.requests(), instance));
+            let (requests, instance) =
+                counted.min_by_key(|(requests, _)| *requests).expect("there is one at least");
+            if instance.slot.begin(requests) {
+                return Chosen(instance);
+            }
+        }
     }
 
-    /// The application, imported if it is not yet, or again if its script has another modification time than
-    /// `modified` (see [`Self::modified_now`]; None: it is not looked at). None when it does not import; that
-    /// was logged. Called detached, since it may wait long.
-    pub fn loaded(&self, interpreter: &'static Interpreter, modified: Option<i64>) -> Option<Arc<Loaded>> {
-        if let Some(loaded) = self.current(modified) {
-            if modified.is_none() || !self.asks_to_reload(interpreter, &loaded) {
-                return Some(loaded);
-            }
-            self.modified.store(NEVER, Ordering::Relaxed);
-            // Perhaps the last reference, if another thread has replaced it.
-            let _attached = Attached::to(interpreter);
-            drop(loaded);
-        }
-        let _importing = self.importing.lock().unwrap();
-        let now = self.modified_now();
-        // Another thread may have imported it while this one waited.
-        if let Some(loaded) = self.current(modified.map(|_| now)) {
-            return Some(loaded);
-        }
-        self.announce(interpreter);
-        let attached = Attached::to(interpreter);
-        let old = match self.import(&attached) {
-            Ok(loaded) => {
-                self.modified.store(now, Ordering::Relaxed);
-                let interface = if self.stated == UNKNOWN { WSGI } else { self.stated };
-                self.interface.store(interface, Ordering::Release);
-                self.loaded.lock().unwrap().replace(Arc::new(loaded))
-            }
-            Err(_) => {
-                if let Some(exception) = take_exception().filter(|_| !worker::has_interrupted()) {
-                    self.report_import(&attached, exception);
-                }
-                return None;
-            }
-        };
-        // Its Python objects go while this thread is attached.
-        drop(old);
-        self.loaded.lock().unwrap().clone()
+    /// The interpreters that it was asked for in.
+    pub fn interpreters(&self) -> impl Iterator<Item = &'static Interpreter> + '_ {
+        self.instances().iter().filter_map(Instance::made_interpreter)
     }
 
     /// What it is; UNKNOWN before its import.
@@ -169,86 +136,27 @@ impl App {
         self.interface.load(Ordering::Acquire)
     }
 
+    /// An import has given a callable: what it is.
+    pub fn learn_interface(&self) {
+        let interface = if self.stated == UNKNOWN { WSGI } else { self.stated };
+        self.interface.store(interface, Ordering::Release);
+    }
+
     /// Whether the import would have to be looked at again, where the script was modified then (0: look).
     pub fn may_have_changed(&self, modified: i64) -> bool {
         let modified = if modified == 0 { self.modified_now() } else { modified };
-        modified != self.modified.load(Ordering::Relaxed)
+        self.instances().iter().any(|instance| instance.is_of_another_time(modified))
     }
 
     /// Whether it was imported.
     pub fn is_loaded(&self) -> bool {
-        self.loaded.lock().unwrap().is_some()
+        self.instances().iter().any(Instance::is_loaded)
     }
 
     /// Whether its script has another modification time, in microseconds, than what was imported, or asks for
     /// that itself. For a worker, where nothing replaces an import and so none ends here.
     pub fn is_outdated(&self, modified: i64) -> bool {
-        let loaded = self.loaded.lock().unwrap().clone();
-        loaded.zip(self.interpreter()).is_some_and(|(loaded, interpreter)| {
-            self.modified.load(Ordering::Relaxed) != modified || self.asks_to_reload(interpreter, &loaded)
-        })
-    }
-
-    /// Whether the script itself wants to be imported again.
-    fn asks_to_reload(&self, interpreter: &'static Interpreter, loaded: &Loaded) -> bool {
-        let (Some(function), Target::Script(path)) = (&loaded.reload_required, &self.target) else {
-            return false;
-        };
-        let attached = Attached::to(interpreter);
-        let state = attached.interpreter.state();
-        let asked = fs_decoded(path).and_then(|path| state.reload_required(function, &path));
-        asked.unwrap_or_else(|_| {
-            take_exception().into_iter().for_each(|exception| self.report(&attached, exception));
-            false
-        })
-    }
-
-    /// Never the last reference, which must go attached: nothing is cloned that may be replaced meanwhile
-    /// and not used.
-    fn current(&self, modified: Option<i64>) -> Option<Arc<Loaded>> {
-        if modified.is_some_and(|modified| modified != self.modified.load(Ordering::Relaxed)) {
-            return None;
-        }
-        self.loaded.lock().unwrap().clone()
-    }
-
-    fn import(&self, attached: &Attached) -> Result<Loaded> {
-        let state = attached.interpreter.state();
-        let name = latin1(&self.callable)?;
-        let template = Template::new(self, state)?;
-        match &self.target {
-            Target::Script(path) => {
-                let path = fs_decoded(path)?;
-                let callable = state.load_script(&path, &name)?;
-                let reload_required = state.reload_required_of(&path)?;
-                Ok(Loaded { callable, template, reload_required })
-            }
-            Target::Module(module) => {
-                let callable = state.load_module(&fs_decoded(module)?, &name)?;
-                Ok(Loaded { callable, template, reload_required: None })
-            }
-        }
-    }
-
-    fn announce(&self, interpreter: &Interpreter) {
-        if let Target::Script(_) = self.target {
-            let again = if self.loaded.lock().unwrap().is_some() { "Reloading" } else { "Loading" };
-            let line = format!("{again} WSGI script '{}' into {}.", self.name(), interpreter.description());
-            log::line(BURROW_LOG_INFO, line.as_bytes());
-        }
-    }
-
-    /// Logs why it does not import.
-    fn report_import(&self, attached: &Attached, exception: Object) {
-        let place = attached.interpreter.description();
-        match attached.interpreter.state().import_failed(&self.name(), &place, &exception) {
-            Ok(false) => {}
-            Ok(true) => self.report(attached, exception),
-            Err(_) => {
-                take_exception();
-                self.report(attached, exception);
-            }
-        }
+        self.instances().iter().any(|instance| instance.is_outdated(modified))
     }
 
     /// Logs what the application has raised, in mod_wsgi's words.

@@ -4,13 +4,20 @@
 //! kept for the thread's life, so `threading.local` survives from request to request.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::marker::PhantomData;
+#[cfg(not(Py_GIL_DISABLED))]
+use std::ptr::NonNull;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyThreadState;
 
 use crate::interpreter::Interpreter;
+#[cfg(not(Py_GIL_DISABLED))]
+use crate::object::{integer, tuple};
+use crate::object::{Object, Result};
 
 thread_local! {
     /// This thread's states; nearly always one or two.
@@ -89,6 +96,7 @@ fn state_of(interpreter: &'static Interpreter) -> *mut PyThreadState {
         }
         // SAFETY: an interpreter is never ended; making a state needs no GIL.
         let state = unsafe { ffi::PyThreadState_New(interpreter.raw()) };
+        remember(state);
         states.push((interpreter, state));
         state
     })
@@ -96,7 +104,58 @@ fn state_of(interpreter: &'static Interpreter) -> *mut PyThreadState {
 
 /// Keeps the state that came with a new interpreter for this thread, which made it.
 pub fn adopt(interpreter: &'static Interpreter, state: *mut PyThreadState) {
+    remember(state);
     STATES.with_borrow_mut(|states| states.push((interpreter, state)));
+}
+
+/// The threads that have states of ours, by the addresses of these, as Python numbers them.
+static THREADS: Mutex<Option<HashMap<usize, u64>>> = Mutex::new(None);
+
+fn remember(state: *mut PyThreadState) {
+    // SAFETY: no precondition.
+    let thread = unsafe { libc::pthread_self() };
+    THREADS.lock().unwrap().get_or_insert_default().insert(state as usize, thread);
+}
+
+/// The innermost frames of this interpreter's threads, pairs of number and frame. The number is 0 for a thread
+/// that Python has started.
+#[cfg(not(Py_GIL_DISABLED))]
+pub fn frames(attached: &Attached) -> Result<Object> {
+    let mut frames = Vec::new();
+    // SAFETY: attached, and no collection runs what might let another thread run: no thread state of this
+    // interpreter goes meanwhile, none executes code. Each frame is a new reference.
+    unsafe {
+        let collects = ffi::PyGC_Disable();
+        let mut state = ffi::PyInterpreterState_ThreadHead(attached.interpreter.raw());
+        while !state.is_null() {
+            if let Some(frame) = NonNull::new(ffi::PyThreadState_GetFrame(state)) {
+                let thread =
+                    THREADS.lock().unwrap().as_ref().and_then(|all| all.get(&(state as usize)).copied());
+                frames.push((thread.unwrap_or_default(), Object::owned(frame.as_ptr().cast())));
+            }
+            state = ffi::PyThreadState_Next(state);
+        }
+        if collects != 0 {
+            ffi::PyGC_Enable();
+        }
+    }
+    tuple(
+        frames
+            .into_iter()
+            .map(|(thread, frame)| tuple(vec![integer(thread)?, frame?]))
+            .collect::<Result<_>>()?,
+    )
+}
+
+/// The innermost frames of the threads of all interpreters, which CPython stops for that: pairs of number and
+/// frame.
+#[cfg(Py_GIL_DISABLED)]
+pub fn frames(_attached: &Attached) -> Result<Object> {
+    // SAFETY: attached; a new reference.
+    unsafe {
+        let sys = Object::owned(ffi::PyImport_ImportModule(c"sys".as_ptr()))?;
+        sys.attr(c"_current_frames")?.call(&[])?.attr(c"items")?.call(&[])
+    }
 }
 
 #[cfg(Py_3_12)]

@@ -206,8 +206,16 @@ def unblock_signals_of_children():
         setattr(os, name, unblocked(getattr(os, name)))
 
 
-def prepare_interpreter(main):
+def restore_environment(environment):
+    """os.environ as the process began, without what other interpreters have changed in the process's own."""
+    variables = dict(variable.split(b"=", 1) for variable in environment)
+    os.environ._data.clear()
+    os.environ._data.update(variables)
+
+
+def prepare_interpreter(main, environment):
     if not main:
+        restore_environment(environment)
         if sys.version_info < (3, 12):
             # The C module's statics break cancellation in a second interpreter.
             sys.modules["_asyncio"] = None
@@ -337,10 +345,19 @@ def threads():
     return "\n".join(lines).encode("utf-8", "backslashreplace")
 
 
-def stacks(titles):
-    """The stacks of all interpreters' threads, as UTF-8."""
+def thread_of(frame):
+    """The ident of the thread whose frame this is, if it is one of threading's."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+    is_thread = frame.f_code is threading.Thread._bootstrap.__code__
+    return frame.f_locals["self"].ident if is_thread else 0
+
+
+def stacks(frames, titles):
+    """The stacks that have these innermost frames, under their threads' titles. As UTF-8."""
     text = []
-    for ident, frame in sys._current_frames().items():
+    for ident, frame in frames:
+        ident = ident or thread_of(frame)
         if ident != threading.get_ident():
             text += ["\n", titles.get(ident, f"Thread {ident}"), ":\n", *traceback.format_stack(frame)]
     return "".join(text).encode("utf-8", "backslashreplace")

@@ -3,16 +3,18 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
-use burrow_abi::{burrow_str, BURROW_LOG_ERR};
+use burrow_abi::{burrow_str, InterpreterOptions, BURROW_LOG_ERR};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyObject, PyTypeObject};
 
-use crate::attach::Attached;
+use crate::attach::{self, Attached};
 use crate::host::{host, strings};
 use crate::interpreter::Interpreter;
 use crate::object::{
-    boolean, bytes_of, dict, float, fs_decoded, integer, integers, latin1, set_item, set_named,
+    boolean, bytes, bytes_of, dict, float, fs_decoded, integer, integers, latin1, set_item, set_named,
     take_exception, tuple, Object, Raised, Result,
 };
 use crate::wsgi::call::Call;
@@ -73,22 +75,23 @@ pub const fn text(source: &'static [u8]) -> &'static CStr {
 }
 
 /// Makes the `mod_wsgi` module, runs the Python sources and collects what the runtime needs from both.
-pub fn set_up(attached: &Attached) -> Result<State> {
+pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State> {
     let interpreter = attached.interpreter;
     let native = module::install(interpreter)?;
     let globals = run(&SOURCES, &[(c"native", &native)])?;
     let function = |name| named(&globals, name);
-    let options = host().options(&interpreter.group);
     // SAFETY: the host's strings, as many as it says.
     let more = unsafe { strings(options.paths, options.n_paths) };
     let paths = host().paths.iter().chain(&more).map(|path| fs_decoded(path)).collect::<Result<_>>()?;
     function(c"set_up")?.call(&[
         &boolean(interpreter.is_main()),
+        &environment()?,
         &tuple(paths)?,
         &boolean(options.restrict_stdin != 0),
         &boolean(options.restrict_stdout != 0),
         &boolean(options.restrict_signal != 0),
         &float(host().switch_interval)?,
+        &boolean(interpreter.own_gil),
         &apache()?,
     ])?;
     let input_type = native.attr(c"Input")?;
@@ -117,6 +120,16 @@ pub fn set_up(attached: &Attached) -> Result<State> {
         active_requests: OnceCell::new(),
         calls: RefCell::default(),
     })
+}
+
+/// The environment that the process had when Python was started, as a tuple of bytes.
+fn environment() -> Result<Object> {
+    static ENVIRONMENT: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let variables = ENVIRONMENT.get_or_init(|| {
+        let variables = std::env::vars_os();
+        variables.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect()
+    });
+    tuple(variables.iter().map(|variable| bytes(variable)).collect::<Result<_>>()?)
 }
 
 /// The arguments of install_apache; an empty tuple where the server is not httpd.
@@ -222,14 +235,14 @@ impl State {
         self.threads.call(&[]).map(|lines| text_of(&lines))
     }
 
-    /// The stacks of all interpreters' threads, under these titles.
-    pub fn stacks(&self, _attached: &Attached, titles: &HashMap<u64, String>) -> Result<String> {
+    /// The stacks of this interpreter's threads, under these titles.
+    pub fn stacks(&self, attached: &Attached, titles: &HashMap<u64, String>) -> Result<String> {
         let known = dict()?;
         for (thread, title) in titles {
             let title = latin1(title.as_bytes())?;
             set_item(&known, integer(*thread)?.as_ptr(), &title)?;
         }
-        self.stacks.call(&[&known]).map(|stacks| text_of(&stacks))
+        self.stacks.call(&[&attach::frames(attached)?, &known]).map(|stacks| text_of(&stacks))
     }
 
     pub fn shut_down(&self, _attached: &Attached) {

@@ -10,8 +10,9 @@ use burrow_abi::{
 };
 use pyo3_ffi as ffi;
 
-use crate::app::{App, Loaded};
+use crate::app::App;
 use crate::attach::Attached;
+use crate::instance::Loaded;
 use crate::object::{bytes_of, latin1, take_exception, tuple, Object, Raised, Result};
 use crate::wsgi::call::Call;
 use crate::wsgi::environ;
@@ -41,10 +42,11 @@ pub unsafe extern "C" fn ask(
 }
 
 fn answer(script: &App, question: &burrow_question, request: &burrow_request) -> burrow_verdict {
-    let Some(interpreter) = script.interpreter() else { return BURROW_FAILURE };
+    let instance = script.choose();
+    let Some(interpreter) = instance.interpreter() else { return BURROW_FAILURE };
     let _busy = interpreter.busy();
     let reloading = request.flags & BURROW_RELOADING != 0;
-    let Some(loaded) = script.loaded(interpreter, reloading.then(|| script.modified_now())) else {
+    let Some(loaded) = instance.loaded(interpreter, reloading.then(|| script.modified_now())) else {
         return BURROW_FAILURE;
     };
     let attached = Attached::to(interpreter);

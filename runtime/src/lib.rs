@@ -3,7 +3,8 @@
 //! Built once for each CPython as an extension-style library whose libpython symbols stay open. Embedded,
 //! the host opens it in a server's worker process and meets it in [`burrow_runtime`]; in daemon mode the
 //! application's python imports it and is a worker from then on: [`worker`].
-//! A request's path: [`app`] finds the callable, [`wsgi`] or [`asgi`] runs it.
+//! A request's path: [`app`] says in which interpreter, [`instance`] finds the callable there, [`wsgi`] or [`asgi`]
+//! runs it.
 
 mod app;
 mod asgi;
@@ -13,6 +14,7 @@ mod fork;
 mod hooks;
 mod host;
 mod httpd;
+mod instance;
 mod interpreter;
 mod log;
 mod metrics;

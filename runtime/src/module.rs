@@ -51,6 +51,19 @@ fn functions() -> Vec<PyMethodDef> {
     all
 }
 
+/// The module is good for interpreters with locks of their own, and without.
+fn slots() -> Vec<PyModuleDef_Slot> {
+    vec![
+        #[cfg(Py_3_12)]
+        PyModuleDef_Slot {
+            slot: ffi::Py_mod_multiple_interpreters,
+            value: ffi::Py_MOD_PER_INTERPRETER_GIL_SUPPORTED,
+        },
+        #[cfg(Py_GIL_DISABLED)]
+        PyModuleDef_Slot { slot: ffi::Py_mod_gil, value: ffi::Py_MOD_GIL_NOT_USED },
+    ]
+}
+
 /// The interpreter of our module.
 ///
 /// # Safety
@@ -68,7 +81,7 @@ pub fn install(interpreter: &'static Interpreter) -> Result<Object> {
         m_doc: std::ptr::null(),
         m_size: size_of::<&'static Interpreter>() as isize,
         m_methods: table(functions(), PyMethodDef::zeroed()),
-        m_slots: table(Vec::new(), PyModuleDef_Slot { slot: 0, value: std::ptr::null_mut() }).cast(),
+        m_slots: table(slots(), PyModuleDef_Slot { slot: 0, value: std::ptr::null_mut() }).cast(),
         m_traverse: None,
         m_clear: None,
         m_free: None,

@@ -148,6 +148,12 @@ pub fn none() -> *mut PyObject {
     }
 }
 
+/// A `bytes` object.
+pub fn bytes(bytes: &[u8]) -> Result<Object> {
+    // SAFETY: pointer and length belong together.
+    unsafe { Object::owned(ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as isize)) }
+}
+
 /// The bytes of a `bytes` object.
 ///
 /// # Safety

@@ -2,6 +2,8 @@
 
 use std::ffi::{c_char, CString};
 use std::mem::MaybeUninit;
+use std::sync::mpsc;
+use std::thread::{self, Builder};
 
 use burrow_abi::{burrow_str, HostApi, PythonConfig};
 use pyo3_ffi as ffi;
@@ -38,8 +40,7 @@ unsafe fn initialise(given: &PythonConfig) -> Result<(), String> {
         config.install_signal_handlers = 0;
         #[cfg(Py_GIL_DISABLED)]
         {
-            // What is an interpreter's own here is looked after by its lock.
-            config.enable_gil = 1;
+            config.enable_gil = (given.free_threading == 0).into();
         }
         if given.optimize > 0 {
             config.optimization_level = given.optimize;
@@ -126,7 +127,21 @@ pub unsafe extern "C" fn stop(reason: burrow_str) {
     // Everybody is told before the first one ends.
     each(State::stopping);
     each(|state, attached, _| state.shut_down(attached));
-    // The GIL stays here: no Python thread runs on while the process exits around it.
+    // The locks stay taken: no Python thread runs on while the process exits around it.
+    for interpreter in interpreter::all().into_iter().filter(|interpreter| interpreter.own_gil) {
+        let (sender, taken) = mpsc::channel();
+        let hold = move || {
+            std::mem::forget(Attached::to(interpreter));
+            // There is somebody to tell as long as `stop` waits.
+            let _ = sender.send(());
+            loop {
+                thread::park();
+            }
+        };
+        if Builder::new().name("burrow:end".into()).spawn(hold).is_ok() {
+            let _ = taken.recv();
+        }
+    }
     std::mem::forget(interpreter::main().busy());
     std::mem::forget(Attached::to(interpreter::main()));
 }

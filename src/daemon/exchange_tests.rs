@@ -18,7 +18,7 @@ use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
 use super::{serve, Group};
 use crate::embedded;
 use crate::settings::process_group::ProcessGroup;
-use crate::settings::Instance;
+use crate::settings::{AppKey, Instance};
 
 /// The client: sends a body, gets an answer.
 struct Client {
@@ -105,7 +105,9 @@ impl Client {
     }
 
     fn ask(&mut self, group: &Arc<Group>) -> burrow_outcome {
-        let app = embedded::App::new(b"/app.wsgi", b"", b"shop", Arc::new(embedded::Group::new(b"")));
+        let key =
+            AppKey { target: b"/app.wsgi", callable: b"", process_group: b"shop", group: b"", copies: 0 };
+        let app = embedded::App::new(key, Arc::new(embedded::Group::new(b"")));
         let flags = if self.body.is_empty() { BURROW_NO_BODY } else { 0 };
         let request = burrow_request { flags, content_length: -1, ..Default::default() };
         let io = burrow_io { read: None, send: Some(send) };

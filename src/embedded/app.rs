@@ -27,6 +27,7 @@ pub struct App {
     target: Box<[u8]>,
     callable: Box<[u8]>,
     process_group: Box<[u8]>,
+    copies: u32,
     group: Arc<Group>,
     daemon: OnceLock<Arc<daemon::Group>>,
     preload: AtomicBool,
@@ -42,11 +43,13 @@ unsafe impl Send for RuntimeRecord {}
 unsafe impl Sync for RuntimeRecord {}
 
 impl App {
-    pub fn new(target: &[u8], callable: &[u8], process_group: &[u8], group: Arc<Group>) -> Self {
+    /// `group` is that of the key.
+    pub fn new(key: AppKey, group: Arc<Group>) -> Self {
         App {
-            target: target.into(),
-            callable: callable.into(),
-            process_group: process_group.into(),
+            target: key.target.into(),
+            callable: key.callable.into(),
+            process_group: key.process_group.into(),
+            copies: key.copies,
             group,
             daemon: OnceLock::new(),
             preload: AtomicBool::new(false),
@@ -67,6 +70,7 @@ impl App {
             callable: &self.callable,
             process_group: &self.process_group,
             group: &self.group.name,
+            copies: self.copies,
         }
     }
 
@@ -118,6 +122,7 @@ impl App {
                     burrow_str::new(&self.target),
                     burrow_str::new(&self.callable),
                     burrow_str::new(&self.group.name),
+                    self.copies,
                     multithread.into(),
                     UNKNOWN,
                 )

@@ -36,6 +36,7 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
             // SAFETY: c/shim.h: lives as long as the process.
             apache: unsafe { server.apache.as_ref() }.map(Apache),
             options: settings.embedded().python.clone(),
+            free_threading: settings.is_free_threaded(b""),
         },
     });
 }

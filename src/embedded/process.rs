@@ -109,7 +109,9 @@ pub fn runtime() -> Option<&'static RuntimeApi> {
 pub unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
     // SAFETY: the name lives for the length of the call.
     let group = unsafe { group.bytes() };
-    let interpreters = SERVER.get().map(|server| server.interpreters.of(b"", group)).unwrap_or_default();
+    let server = SERVER.get();
+    let interpreters = server.map(|server| server.interpreters.of(b"", group)).unwrap_or_default();
+    let has_no_gil = server.is_some_and(|server| server.setup.free_threading);
     // Asked for once for each interpreter, and interpreters live as long as the process.
     let paths: &[Vec<u8>] = interpreters.paths.leak();
     let paths: &[burrow_str] = paths.iter().map(|path| burrow_str::new(path)).collect::<Vec<_>>().leak();
@@ -120,6 +122,7 @@ pub unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_stdout: interpreters.restrict_stdout.into(),
         restrict_signal: interpreters.restrict_signal.into(),
         event_loop: ANY_LOOP,
+        own_gil: (interpreters.own_gil && !has_no_gil).into(),
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Launch {
     pub cpu_seconds: u64,
     pub environment: Vec<(String, String)>,
     pub python: Python,
+    /// Where it is a build that can do without its lock: whether it does.
+    pub free_threading: bool,
     /// For python, in front of everything else.
     pub flags: Vec<Vec<u8>>,
 }
@@ -88,7 +90,7 @@ impl Default for Python {
 }
 
 impl Configuration {
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     pub fn new(settings: &Settings, generation: u64, instance: &str, rolls: Rolls) -> Self {
         let server = settings.instance();
@@ -204,6 +206,7 @@ impl Launch {
             cpu_seconds: cpu,
             environment: environment(settings, group, user.as_ref()),
             python,
+            free_threading: settings.is_free_threaded(group.name.as_bytes()),
             flags: flags(settings),
         }
     }
@@ -286,7 +289,8 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         multiprocess: group.written("processes").is_some(),
         run_once: threads == 1 && group.number("maximum-requests") == 1,
         stack_size: group.number("stack-size"),
-        main_interpreter: settings.hosts_one_app(&group.name),
+        main_interpreter: group.copies() == 0 && settings.hosts_one_app(&group.name),
+        copies: group.copies(),
         apps,
         paths: home.into_iter().chain(folders.map(|path| path.as_bytes().to_vec())).collect(),
         interpreters: interpreters(settings, group),
@@ -333,6 +337,7 @@ fn interpreters(settings: &Settings, group: &ProcessGroup) -> Vec<Interpreter> {
             restrict_stdin: options.restrict_stdin,
             restrict_stdout: options.restrict_stdout,
             restrict_signal: options.restrict_signal,
+            own_gil: options.own_gil && !settings.is_free_threaded(group.name.as_bytes()),
         })
         .collect()
 }

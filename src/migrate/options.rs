@@ -16,8 +16,16 @@ const CALLABLE_OBJECT: Setting =
 const PASS_AUTHORIZATION: Setting =
     setting("pass-authorization", "`WSGIPassAuthorization`", Same, Has("wsgi_pass_authorization", ""));
 
+const INTERPRETERS: Setting = setting(
+    "interpreters",
+    "",
+    Differs("Burrow's own: a number of copies, each in an interpreter with a lock of its own, or auto: one for each processor; for `WSGIScriptAlias` alone"),
+    Has("wsgi_interpreters", "or off"),
+);
+
 /// The options of `WSGIScriptAlias` and `WSGIScriptAliasMatch`.
-pub const ALIAS: &[Setting] = &[PROCESS_GROUP, APPLICATION_GROUP, CALLABLE_OBJECT, PASS_AUTHORIZATION];
+pub const ALIAS: &[Setting] =
+    &[PROCESS_GROUP, APPLICATION_GROUP, CALLABLE_OBJECT, PASS_AUTHORIZATION, INTERPRETERS];
 /// Those of `WSGIHandlerScript`.
 pub const HANDLER: &[Setting] = &[PROCESS_GROUP, APPLICATION_GROUP, PASS_AUTHORIZATION];
 /// Those of `WSGIImportScript`.

@@ -362,12 +362,15 @@ impl Exchange {
 mod tests {
     use super::*;
     use crate::embedded::Group;
+    use crate::settings::AppKey;
     use burrow_abi::BURROW_FLUSH;
     use std::io::{Seek, Write};
     use std::thread;
 
     fn exchange() -> Arc<Exchange> {
-        let app = App::new(b"app:application", b"", b"", Arc::new(Group::new(b"")));
+        let key =
+            AppKey { target: b"app:application", callable: b"", process_group: b"", group: b"", copies: 0 };
+        let app = App::new(key, Arc::new(Group::new(b"")));
         // SAFETY: the request points at nothing.
         unsafe {
             Exchange::new(Box::leak(Box::new(app)), &burrow_request::default(), None, ptr::dangling_mut())

@@ -25,6 +25,8 @@ pub struct Setup {
     pub threads: u32,
     pub apache: Option<Apache>,
     pub options: Options,
+    /// Without its lock.
+    pub free_threading: bool,
 }
 
 /// What the server's shim says about httpd.
@@ -78,6 +80,7 @@ pub fn start(home: &Path, setup: &Setup, host: &'static HostApi) -> Result<&'sta
         n_warnings: warnings.len(),
         dont_write_bytecode: setup.options.dont_write_bytecode.into(),
         switch_interval: setup.options.switch_interval,
+        free_threading: setup.free_threading.into(),
     };
     // SAFETY: the table is of our version, `host` is static and `config` outlives the call.
     let refusal = unsafe { (api.start)(host, &config) };

@@ -92,6 +92,8 @@ pub unsafe extern "C" fn burrow_app_find(
             callable: key.callable.bytes(),
             process_group: key.process_group.bytes(),
             group: key.application_group.bytes(),
+            // Of a process group its own options tell.
+            copies: if key.process_group.bytes().is_empty() { key.interpreters } else { 0 },
         }
     };
     // SAFETY: c/shim.h.
@@ -175,6 +177,23 @@ pub unsafe extern "C" fn burrow_settings_option(
         });
         let settings = settings_mut(settings);
         let result = settings.set_option(&place(at), scope, &text(name), &text(value));
+        refusal(settings, result)
+    }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
+pub unsafe extern "C" fn burrow_settings_interpreters(
+    settings: *mut burrow_settings,
+    at: *const burrow_place,
+    value: burrow_str,
+    interpreters: *mut c_uint,
+) -> *const c_char {
+    // SAFETY: c/shim.h.
+    unsafe {
+        let settings = settings_mut(settings);
+        let result = settings.want_copies(place(at), &text(value)).map(|copies| *interpreters = copies);
         refusal(settings, result)
     }
 }

@@ -18,7 +18,7 @@ impl Scope {
     }
 
     /// How closely it describes an interpreter.
-    fn precision(&self) -> u8 {
+    pub(super) fn precision(&self) -> u8 {
         u8::from(self.process_group.is_some()) + 2 * u8::from(self.application_group.is_some())
     }
 }
@@ -39,6 +39,8 @@ pub struct Interpreter {
     pub restrict_stdin: bool,
     pub restrict_stdout: bool,
     pub restrict_signal: bool,
+    /// It has a lock of its own.
+    pub own_gil: bool,
 }
 
 impl Default for Interpreter {
@@ -48,6 +50,7 @@ impl Default for Interpreter {
             restrict_stdin: false,
             restrict_stdout: false,
             restrict_signal: true,
+            own_gil: false,
         }
     }
 }
@@ -55,6 +58,7 @@ impl Default for Interpreter {
 #[derive(Clone, Debug)]
 enum Choice {
     Restrict(Restriction, bool),
+    OwnGil(bool),
     Paths(Vec<Vec<u8>>),
 }
 
@@ -69,6 +73,10 @@ pub struct Interpreters {
 impl Interpreters {
     pub fn restrict(&mut self, scope: Scope, what: Restriction, on: bool) {
         self.options.push((scope, Choice::Restrict(what, on)));
+    }
+
+    pub fn set_own_gil(&mut self, scope: Scope, on: bool) {
+        self.options.push((scope, Choice::OwnGil(on)));
     }
 
     /// Process groups have a `python-path` of their own.
@@ -105,6 +113,7 @@ impl Interpreters {
                 Choice::Restrict(Restriction::Stdin, on) => interpreter.restrict_stdin = *on,
                 Choice::Restrict(Restriction::Stdout, on) => interpreter.restrict_stdout = *on,
                 Choice::Restrict(Restriction::Signal, on) => interpreter.restrict_signal = *on,
+                Choice::OwnGil(on) => interpreter.own_gil = *on,
             }
         }
         if process_group.is_empty() {

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod environment;
 mod ffi;
+pub mod gil;
 pub mod interpreters;
 pub mod options;
 pub mod process_group;
@@ -25,6 +26,7 @@ use burrow_daemon::config;
 use crate::daemon;
 use crate::embedded::{App, Group};
 use crate::python::{self, Installation};
+use gil::{Gil, Wish};
 use interpreters::Scope;
 use options::Embedded;
 use process_group::ProcessGroup;
@@ -77,6 +79,9 @@ pub struct AppKey<'a> {
     pub process_group: &'a [u8],
     /// Empty: the main interpreter.
     pub group: &'a [u8],
+    /// In how many interpreters of the group, each with a lock of its own; 0: in its only one. For the
+    /// server's own processes: a process group says it itself.
+    pub copies: u32,
 }
 
 /// The model of one configuration: made in the master process, used in the workers as well.
@@ -86,6 +91,7 @@ pub struct Settings {
     serial: u64,
     python_home: Option<PathBuf>,
     embedded: Embedded,
+    gil: Gil,
     process_groups: ProcessGroups,
     /// The same once they are checked, as applications join them.
     daemons: OnceLock<Vec<Daemon>>,
@@ -131,7 +137,7 @@ impl Apps {
                 group
             }
         };
-        let app = Arc::new(App::new(key.target, key.callable, key.process_group, group));
+        let app = Arc::new(App::new(key, group));
         self.by_target.entry(key.target.into()).or_default().push(app.clone());
         self.in_order.push(app.clone());
         app
@@ -146,6 +152,7 @@ impl Settings {
             serial: LAST.fetch_add(1, Relaxed),
             python_home: None,
             embedded: Embedded::default(),
+            gil: Gil::default(),
             process_groups: ProcessGroups::default(),
             daemons: OnceLock::new(),
             instance: Instance::default(),
@@ -188,6 +195,18 @@ impl Settings {
         if let Some(group) = scope.as_ref().and_then(|scope| scope.process_group.as_deref()) {
             self.process_groups.name(place.clone(), group);
         }
+        let wish = match name {
+            "per-interpreter-gil" => Some(Wish::OwnGil),
+            "free-threading" => Some(Wish::FreeThreading),
+            _ => None,
+        };
+        if let Some(wish) = wish {
+            let scope = scope.clone().unwrap_or_default();
+            self.gil.ask(wish, options::flag(value)?, scope, place.clone())?;
+        }
+        if wish == Some(Wish::FreeThreading) {
+            return Ok(());
+        }
         if name == "restrict-embedded" {
             let why = || {
                 format!("{} in {place}: no application runs in the server's own processes", place.directive)
@@ -198,6 +217,21 @@ impl Settings {
             self.notes.push(c_string(note));
         }
         Ok(())
+    }
+
+    /// In how many interpreters an application of the server's own processes is to run; "off" is 0.
+    pub fn want_copies(&mut self, place: Place, value: &str) -> Result<u32, String> {
+        if value.eq_ignore_ascii_case("off") {
+            return Ok(0);
+        }
+        let embedded = Scope { process_group: Some(Box::default()), application_group: None };
+        self.gil.ask(Wish::Copies, true, embedded, place)?;
+        gil::copies(value)
+    }
+
+    /// Whether the Python of a process group runs without its lock; "": of the server's own processes.
+    pub fn is_free_threaded(&self, process_group: &[u8]) -> bool {
+        self.gil.is_free_threaded(process_group)
     }
 
     pub fn set_instance(&mut self, instance: Instance) {
@@ -291,7 +325,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), String> {
         self.process_groups.check_names(self.server)?;
         self.process_groups
-            .check_each(|group| startable::check(group, &self.instance, self.python_home()))?;
+            .check_each(|group| startable::check(group, &self.instance, self.python_home(), &self.gil))?;
         self.make_daemons();
         if self.python_home.is_none() && !self.needs_python() {
             return Ok(());
@@ -299,6 +333,7 @@ impl Settings {
         let usable = || {
             let installation = Installation::find(self.python_home())?;
             installation.library()?;
+            self.gil.check(b"", installation.version, false)?;
             installation.runtime(&python::runtime_dir())
         };
         match usable() {
@@ -361,7 +396,16 @@ impl Settings {
 
     /// Finds the application, or adds it. With several counts of threads the group gets the highest.
     pub fn app(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
-        self.find(key, threads, || target::check(key.target).and(target::check_callable(key.callable)))
+        self.find(key, threads, || {
+            target::check(key.target)?;
+            target::check_callable(key.callable)?;
+            match (key.copies, key.group) {
+                (1.., b"") => Err("there is one main interpreter: leave interpreters= out, or name another \
+                                   application group"
+                    .into()),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// The same for a script that is imported for what it does. A module's callable that is named is looked for.
@@ -375,7 +419,7 @@ impl Settings {
 
     /// The same for a script of hooks.
     pub fn script(&self, target: &[u8], group: &[u8], threads: usize) -> Result<Arc<App>, String> {
-        let key = AppKey { target, callable: WHOLE_SCRIPT, process_group: b"", group };
+        let key = AppKey { target, callable: WHOLE_SCRIPT, process_group: b"", group, copies: 0 };
         self.find(key, threads, || target::check_script(target))
     }
 

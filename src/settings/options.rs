@@ -80,8 +80,7 @@ impl Embedded {
                     None => self.interpreters.add_embedded_paths(paths),
                 }
             }
-            "per-interpreter-gil" => not_yet(value, "the interpreters of a process share one lock")?,
-            "free-threading" => not_yet(value, "Python runs with its lock")?,
+            "per-interpreter-gil" => self.interpreters.set_own_gil(scope.unwrap_or_default(), flag(value)?),
             _ => {
                 let (_, check, reason) = WITHOUT_EFFECT
                     .iter()
@@ -124,14 +123,6 @@ impl Embedded {
     pub fn switch_interval_of(&self, process_group: &[u8]) -> f64 {
         self.switch_intervals.get(process_group).copied().unwrap_or(self.python.switch_interval)
     }
-}
-
-/// On is refused.
-fn not_yet(value: &str, instead: &str) -> Result<(), String> {
-    if flag(value)? {
-        return Err(format!("On is not possible yet: {instead}; write Off, or remove the line"));
-    }
-    Ok(())
 }
 
 /// On or Off, in any case of letters.
@@ -252,11 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_and_what_does_nothing_is_explained() {
-        for name in ["per-interpreter-gil", "free-threading"] {
-            assert!(set(name, "On").err().unwrap().contains("not possible yet"), "{name}");
-            assert!(set(name, "Off").is_ok());
-        }
+    fn what_does_nothing_is_explained() {
         let reason = |name, value| Embedded::default().set(name, value, None);
         assert!(reason("accept-mutex", "Flock").unwrap().is_some());
         assert!(reason("accept-mutex", "spin").is_err());

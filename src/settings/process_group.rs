@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::accounts;
 use super::environment::{self, Variable};
 use super::options::{between, flag, number};
-use super::Instance;
+use super::{gil, Instance};
 use crate::python::Installation;
 
 /// What may be written for an option.
@@ -17,6 +17,8 @@ pub enum Kind {
     Number(i64, i64),
     /// A number of bytes: 0, or at least this many.
     Bytes(i64),
+    /// A number of interpreters, or "auto".
+    Copies,
     /// Seconds with a fraction, more than 0.
     Fraction,
     /// Permission bits, octal.
@@ -70,6 +72,13 @@ pub const OPTIONS: &[Definition] = &[
         Number(0, 32767),
         "15",
         "threads that take requests in each process; 0: the script alone runs",
+    ),
+    option(
+        "interpreters",
+        Copies,
+        "",
+        "copies of each application in each process, in interpreters with a lock of their own, or auto: one for \
+         each processor",
     ),
     option("user", User { root: false }, "", "who the processes run as; else as the server's workers"),
     option("group", Group, "", "the group that they run as; else that of the server's workers"),
@@ -218,6 +227,12 @@ impl ProcessGroup {
         self.value(option).parse().unwrap_or_default()
     }
 
+    /// How many interpreters each application has; 0: one.
+    pub fn copies(&self) -> u32 {
+        // It was possible when it was checked.
+        self.written("interpreters").and_then(|value| gil::copies(value).ok()).unwrap_or_default()
+    }
+
     pub fn seconds(&self, option: &str) -> Duration {
         Duration::from_secs(self.number(option))
     }
@@ -264,6 +279,7 @@ impl Kind {
                 bytes if bytes == 0 || bytes >= least.max(1) => {}
                 _ => return Err(format!("write 0 or at least {least} bytes")),
             },
+            Copies => drop(gil::copies(value)?),
             Fraction => match number::<f64>(value)? {
                 seconds if seconds.is_finite() && seconds > 0.0 => {}
                 _ => return Err("write a positive number of seconds".into()),
@@ -319,7 +335,7 @@ mod tests {
         let mut names: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), OPTIONS.len()), (50, 50));
+        assert_eq!((names.len(), OPTIONS.len()), (51, 51));
         for option in OPTIONS.iter().filter(|option| !option.default.is_empty()) {
             assert_eq!(option.kind.check(option.default), Ok(()), "{}", option.name);
         }
@@ -338,6 +354,7 @@ mod tests {
         for (option, value, says) in [
             ("processes", "0", "from 1 to"),
             ("threads", "-1", "from 0 to"),
+            ("interpreters", "0", "from 1 to 256, or auto"),
             ("request-timeout", "1m", "from 0 to"),
             ("header-buffer-size", "100", "at least 8192"),
             ("memory-limit", "-1", "write 0"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
+use super::gil::Gil;
 use super::process_group::ProcessGroup;
 use super::Instance;
 use crate::daemon::{socket_path, LONGEST_SOCKET_PATH};
@@ -14,12 +15,16 @@ use crate::python::{runtime_dir, Installation};
 /// As long as every instance's.
 const SOME_INSTANCE: &str = "0123456789abcdef";
 
-pub fn check(group: &ProcessGroup, instance: &Instance, home: &Path) -> Result<(), String> {
+pub fn check(group: &ProcessGroup, instance: &Instance, home: &Path, gil: &Gil) -> Result<(), String> {
     check_accounts(group, instance)?;
     check_socket(group, &instance.prefix)?;
     match group.written("chroot") {
         Some(root) => check_root(Path::new(root)),
-        None => installation(group, home)?.runtime(&runtime_dir()).map(drop),
+        None => {
+            let installation = installation(group, home)?;
+            gil.check(group.name.as_bytes(), installation.version, group.written("interpreters").is_some())?;
+            installation.runtime(&runtime_dir()).map(drop)
+        }
     }
 }
 

@@ -4,7 +4,13 @@ use std::fs;
 use super::*;
 
 fn key<'a>(target: &'a str, group: &'a str) -> AppKey<'a> {
-    AppKey { target: target.as_bytes(), callable: b"", process_group: b"", group: group.as_bytes() }
+    AppKey {
+        target: target.as_bytes(),
+        callable: b"",
+        process_group: b"",
+        group: group.as_bytes(),
+        copies: 0,
+    }
 }
 
 /// A prefix with a python and nothing else.

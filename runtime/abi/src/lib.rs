@@ -115,6 +115,8 @@ pub struct PythonConfig {
     pub dont_write_bytecode: c_int,
     /// In seconds; 0 leaves CPython's own.
     pub switch_interval: f64,
+    /// Without a lock: for a free-threaded build.
+    pub free_threading: c_int,
 }
 
 /// What can differ from interpreter to interpreter.
@@ -128,6 +130,8 @@ pub struct InterpreterOptions {
     pub restrict_signal: c_int,
     /// ANY_LOOP, ASYNCIO or UVLOOP.
     pub event_loop: c_int,
+    /// It has a lock of its own. The main one has in any case.
+    pub own_gil: c_int,
 }
 
 /// How an event loop talks to its requests: called on the loop's thread; nothing here waits.
@@ -180,11 +184,13 @@ pub struct RuntimeApi {
     /// Starts Python on the calling thread, which becomes Python's main thread and must live as long
     /// as the process. Returns with the GIL released. NULL, or a message that is never freed.
     pub start: unsafe extern "C" fn(*const HostApi, *const PythonConfig) -> *const c_char,
-    /// Makes the record of an application; runs no Python. Never freed.
+    /// Makes the record of an application; runs no Python. Never freed. It runs in as many interpreters of
+    /// its group as `copies` says, each with a lock of its own; 0: in the one that the group has.
     pub app: unsafe extern "C" fn(
         target: burrow_str,
         callable: burrow_str,
         group: burrow_str,
+        copies: u32,
         multithread: c_int,
         interface: c_int,
     ) -> *mut RuntimeApp,

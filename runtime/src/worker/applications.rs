@@ -88,7 +88,9 @@ impl Application {
         let group = if has_main_interpreter(&key.target) { b"" } else { &key.application_group[..] };
         let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
         // SAFETY: the strings are there for the call.
-        let runtime = unsafe { app::open(target, callable, group, (config.threads > 1).into(), UNKNOWN) };
+        let runtime = unsafe {
+            app::open(target, callable, group, config.copies, (config.threads > 1).into(), UNKNOWN)
+        };
         Application { key, runtime, known: AtomicBool::new(false), reported: AtomicI64::new(0) }
     }
 
@@ -117,9 +119,9 @@ impl Application {
         self.runtime
     }
 
-    /// Where it is or will be imported; None where that was not needed yet.
-    pub fn interpreter(&self) -> Option<&'static Interpreter> {
-        self.app().made_interpreter()
+    /// Where it is or will be imported, as far as that was needed yet.
+    pub fn interpreters(&self) -> impl Iterator<Item = &'static Interpreter> + '_ {
+        self.app().interpreters()
     }
 
     fn app(&self) -> &App {

@@ -1,19 +1,20 @@
-//! The thread that enters Python on behalf of the keeper, which must not wait for it.
+//! The threads that enter Python on behalf of the keeper, which must not wait for it: one for each of its locks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicI64, Ordering::*};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, RwLock};
 use std::thread::Builder;
 
 use burrow_daemon::page;
 
-use super::{stacks, worker};
+use super::{log, stacks, worker, WORKER};
 use crate::attach::Attached;
 use crate::interpreter::{self, Interpreter};
 
-/// What it is sent for.
+/// What they are sent for.
 #[derive(Clone, Copy)]
 pub enum Errand {
     /// To see whether Python can be entered at all.
@@ -25,32 +26,68 @@ pub enum Errand {
 }
 
 #[derive(Default)]
-pub struct Errands {
+pub struct Errands(RwLock<Vec<&'static Messenger>>);
+
+/// One of the threads.
+#[derive(Default)]
+struct Messenger {
+    /// Whose lock it takes; None: the main interpreter's, which others share.
+    own: Option<&'static Interpreter>,
     waiting: Mutex<VecDeque<Errand>>,
     sent: Condvar,
-    /// What it has brought.
-    stacks: Mutex<Option<String>>,
+    stacks: Mutex<Stacks>,
     /// Since when it waits to enter Python, in microseconds of CLOCK_MONOTONIC; 0: it does not.
     at_the_door: AtomicI64,
 }
 
+/// Whether they were asked for.
+#[derive(Default)]
+enum Stacks {
+    #[default]
+    Unwanted,
+    Wanted,
+    Brought(String),
+}
+
 impl Errands {
-    /// Sends it, as soon as it is back.
+    /// Sends all of them, each as soon as it is back.
     pub fn send(&self, errand: Errand) {
-        self.waiting.lock().unwrap().push_back(errand);
-        self.sent.notify_one();
+        for messenger in self.0.read().unwrap().iter() {
+            if let Errand::Stacks = errand {
+                *messenger.stacks.lock().unwrap() = Stacks::Wanted;
+            }
+            messenger.waiting.lock().unwrap().push_back(errand);
+            messenger.sent.notify_one();
+        }
     }
 
-    /// Since when it waits to enter Python.
+    /// Since when one of them waits to enter Python.
     pub fn waits_since(&self) -> Option<i64> {
-        Some(self.at_the_door.load(SeqCst)).filter(|since| *since != 0)
+        let messengers = self.0.read().unwrap();
+        messengers.iter().map(|each| each.at_the_door.load(SeqCst)).filter(|since| *since != 0).min()
     }
 
-    /// The stacks, once it has brought them.
+    /// The stacks, once all of them that were asked have brought theirs.
     pub fn take_stacks(&self) -> Option<String> {
-        self.stacks.lock().unwrap().take()
+        let messengers = self.0.read().unwrap();
+        let mut stacks: Vec<_> = messengers.iter().map(|each| each.stacks.lock().unwrap()).collect();
+        if stacks.iter().any(|each| matches!(**each, Stacks::Wanted)) {
+            return None;
+        }
+        let brought = stacks.iter_mut().filter_map(|each| match mem::take(&mut **each) {
+            Stacks::Brought(text) => Some(text),
+            _ => None,
+        });
+        brought.reduce(|all, text| all + &text)
     }
 
+    /// Forgets those that were asked for.
+    pub fn forget_stacks(&self) {
+        self.0.read().unwrap().iter().for_each(|each| *each.stacks.lock().unwrap() = Stacks::Unwanted);
+    }
+}
+
+impl Messenger {
     fn next(&self) -> Errand {
         let mut waiting = self.waiting.lock().unwrap();
         loop {
@@ -68,14 +105,23 @@ impl Errands {
         attached
     }
 
+    /// Whether its lock is that of an interpreter.
+    fn is_for(&self, interpreter: &Interpreter) -> bool {
+        match self.own {
+            Some(own) => std::ptr::eq(own, interpreter),
+            None => !interpreter.own_gil,
+        }
+    }
+
     fn run(&self) -> Infallible {
         loop {
             match self.next() {
-                Errand::Probe => drop(self.enter(interpreter::main())),
+                Errand::Probe => drop(self.enter(self.own.unwrap_or_else(interpreter::main))),
                 Errand::Interrupt { slot, since } => self.interrupt(slot, since),
                 Errand::Stacks => {
-                    let stacks = stacks::in_python(|interpreter| self.enter(interpreter));
-                    *self.stacks.lock().unwrap() = Some(stacks);
+                    let interpreters = interpreter::made().into_iter().filter(|each| self.is_for(each));
+                    let text = interpreters.map(|each| stacks::of(&self.enter(each))).collect();
+                    *self.stacks.lock().unwrap() = Stacks::Brought(text);
                     worker().control.wake();
                 }
             }
@@ -88,21 +134,35 @@ impl Errands {
         }
         let Some((application, _)) = worker().requests.find(slot, since) else { return };
         // Where there is none yet the request waits for its import.
-        let Some(interpreter) = application.interpreter() else { return };
-        let attached = self.enter(interpreter);
-        // With the GIL: the request that is found now cannot end before it is released.
-        let Some((_, exchange)) = worker().requests.find(slot, since) else { return };
-        let state = attached.interpreter.state();
-        let calls = state.calls.borrow();
-        // SAFETY: calls take themselves out, attached, before they end.
-        let call = calls.iter().map(|call| unsafe { &**call }).find(|call| call.exchange == exchange);
-        if let Some(call) = call {
-            call.interrupt(state);
+        for interpreter in application.interpreters().filter(|each| self.is_for(each)) {
+            let attached = self.enter(interpreter);
+            // With the GIL: the request that is found now cannot end before it is released.
+            let Some((_, exchange)) = worker().requests.find(slot, since) else { return };
+            let state = attached.interpreter.state();
+            let calls = state.calls.borrow();
+            // SAFETY: calls take themselves out, attached, before they end.
+            let call = calls.iter().map(|call| unsafe { &**call }).find(|call| call.exchange == exchange);
+            if let Some(call) = call {
+                call.interrupt(state);
+            }
         }
     }
 }
 
-/// Starts the thread.
-pub fn start() -> io::Result<()> {
-    Builder::new().name("burrow:errands".into()).spawn(|| worker().errands.run()).map(drop)
+/// Starts the thread for a lock: that of an interpreter with one of its own, or the main interpreter's.
+pub fn start(own: Option<&'static Interpreter>) -> io::Result<()> {
+    let messenger: &'static Messenger = Box::leak(Box::new(Messenger { own, ..Messenger::default() }));
+    Builder::new().name("burrow:errands".into()).spawn(|| messenger.run())?;
+    worker().errands.0.write().unwrap().push(messenger);
+    Ok(())
+}
+
+/// There is a new interpreter with a lock of its own, if this is a worker.
+pub fn watch(interpreter: &'static Interpreter) {
+    if WORKER.get().is_none() {
+        return;
+    }
+    if let Err(error) = start(Some(interpreter)) {
+        log::error(&format!("no thread watches over the {}: {error}", interpreter.description()));
+    }
 }

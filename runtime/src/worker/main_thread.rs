@@ -115,7 +115,7 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
         title::set(name.as_bytes());
     }
     keeper::start(link)?;
-    errands::start()?;
+    errands::start(None)?;
     let is_service = worker.config.threads == 0;
     if is_service {
         worker.control.set_ready();

@@ -4,7 +4,7 @@
 //!  main thread     Python's: imports the applications, runs Python's signal handlers and, at the end, the
 //!                  exit functions
 //!  burrow:keeper   the manager's messages, signals, time limits; never waits for Python
-//!  burrow:errands  does what it wants of Python
+//!  burrow:errands  does what it wants of Python, one for each of Python's locks
 //!  burrow:1 …      take requests: each is received, served and answered by one thread
 //! ```
 
@@ -51,6 +51,7 @@ use crate::{host, start};
 use applications::Applications;
 use connections::Connections;
 use control::Control;
+pub use errands::watch;
 use errands::Errands;
 use frozen_stacks::FrozenStacks;
 use main_thread::MainThread;

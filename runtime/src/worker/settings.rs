@@ -58,5 +58,6 @@ unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_stdout: found.restrict_stdout.into(),
         restrict_signal: found.restrict_signal.into(),
         event_loop: ANY_LOOP,
+        own_gil: found.own_gil.into(),
     }
 }

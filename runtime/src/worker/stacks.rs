@@ -13,7 +13,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use super::errands::Errand;
 use super::{log, worker};
 use crate::attach::Attached;
-use crate::interpreter::{self, Interpreter};
+use crate::interpreter::Interpreter;
 use crate::object::take_exception;
 
 /// For Python to be entered; then the stacks are had without.
@@ -38,7 +38,7 @@ impl Wanted {
         self.by.push(reader);
         if self.until.is_none() {
             // Those of the last time, where they came too late.
-            worker().errands.take_stacks();
+            worker().errands.forget_stacks();
             worker().errands.send(Errand::Stacks);
             self.until = Some(Instant::now() + PATIENCE);
         }
@@ -106,22 +106,20 @@ pub fn title(thread: i32) -> String {
     }
 }
 
-/// The stacks of all threads in Python, which `enter` enters.
-pub fn in_python(enter: impl Fn(&'static Interpreter) -> Attached) -> String {
-    let mut titles = HashMap::new();
-    for interpreter in interpreter::made() {
-        let attached = enter(interpreter);
-        let lines = interpreter.state().threads(&attached).unwrap_or_else(|_| failed(interpreter));
-        titles.extend(lines.lines().filter_map(|line| {
+/// The stacks of all threads that are in an interpreter.
+pub fn of(attached: &Attached) -> String {
+    let interpreter = attached.interpreter;
+    let lines = interpreter.state().threads(attached).unwrap_or_else(|_| failed(interpreter));
+    let mut titles: HashMap<u64, String> = lines
+        .lines()
+        .filter_map(|line| {
             let (thread, title) = line.split_once(' ')?;
             Some((thread.parse().ok()?, title.to_owned()))
-        }));
-    }
+        })
+        .collect();
     // A thread that takes requests may be known to several.
     titles.extend(worker().requests.threads().map(|(ident, thread)| (ident, title(thread))));
-    let main = interpreter::main();
-    let attached = enter(main);
-    main.state().stacks(&attached, &titles).unwrap_or_else(|_| failed(main))
+    interpreter.state().stacks(attached, &titles).unwrap_or_else(|_| failed(interpreter))
 }
 
 fn failed(interpreter: &Interpreter) -> String {

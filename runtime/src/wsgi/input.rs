@@ -14,8 +14,9 @@ use super::start_response::DISALLOW_INSTANTIATION;
 use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
 use crate::module::{free, method, slot, table, Type};
-use crate::object::none;
-use crate::object::{raise_gone, raise_runtime_error, raise_value_error, Object, Raised, Result};
+use crate::object::{
+    bytes, none, raise_gone, raise_runtime_error, raise_value_error, Object, Raised, Result,
+};
 
 /// Bytes read ahead when a line is looked for.
 const AHEAD: usize = 16 << 10;
@@ -227,7 +228,7 @@ unsafe fn access(
     unsafe {
         let reader = reader_of(object);
         match &mut **reader {
-            Reader::Empty => new_bytes(&[]),
+            Reader::Empty => bytes(&[]),
             Reader::Over => raise_value_error("the request is over"),
             Reader::Reading => raise_runtime_error("another thread is reading this body"),
             Reader::Memory { call, position } => {
@@ -279,7 +280,7 @@ impl Memory<'_> {
     }
 
     fn take(&mut self, length: usize) -> Result<Object> {
-        let bytes = new_bytes(&self.rest()[..length])?;
+        let bytes = bytes(&self.rest()[..length])?;
         *self.position += length;
         Ok(bytes)
     }
@@ -370,7 +371,7 @@ impl Stream {
     }
 
     fn take(&mut self, length: usize) -> Result<Object> {
-        let bytes = new_bytes(&self.rest()[..length])?;
+        let bytes = bytes(&self.rest()[..length])?;
         self.forget(length);
         Ok(bytes)
     }
@@ -434,9 +435,4 @@ extern "C" {
 fn line_length(bytes: &[u8], size: Size) -> usize {
     let most = bytes.len().min(size.unwrap_or(usize::MAX));
     bytes[..most].iter().position(|byte| *byte == b'\n').map_or(most, |newline| newline + 1)
-}
-
-fn new_bytes(bytes: &[u8]) -> Result<Object> {
-    // SAFETY: pointer and length belong together.
-    unsafe { Object::owned(ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as Py_ssize_t)) }
 }

@@ -13,8 +13,9 @@ use burrow_abi::{
 };
 use pyo3_ffi as ffi;
 
-use crate::app::{App, Loaded};
+use crate::app::App;
 use crate::attach::Attached;
+use crate::instance::Loaded;
 use crate::object::{take_exception, Object, Raised, Result};
 use crate::{fork, log, observe};
 use call::Call;
@@ -29,9 +30,10 @@ pub unsafe extern "C" fn serve(
     // SAFETY: the application was made by `app::open`; the rest is valid for the length of the call.
     let (app, request, io) = unsafe { (&*app.cast::<App>(), &*request, &*io) };
     let _bound = log::bind(exchange);
-    let Some(interpreter) = app.interpreter() else { return BURROW_FAILED };
+    let instance = app.choose();
+    let Some(interpreter) = instance.interpreter() else { return BURROW_FAILED };
     let _busy = interpreter.busy();
-    let Some(loaded) = app.loaded(interpreter, modified(app, request)) else {
+    let Some(loaded) = instance.loaded(interpreter, modified(app, request)) else {
         return BURROW_FAILED;
     };
     let call = Call::new(app, request, io, exchange, observe::watch(interpreter));

@@ -1,0 +1,195 @@
+//! An application in one of the interpreters that it runs in: its import, and when to import it again.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use burrow_abi::BURROW_LOG_INFO;
+
+use crate::app::{App, Target};
+use crate::attach::Attached;
+use crate::interpreter::{Interpreter, Slot};
+use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
+use crate::wsgi::environ::Template;
+use crate::{log, worker};
+
+pub struct Instance {
+    app: &'static App,
+    pub slot: &'static Slot,
+    interpreter: OnceLock<&'static Interpreter>,
+    /// Held, without the GIL, around an import, so that one application's slow import keeps no other
+    /// waiting and no two threads import the same script.
+    importing: Mutex<()>,
+    loaded: Mutex<Option<Arc<Loaded>>>,
+    /// The script's modification time when it was last read; see [`App::modified_now`].
+    modified: AtomicI64,
+}
+
+/// What an import gave. Replaced as a whole by the next one; requests keep theirs to the end.
+pub struct Loaded {
+    pub callable: Object,
+    pub template: Template,
+    /// The script's `reload_required`, which is asked whether it is to be imported again.
+    reload_required: Option<Object>,
+}
+
+/// No file has this modification time.
+const NEVER: i64 = i64::MIN;
+
+impl Instance {
+    pub fn new(app: &'static App, slot: &'static Slot) -> Instance {
+        Instance {
+            app,
+            slot,
+            interpreter: OnceLock::new(),
+            importing: Mutex::new(()),
+            loaded: Mutex::new(None),
+            modified: AtomicI64::new(0),
+        }
+    }
+
+    /// Its interpreter; made at first use. Called detached.
+    pub fn interpreter(&self) -> Option<&'static Interpreter> {
+        if let Some(interpreter) = self.interpreter.get() {
+            return Some(interpreter);
+        }
+        let interpreter = self.slot.interpreter()?;
+        Some(self.interpreter.get_or_init(|| interpreter))
+    }
+
+    /// Its interpreter, once it was used.
+    pub fn made_interpreter(&self) -> Option<&'static Interpreter> {
+        self.interpreter.get().copied()
+    }
+
+    /// Imports the application now. False when it does not import (logged).
+    pub fn load(&self) -> bool {
+        let Some(interpreter) = self.interpreter() else { return false };
+        let _busy = interpreter.busy();
+        let Some(loaded) = self.loaded(interpreter, None) else { return false };
+        // A request may have replaced the import meanwhile: its last reference goes while attached.
+        let _attached = Attached::to(interpreter);
+        drop(loaded);
+        true
+    }
+
+    /// The application, imported if it is not yet, or again if its script has another modification time than
+    /// `modified` (see [`App::modified_now`]; None: it is not looked at). None when it does not import; that
+    /// was logged. Called detached, since it may wait long.
+    pub fn loaded(&self, interpreter: &'static Interpreter, modified: Option<i64>) -> Option<Arc<Loaded>> {
+        if let Some(loaded) = self.current(modified) {
+            if modified.is_none() || !self.asks_to_reload(interpreter, &loaded) {
+                return Some(loaded);
+            }
+            self.modified.store(NEVER, Ordering::Relaxed);
+            // Perhaps the last reference, if another thread has replaced it.
+            let _attached = Attached::to(interpreter);
+            drop(loaded);
+        }
+        let _importing = self.importing.lock().unwrap();
+        let now = self.app.modified_now();
+        // Another thread may have imported it while this one waited.
+        if let Some(loaded) = self.current(modified.map(|_| now)) {
+            return Some(loaded);
+        }
+        self.announce(interpreter);
+        let attached = Attached::to(interpreter);
+        let old = match self.import(&attached) {
+            Ok(loaded) => {
+                self.modified.store(now, Ordering::Relaxed);
+                self.app.learn_interface();
+                self.loaded.lock().unwrap().replace(Arc::new(loaded))
+            }
+            Err(_) => {
+                if let Some(exception) = take_exception().filter(|_| !worker::has_interrupted()) {
+                    self.report_import(&attached, exception);
+                }
+                return None;
+            }
+        };
+        // Its Python objects go while this thread is attached.
+        drop(old);
+        self.loaded.lock().unwrap().clone()
+    }
+
+    /// Whether it was imported, from a script of another modification time.
+    pub fn is_of_another_time(&self, modified: i64) -> bool {
+        self.is_loaded() && self.modified.load(Ordering::Relaxed) != modified
+    }
+
+    /// Whether it was imported.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.lock().unwrap().is_some()
+    }
+
+    /// Whether its script has another modification time, in microseconds, than what was imported, or asks for
+    /// that itself. For a worker, where nothing replaces an import and so none ends here.
+    pub fn is_outdated(&self, modified: i64) -> bool {
+        let loaded = self.loaded.lock().unwrap().clone();
+        loaded.zip(self.interpreter()).is_some_and(|(loaded, interpreter)| {
+            self.modified.load(Ordering::Relaxed) != modified || self.asks_to_reload(interpreter, &loaded)
+        })
+    }
+
+    /// Whether the script itself wants to be imported again.
+    fn asks_to_reload(&self, interpreter: &'static Interpreter, loaded: &Loaded) -> bool {
+        let (Some(function), Target::Script(path)) = (&loaded.reload_required, &self.app.target) else {
+            return false;
+        };
+        let attached = Attached::to(interpreter);
+        let state = attached.interpreter.state();
+        let asked = fs_decoded(path).and_then(|path| state.reload_required(function, &path));
+        asked.unwrap_or_else(|_| {
+            take_exception().into_iter().for_each(|exception| self.app.report(&attached, exception));
+            false
+        })
+    }
+
+    /// Never the last reference, which must go attached: nothing is cloned that may be replaced meanwhile
+    /// and not used.
+    fn current(&self, modified: Option<i64>) -> Option<Arc<Loaded>> {
+        if modified.is_some_and(|modified| modified != self.modified.load(Ordering::Relaxed)) {
+            return None;
+        }
+        self.loaded.lock().unwrap().clone()
+    }
+
+    fn import(&self, attached: &Attached) -> Result<Loaded> {
+        let state = attached.interpreter.state();
+        let name = latin1(&self.app.callable)?;
+        let template = Template::new(self.app, state)?;
+        match &self.app.target {
+            Target::Script(path) => {
+                let path = fs_decoded(path)?;
+                let callable = state.load_script(&path, &name)?;
+                let reload_required = state.reload_required_of(&path)?;
+                Ok(Loaded { callable, template, reload_required })
+            }
+            Target::Module(module) => {
+                let callable = state.load_module(&fs_decoded(module)?, &name)?;
+                Ok(Loaded { callable, template, reload_required: None })
+            }
+        }
+    }
+
+    fn announce(&self, interpreter: &Interpreter) {
+        if let Target::Script(_) = self.app.target {
+            let again = if self.loaded.lock().unwrap().is_some() { "Reloading" } else { "Loading" };
+            let line =
+                format!("{again} WSGI script '{}' into {}.", self.app.name(), interpreter.description());
+            log::line(BURROW_LOG_INFO, line.as_bytes());
+        }
+    }
+
+    /// Logs why it does not import.
+    fn report_import(&self, attached: &Attached, exception: Object) {
+        let place = attached.interpreter.description();
+        match attached.interpreter.state().import_failed(&self.app.name(), &place, &exception) {
+            Ok(false) => {}
+            Ok(true) => self.app.report(attached, exception),
+            Err(_) => {
+                take_exception();
+                self.app.report(attached, exception);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+"""Interpreters with locks of their own, and several of them for one application."""
+
+import concurrent.futures
+import re
+
+import pytest
+from servers import KINDS, Mount, wait_for
+from test_pythons import INSTALLATIONS
+from test_worker_limits import SLOW, stacks
+from workers import TIMEOUT, Worker, request
+
+#: Those whose interpreters can have a lock each.
+VERSIONS = [version for version in INSTALLATIONS if version not in ("3.10", "3.11")]
+#: One where they cannot, and what is said of it.
+OLD = INSTALLATIONS.get("3.11", "/usr")
+SHARED = "the interpreters of Python 3.11 share one lock"
+GROUPS = ["one", "two", "three", "shared"]
+#: As an application's group and one that shares the main interpreter's lock.
+OPTIONS = {
+    "apache": """
+        WSGIPerInterpreterGIL On
+        <WSGIInterpreterOptions application-group=shared>
+            WSGIPerInterpreterGIL Off
+        </WSGIInterpreterOptions>
+    """,
+    "nginx": """
+        wsgi_per_interpreter_gil on;
+        wsgi_interpreter_options application-group=shared { wsgi_per_interpreter_gil off; }
+    """,
+}
+
+
+def copies(kind, count, apps):
+    """The settings of a server with an application in several interpreters at /copies."""
+    if kind == "nginx":
+        location = f"location /copies {{ wsgi_pass {apps}/meet.py; wsgi_interpreters {count}; }}"
+        return {"nginx": location}
+    return {"apache": f"WSGIScriptAlias /copies {apps}/meet.py interpreters={count}"}
+
+
+@pytest.fixture(
+    params=[(kind, version) for version in VERSIONS for kind in KINDS], ids="-".join, scope="module"
+)
+def running(request):
+    kind, version = request.param
+    server = KINDS[kind]()
+    server.start(
+        mounts=[
+            *(Mount(f"/isolation/{group}", "isolation.py", group) for group in GROUPS),
+            *(Mount(f"/meet/{group}", "meet.py", group) for group in GROUPS[:2]),
+            Mount("/faults", "faults.py", "one"),
+            Mount("/body", "body.py", "two"),
+        ],
+        python_home=INSTALLATIONS[version],
+        threads=8,
+        **copies(kind, 2, server.apps),
+        **{"http" if kind == "nginx" else "main": OPTIONS[kind]},
+    )
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def site(running, watch):
+    return watch(running)
+
+
+def meet(site, *mounts):
+    """(has met, requests of its interpreter, group) of requests that run at once."""
+    flags = site.data / "flags"
+    flags.write_bytes(b"\0\0")
+    flags.chmod(0o666)
+    urls = [f"{mount}{flags}?{number}" for number, mount in enumerate(mounts)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answers = [answer.body.decode().split() for answer in pool.map(site.request, urls)]
+    return [(int(met), int(served), group) for met, served, group in answers]
+
+
+def test_groups_run_in_parallel(site):
+    (first, _, one), (second, _, two) = meet(site, "/meet/one", "/meet/two")
+    assert (first, second, one, two) == (1, 1, "one", "two")
+
+
+def test_each_request_goes_to_the_least_busy_copy(site):
+    for round in range(1, 4):
+        (first, served, _), (second, also_served, _) = meet(site, "/copies", "/copies")
+        assert (first, second) == (1, 1)
+        # One at a time they may all go to one.
+        assert served == also_served == round
+    log = site.log()
+    if site.kind == "nginx":
+        assert "(1 of 2) in embedded mode" in log and "(2 of 2) in embedded mode" in log
+
+
+def test_groups_do_not_see_each_other(site):
+    assert not any(site.get("/isolation/one").json().values())
+    spoilt = site.get("/isolation/one/spoil").json()
+    assert all(spoilt.values()), spoilt
+    # The last of these are made only now.
+    for group in GROUPS[1:]:
+        assert not any(site.get(f"/isolation/{group}").json().values()), group
+
+
+def test_answers_bodies_and_faults(site):
+    assert site.post("/body?do=readline;read", content=b"ab\ncdefg").json() == ["ab\n", "cdefg"]
+    assert site.get("/faults/raise").status_code == 500
+    assert site.log().count("Traceback") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["directive", "copies"])
+def test_an_old_python_is_refused(fresh, kind, how):
+    server = fresh(KINDS[kind])
+    directive = {"nginx": "wsgi_per_interpreter_gil on;", "apache": "WSGIPerInterpreterGIL On"}[kind]
+    if how == "directive":
+        settings = {"http" if kind == "nginx" else "main": directive}
+    else:
+        settings = copies(kind, "auto", server.apps)
+    code, said = server.configtest(python_home=OLD, **settings)
+    assert code != 0
+    assert re.search(rf"\.conf:\d+: {SHARED}: Python 3.12 or newer", said), said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_old_python_of_a_process_group_is_refused(fresh, kind):
+    groups = {"shop": f"python-home={OLD} interpreters=2"}
+    code, said = fresh(KINDS[kind]).configtest(groups=groups)
+    assert code != 0
+    assert re.search(rf"\.conf:\d+: .*shop: interpreters=: {SHARED}", said), said
+
+
+def test_copies_are_not_of_the_main_interpreter(nginx):
+    code, said = nginx.configtest(
+        group="%{GLOBAL}", http="wsgi_interpreters 2;", python_home=INSTALLATIONS.get("3.13", "/usr")
+    )
+    assert code != 0 and "there is one main interpreter" in said
+    code, said = nginx.configtest(group="%{GLOBAL}", http="wsgi_interpreters off;")
+    assert code == 0, said
+
+
+def test_copies_of_a_process_group_are_its_own_option(apache):
+    line = "WSGIScriptAlias /x /srv/x.py process-group=shop application-group=x interpreters=2"
+    code, said = apache.configtest(groups={"shop": ""}, apache=line)
+    assert code != 0 and "write it at the process group's WSGIDaemonProcess" in said
+
+
+# ---- daemon mode
+
+
+@pytest.fixture(params=VERSIONS)
+def worker(request):
+    made = Worker(python=INSTALLATIONS[request.param] / "bin" / "python3")
+    (made.apps / "slow.py").write_text(SLOW)
+    yield made
+    made.close()
+
+
+def test_copies_in_a_process_group(worker):
+    worker.start("meet.py", threads=4, copies=2)
+    flags = worker.root / "flags"
+    flags.write_bytes(b"\0\0")
+    with worker.connect() as one, worker.connect() as other:
+        for number, connection in enumerate((one, other)):
+            connection.send(request(worker.target("meet.py"), str(flags), QUERY_STRING=str(number)))
+        assert [connection.answer().body for connection in (one, other)] == [b"1 1 "] * 2
+
+
+def test_interruption_and_stacks_of_copies(worker):
+    worker.start("slow.py", threads=3, copies=2, request_timeout=1, interrupt_timeout=5)
+    with worker.connect() as one, worker.connect() as other:
+        for connection in (one, other):
+            connection.send(request(worker.target("slow.py"), "/python"))
+        title = r"\nThread \d+ \(burrow:\d\), serving GET /python for [\d.]+ s:\n"
+        stack = re.compile(title + r'(  .*\n)*  File ".*/slow.py", line \d+, in application\n')
+        wait_for(lambda: len(stack.findall(stacks(worker))) == 2, "both requests in the stacks")
+        assert [connection.answer().abort for connection in (one, other)] == [TIMEOUT] * 2
+    for _ in range(2):
+        assert b"interrupted" in worker.get("slow.py").body
+
+
+def test_a_copy_whose_lock_is_not_given_back_ends_the_process(worker):
+    worker.start("slow.py", threads=3, copies=2, deadlock_timeout=1)
+    with worker.connect() as connection:
+        connection.send(request(worker.target("slow.py"), "/gil"))
+        assert worker.wait() == 1
+    assert "nobody can enter Python any more" in worker.log()
+
+
+def test_copies_end(worker):
+    worker.start("slow.py", copies=3)
+    worker.get("slow.py")
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+    assert worker.log().count("<process_stopping shutdown_signal>") == 3
