@@ -44,9 +44,6 @@ typedef enum { BURROW_APACHE, BURROW_NGINX } burrow_server_kind;
 burrow_settings *burrow_settings_create(burrow_server_kind server);
 void burrow_settings_destroy(burrow_settings *settings);
 
-/* The Python installation or virtual environment of everything embedded. */
-const char *burrow_settings_python_home(burrow_settings *settings, burrow_str dir);
-
 /* Where a directive stands, for what can be judged only once all of them are read. */
 typedef struct {
     burrow_str directive;
@@ -56,6 +53,10 @@ typedef struct {
      * burrow_settings_check. */
     const char *const *server_name;
 } burrow_place;
+
+/* The Python installation or virtual environment of everything embedded. */
+const char *burrow_settings_python_home(burrow_settings *settings, const burrow_place *place,
+                                        burrow_str dir);
 
 /* The interpreters that an option is for. */
 typedef struct {

@@ -6,8 +6,9 @@ static const burrow_scope *section;
 
 const char *wsgi_set_python_home(cmd_parms *cmd, void *dir, const char *value)
 {
+    burrow_place place = wsgi_place(cmd);
     const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
-    return error ? error : burrow_settings_python_home(wsgi_settings, wsgi_str(value));
+    return error ? error : burrow_settings_python_home(wsgi_settings, &place, wsgi_str(value));
 }
 
 /* Where the directive may stand anywhere: it is not read again in .htaccess files, which every

@@ -238,10 +238,6 @@ ngx_int_t ngx_burrow_check_configuration(ngx_conf_t *cf)
     if (error == NULL) {
         return ngx_burrow_add_access_handlers(cf);
     }
-    if (main->python_home.file.data != NULL) {
-        refuse_at(cf, &main->python_home, "wsgi_python_home", error);
-    } else {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0, "burrow: %s", error);
-    }
+    ngx_log_error(NGX_LOG_EMERG, cf->log, 0, "%s", error);
     return NGX_ERROR;
 }

@@ -30,10 +30,10 @@ static char *python_home(ngx_conf_t *cf, ngx_command_t *cmd, void *data)
 {
     ngx_burrow_main_conf_t *conf = data;
     ngx_str_t *args = cf->args->elts;
-    const char *error = burrow_settings_python_home(conf->settings, ngx_burrow_str(args[1]));
+    burrow_place place = ngx_burrow_here(cf);
+    const char *error = burrow_settings_python_home(conf->settings, &place,
+                                                    ngx_burrow_str(args[1]));
 
-    conf->python_home.file = cf->conf_file->file.name;
-    conf->python_home.line = cf->conf_file->line;
     return error == NULL ? NGX_CONF_OK : ngx_burrow_refuse(cf, error);
 }
 

@@ -55,7 +55,6 @@ typedef struct {
 
 typedef struct {
     burrow_settings *settings;
-    ngx_burrow_place_t python_home; /* file.data is NULL where there is none */
     ngx_array_t applications; /* of ngx_burrow_application_t */
     ngx_array_t imports;      /* of ngx_burrow_import_t */
     ngx_str_t socket_prefix;  /* of process groups; data is NULL where none is said */

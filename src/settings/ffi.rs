@@ -57,11 +57,12 @@ pub unsafe extern "C" fn burrow_settings_destroy(settings: *mut burrow_settings)
 #[no_mangle]
 pub unsafe extern "C" fn burrow_settings_python_home(
     settings: *mut burrow_settings,
+    at: *const burrow_place,
     dir: burrow_str,
 ) -> *const c_char {
     // SAFETY: c/shim.h.
-    let (settings, dir) = unsafe { (settings_mut(settings), dir.bytes()) };
-    let result = settings.set_python_home(Path::new(OsStr::from_bytes(dir)));
+    let (settings, place, dir) = unsafe { (settings_mut(settings), place(at), dir.bytes()) };
+    let result = settings.set_python_home(place, Path::new(OsStr::from_bytes(dir)));
     refusal(settings, result)
 }
 

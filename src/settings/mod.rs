@@ -89,7 +89,7 @@ pub struct Settings {
     server: ServerKind,
     /// Tells the settings of one reading of the configuration from those of another.
     serial: u64,
-    python_home: Option<PathBuf>,
+    python_home: Option<(Place, PathBuf)>,
     embedded: Embedded,
     gil: Gil,
     process_groups: ProcessGroups,
@@ -166,11 +166,11 @@ impl Settings {
     }
 
     /// The virtual environment or installation of everything embedded.
-    pub fn set_python_home(&mut self, home: &Path) -> Result<(), String> {
-        if let Some(other) = self.python_home.as_ref().filter(|other| *other != home) {
+    pub fn set_python_home(&mut self, place: Place, home: &Path) -> Result<(), String> {
+        if let Some((first, other)) = self.python_home.as_ref().filter(|(_, other)| other != home) {
             return Err(format!(
-                "the Python of embedded applications is '{}' already: one server process runs one Python; \
-                 give the other applications processes of their own ({} … python-home={})",
+                "the Python of embedded applications is '{}' already, in {first}: one server process runs one \
+                 Python; give the other applications processes of their own ({} … python-home={})",
                 other.display(),
                 self.server.daemon_directive(),
                 home.display()
@@ -180,7 +180,7 @@ impl Settings {
             return Err(format!("'{}' is a relative path: write the whole path", home.display()));
         }
         Installation::find(home)?;
-        self.python_home = Some(home.to_owned());
+        self.python_home = Some((place, home.to_owned()));
         Ok(())
     }
 
@@ -336,14 +336,13 @@ impl Settings {
             self.gil.check(b"", installation.version, false)?;
             installation.runtime(&python::runtime_dir())
         };
-        match usable() {
-            Ok(_) => Ok(()),
-            Err(message) if self.python_home.is_some() => Err(message),
-            Err(message) => Err(format!(
+        usable().map(drop).map_err(|message| match &self.python_home {
+            Some((place, _)) => format!("{place}: {}: {message}", place.directive),
+            None => format!(
                 "{message} (the system's Python is used, since there is no {})",
                 self.server.python_home_directive()
-            )),
-        }
+            ),
+        })
     }
 
     /// Has the applications that are known join their process groups, as others will.
@@ -454,7 +453,7 @@ impl Settings {
     }
 
     pub fn python_home(&self) -> &Path {
-        self.python_home.as_deref().unwrap_or(Path::new(python::DEFAULT_HOME))
+        self.python_home.as_ref().map_or(Path::new(python::DEFAULT_HOME), |(_, home)| home)
     }
 
     /// In the order in which the configuration names them.

@@ -52,24 +52,31 @@ fn a_bad_application_is_refused() {
     assert!(settings.apps().is_empty());
 }
 
+fn place(line: u32) -> Place {
+    Place { directive: "WSGIPythonHome".into(), file: "site.conf".into(), line, virtual_host: None }
+}
+
 #[test]
 fn one_python_home() {
     let (one, other) = (prefix(), prefix());
     let mut settings = Settings::new(ServerKind::Nginx);
-    assert!(settings.set_python_home(Path::new("venv")).unwrap_err().contains("relative"));
-    assert!(settings.set_python_home(Path::new("/nonexistent")).unwrap_err().contains("does not exist"));
-    settings.set_python_home(one.path()).unwrap();
-    settings.set_python_home(one.path()).unwrap();
-    let message = settings.set_python_home(other.path()).unwrap_err();
-    assert!(message.contains("wsgi_daemon_process"), "{message}");
+    let mut set = |line, home: &str| settings.set_python_home(place(line), Path::new(home));
+    assert!(set(1, "venv").unwrap_err().contains("relative"));
+    assert!(set(2, "/nonexistent").unwrap_err().contains("does not exist"));
+    set(3, one.path().to_str().unwrap()).unwrap();
+    set(4, one.path().to_str().unwrap()).unwrap();
+    let message = set(5, other.path().to_str().unwrap()).unwrap_err();
+    assert!(
+        message.contains("already, in site.conf:4") && message.contains("wsgi_daemon_process"),
+        "{message}"
+    );
     assert_eq!(settings.python_home(), one.path());
 }
 
 #[test]
 fn python_paths_are_absolute() {
     let mut settings = Settings::new(ServerKind::Apache);
-    let place = Place { directive: String::new(), file: String::new(), line: 0, virtual_host: None };
-    let mut add = |folders| settings.set_option(&place, None, "python-path", folders);
+    let mut add = |folders| settings.set_option(&place(1), None, "python-path", folders);
     add("/srv/a::/srv/b").unwrap();
     add("/srv/c").unwrap();
     assert!(add("lib").is_err());
@@ -81,8 +88,10 @@ fn python_is_checked_where_it_is_needed() {
     let home = prefix();
     let mut settings = Settings::new(ServerKind::Apache);
     assert_eq!(settings.check(), Ok(()));
-    settings.set_python_home(home.path()).unwrap();
-    assert!(settings.check().unwrap_err().contains("has no shared library"));
+    settings.set_python_home(place(7), home.path()).unwrap();
+    let message = settings.check().unwrap_err();
+    assert!(message.starts_with("site.conf:7: WSGIPythonHome: "), "{message}");
+    assert!(message.contains("has no shared library"), "{message}");
 }
 
 #[test]
