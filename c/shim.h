@@ -229,10 +229,10 @@ typedef enum {
     BURROW_RELOADING = 1, /* look at the script's mtime first */
     BURROW_NO_BODY = 2,   /* the request has no body: never ask for one */
     BURROW_HEADER_ONLY = 4, /* the client gets the head alone, even where the method says GET */
-    /* A WebSocket's handshake (HTTP/1.1, GET, Upgrade: websocket, Connection: upgrade) on a connection
-     * that can be taken over: by a head of status 101 without BURROW_LAST. The shim adds Connection:
-     * Upgrade to it; from then on read and send are of the connection's bytes, either way, until
-     * BURROW_LAST or the request's end. */
+    /* A WebSocket's handshake (HTTP/1.1, GET, Upgrade: websocket, Connection: upgrade) on a
+     * connection that can be taken over: by a head of status 101 without BURROW_LAST. The shim adds
+     * Connection: Upgrade to it; from then on read and send are of the connection's bytes, either
+     * way, until BURROW_LAST or the request's end. */
     BURROW_UPGRADE = 8
 } burrow_request_flag;
 
