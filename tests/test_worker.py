@@ -169,6 +169,32 @@ def test_a_request_that_has_waited_too_long_is_not_taken(shared):
     assert shared.get("hello.py", deadline=in_time).status == 200
 
 
+TOGETHER = """
+import threading
+
+barrier = threading.Barrier(4)
+
+def application(environ, start_response):
+    barrier.wait(30)
+    start_response("200 OK", [])
+    return []
+"""
+
+
+def test_all_threads_serve_at_once(worker):
+    script = worker.apps / "together.py"
+    script.write_text(TOGETHER)
+    worker.start("hello.py", app(script), threads=4)
+    connections = [worker.connect() for _ in range(4)]
+    for _ in range(20):
+        for target in worker.target("hello.py"), str(script):
+            for connection in connections:
+                connection.send(request(target))
+            assert [connection.answer().status for connection in connections] == [200] * 4
+    for connection in connections:
+        connection.close()
+
+
 def test_two_application_groups(worker):
     worker.start()
     seen = [worker.get("environ.py", group=group).json()["strings"] for group in ("", "a", "b")]

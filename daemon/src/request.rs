@@ -41,13 +41,7 @@ pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<
         request.queue_start,
         address.queue_deadline,
     ];
-    for number in numbers {
-        to.extend_from_slice(&number.to_le_bytes());
-    }
     let texts = 3 + VARS + 2 * (headers.len() + params.len());
-    for number in [request.flags, headers.len() as u32, params.len() as u32, texts as u32] {
-        to.extend_from_slice(&number.to_le_bytes());
-    }
     let parts = || {
         [address.target, address.callable, address.application_group]
             .into_iter()
@@ -55,6 +49,13 @@ pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<
             .chain(request.vars)
             .chain(headers.iter().chain(params).flat_map(|pair| [pair.name, pair.value]))
     };
+    to.reserve(FIXED + 4 * texts + parts().map(|part| part.len).sum::<usize>());
+    for number in numbers {
+        to.extend_from_slice(&number.to_le_bytes());
+    }
+    for number in [request.flags, headers.len() as u32, params.len() as u32, texts as u32] {
+        to.extend_from_slice(&number.to_le_bytes());
+    }
     for part in parts() {
         let length = if part.is_absent() { ABSENT } else { part.len as u32 };
         to.extend_from_slice(&length.to_le_bytes());

@@ -26,6 +26,7 @@ mod on_loop;
 mod outgoing;
 mod ownership;
 mod requests;
+mod reserve;
 mod settings;
 mod signals;
 mod stacks;
@@ -56,12 +57,14 @@ use errands::Errands;
 use frozen_stacks::FrozenStacks;
 use main_thread::MainThread;
 use requests::Requests;
+use reserve::Reserve;
 
 /// All of the process, once it knows what it is.
 struct Worker {
     config: config::Worker,
     page: page::Writer,
     connections: Connections,
+    reserve: Reserve,
     requests: Requests,
     applications: Applications,
     frozen_stacks: FrozenStacks,
@@ -116,6 +119,7 @@ unsafe fn live() -> Result<Infallible, String> {
         let begun = WORKER.set(Worker {
             page: page::Writer::new(config.threads)?,
             connections: Connections::new(listener, &config)?,
+            reserve: Reserve::default(),
             requests: Requests::new(),
             applications: Applications::default(),
             frozen_stacks: FrozenStacks::new()?,

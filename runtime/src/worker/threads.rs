@@ -51,7 +51,10 @@ fn work() -> io::Result<std::convert::Infallible> {
     let worker = worker();
     let mut desk = Desk::new();
     loop {
-        let mut next = match worker.connections.wait()? {
+        worker.reserve.come();
+        let event = worker.connections.wait()?;
+        worker.reserve.leave();
+        let mut next = match event {
             Event::Arrived(connection) => Some(connection),
             Event::Connecting => desk.accept()?,
         };
