@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicI64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
 use std::sync::{Condvar, Mutex, RwLock};
 use std::thread::Builder;
 
@@ -36,8 +36,10 @@ struct Messenger {
     waiting: Mutex<VecDeque<Errand>>,
     sent: Condvar,
     stacks: Mutex<Stacks>,
-    /// Since when it waits to enter Python, in microseconds of CLOCK_MONOTONIC; 0: it does not.
-    at_the_door: AtomicI64,
+    /// Since when it is on an errand, in microseconds of CLOCK_MONOTONIC; 0: it is not.
+    out: AtomicI64,
+    /// It waits to enter Python.
+    at_the_door: AtomicBool,
 }
 
 /// Whether they were asked for.
@@ -61,10 +63,15 @@ impl Errands {
         }
     }
 
-    /// Since when one of them waits to enter Python.
-    pub fn waits_since(&self) -> Option<i64> {
+    /// Since when one of them is on an errand.
+    pub fn out_since(&self) -> Option<i64> {
         let messengers = self.0.read().unwrap();
-        messengers.iter().map(|each| each.at_the_door.load(SeqCst)).filter(|since| *since != 0).min()
+        messengers.iter().map(|each| each.out.load(SeqCst)).filter(|since| *since != 0).min()
+    }
+
+    /// Whether one of them waits to enter Python.
+    pub fn are_at_the_door(&self) -> bool {
+        self.0.read().unwrap().iter().any(|each| each.at_the_door.load(SeqCst))
     }
 
     /// The stacks, once all of them that were asked have brought theirs.
@@ -99,9 +106,9 @@ impl Messenger {
     }
 
     fn enter(&self, interpreter: &'static Interpreter) -> Attached {
-        self.at_the_door.store(page::now(), SeqCst);
+        self.at_the_door.store(true, SeqCst);
         let attached = Attached::to(interpreter);
-        self.at_the_door.store(0, SeqCst);
+        self.at_the_door.store(false, SeqCst);
         attached
     }
 
@@ -115,7 +122,9 @@ impl Messenger {
 
     fn run(&self) -> Infallible {
         loop {
-            match self.next() {
+            let errand = self.next();
+            self.out.store(page::now(), SeqCst);
+            match errand {
                 Errand::Probe => drop(self.enter(self.own.unwrap_or_else(interpreter::main))),
                 Errand::Interrupt { slot, since } => self.interrupt(slot, since),
                 Errand::Stacks => {
@@ -125,6 +134,7 @@ impl Messenger {
                     worker().control.wake();
                 }
             }
+            self.out.store(0, SeqCst);
         }
     }
 

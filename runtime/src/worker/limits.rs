@@ -168,7 +168,7 @@ pub fn give_up_request(slot: usize, since: i64) {
 
 fn is_deadlocked(busy: bool) -> bool {
     let (errands, timeout) = (&worker().errands, worker().config.deadlock_timeout);
-    match errands.waits_since() {
+    match errands.out_since() {
         _ if timeout <= 0.0 => false,
         Some(since) => (page::now() - since) as f64 / 1e6 >= timeout,
         None => {

@@ -16,7 +16,7 @@ use crate::attach::Attached;
 use crate::interpreter::Interpreter;
 use crate::object::take_exception;
 
-/// For Python to be entered; then the stacks are had without.
+/// For Python to be entered, and once more to be left; then the stacks are had without.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who is to get them.
@@ -31,6 +31,7 @@ pub enum Reader {
 pub struct Wanted {
     by: Vec<Reader>,
     until: Option<Instant>,
+    was_extended: bool,
 }
 
 impl Wanted {
@@ -55,11 +56,14 @@ impl Wanted {
         let text = match worker().errands.take_stacks() {
             Some(text) => text,
             None if until > Instant::now() => return,
-            None if worker().errands.waits_since().is_some() => frozen(),
-            // It is in there, and slow.
-            None => return self.until = Some(Instant::now() + PATIENCE),
+            None if !self.was_extended && !worker().errands.are_at_the_door() => {
+                self.was_extended = true;
+                return self.until = Some(Instant::now() + PATIENCE);
+            }
+            None => frozen(),
         };
         self.until = None;
+        self.was_extended = false;
         let text =
             format!("Process {} of process group '{}'\n{text}", std::process::id(), worker().config.group);
         for reader in self.by.drain(..) {
