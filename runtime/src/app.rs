@@ -2,18 +2,18 @@
 
 use std::ffi::{c_int, CString};
 use std::mem::MaybeUninit;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::OnceLock;
 
-use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, UNKNOWN, WSGI};
+use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, UNKNOWN, WHOLE_SCRIPT, WSGI};
 use pyo3_ffi as ffi;
 
 use crate::attach::Attached;
+use crate::bootstrap::State;
 use crate::instance::Instance;
 use crate::interpreter::{self, Interpreter};
 use crate::log;
-use crate::object::Object;
+use crate::object::{Object, Result};
 
 /// One application, for the life of the process.
 pub struct App {
@@ -93,41 +93,44 @@ pub unsafe extern "C" fn load(app: *mut RuntimeApp) -> c_int {
 }
 
 /// The copy of an application that a request was given to, which counts there until this is dropped.
-pub struct Chosen<'a>(&'a Instance);
+pub struct Chosen(&'static Instance);
 
-impl Deref for Chosen<'_> {
-    type Target = Instance;
-
-    fn deref(&self) -> &Instance {
+impl Chosen {
+    pub fn instance(&self) -> &'static Instance {
         self.0
     }
 }
 
-impl Drop for Chosen<'_> {
+impl Drop for Chosen {
     fn drop(&mut self) {
         self.0.slot.end();
     }
 }
 
 impl App {
-    fn instances(&self) -> &[Instance] {
+    pub fn instances(&'static self) -> &'static [Instance] {
         self.instances.get().expect("set by `open`")
     }
 
     /// The copy that gets a request: the least busy one.
-    pub fn choose(&self) -> Chosen<'_> {
+    pub fn choose(&'static self) -> Chosen {
+        self.choose_of(|_| true).expect("there is one at least")
+    }
+
+    /// The least busy copy of those.
+    pub fn choose_of(&'static self, is_one: impl Fn(&Instance) -> bool) -> Option<Chosen> {
         loop {
-            let counted = self.instances().iter().map(|instance| (instance.slot.requests(), instance));
-            let (requests, instance) =
-                counted.min_by_key(|(requests, _)| *requests).expect("there is one at least");
+            let those = self.instances().iter().filter(|instance| is_one(instance));
+            let counted = those.map(|instance| (instance.slot.requests(), instance));
+            let (requests, instance) = counted.min_by_key(|(requests, _)| *requests)?;
             if instance.slot.begin(requests) {
-                return Chosen(instance);
+                return Some(Chosen(instance));
             }
         }
     }
 
     /// The interpreters that it was asked for in.
-    pub fn interpreters(&self) -> impl Iterator<Item = &'static Interpreter> + '_ {
+    pub fn interpreters(&'static self) -> impl Iterator<Item = &'static Interpreter> {
         self.instances().iter().filter_map(Instance::made_interpreter)
     }
 
@@ -137,25 +140,32 @@ impl App {
     }
 
     /// An import has given a callable: what it is.
-    pub fn learn_interface(&self) {
-        let interface = if self.stated == UNKNOWN { WSGI } else { self.stated };
+    pub fn learn_interface(&self, interface: c_int) {
         self.interface.store(interface, Ordering::Release);
     }
 
+    /// The callable that requests are for, and its interface.
+    pub fn interface_of(&self, state: &State, callable: Object) -> Result<(Object, c_int)> {
+        if self.callable == WHOLE_SCRIPT {
+            return Ok((callable, WSGI));
+        }
+        state.interface_of(&callable, self.stated)
+    }
+
     /// Whether the import would have to be looked at again, where the script was modified then (0: look).
-    pub fn may_have_changed(&self, modified: i64) -> bool {
+    pub fn may_have_changed(&'static self, modified: i64) -> bool {
         let modified = if modified == 0 { self.modified_now() } else { modified };
         self.instances().iter().any(|instance| instance.is_of_another_time(modified))
     }
 
     /// Whether it was imported.
-    pub fn is_loaded(&self) -> bool {
+    pub fn is_loaded(&'static self) -> bool {
         self.instances().iter().any(Instance::is_loaded)
     }
 
     /// Whether its script has another modification time, in microseconds, than what was imported, or asks for
     /// that itself. For a worker, where nothing replaces an import and so none ends here.
-    pub fn is_outdated(&self, modified: i64) -> bool {
+    pub fn is_outdated(&'static self, modified: i64) -> bool {
         self.instances().iter().any(|instance| instance.is_outdated(modified))
     }
 

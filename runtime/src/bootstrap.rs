@@ -2,7 +2,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{c_int, CStr};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
@@ -19,7 +19,7 @@ use crate::object::{
 };
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
-use crate::{log, module};
+use crate::{asgi, log, module};
 
 /// One interpreter's own objects. No Python object is reachable from anything that interpreters share.
 pub struct State {
@@ -28,8 +28,17 @@ pub struct State {
     pub input_type: Object,
     pub start_response_type: Object,
     pub file_wrapper_type: Object,
+    pub call_type: Object,
+    pub awaitable_type: Object,
+    /// The event loop that its ASGI applications are to have.
+    pub event_loop: c_int,
+    /// What that works with, once there is one.
+    pub asgi: OnceCell<asgi::Running>,
     /// wsgi.input of every request that has no body.
     pub empty_input: Object,
+    /// Of these sources.
+    globals: Object,
+    interface_of: Object,
     load_script: Object,
     load_module: Object,
     reload_required_of: Object,
@@ -60,8 +69,9 @@ unsafe impl Sync for State {}
 // SAFETY: as above.
 unsafe impl Send for State {}
 
-const SOURCES: [&CStr; 3] = [
+const SOURCES: [&CStr; 4] = [
     text(concat!(include_str!("bootstrap.py"), "\0").as_bytes()),
+    text(concat!(include_str!("interface.py"), "\0").as_bytes()),
     text(concat!(include_str!("hooks.py"), "\0").as_bytes()),
     text(concat!(include_str!("api.py"), "\0").as_bytes()),
 ];
@@ -102,6 +112,11 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         input_type,
         start_response_type: native.attr(c"StartResponse")?,
         file_wrapper_type: native.attr(c"FileWrapper")?,
+        call_type: native.attr(c"Call")?,
+        awaitable_type: native.attr(c"Awaitable")?,
+        event_loop: options.event_loop,
+        asgi: OnceCell::new(),
+        interface_of: function(c"interface_of")?,
         load_script: function(c"load_script")?,
         load_module: function(c"load_module")?,
         reload_required_of: function(c"reload_required_of")?,
@@ -119,6 +134,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         observe: function(c"observation")?,
         active_requests: OnceCell::new(),
         calls: RefCell::default(),
+        globals,
     })
 }
 
@@ -147,24 +163,30 @@ fn apache() -> Result<Object> {
     ])
 }
 
+/// What tracebacks call our sources.
+const FILE: &CStr = c"<burrow>";
+
 /// Executes sources one after another; the globals that they share, where these objects are already.
 pub fn run(sources: &[&CStr], objects: &[(&CStr, &Object)]) -> Result<Object> {
-    const FILE: &CStr = c"<burrow>";
+    let globals = dict()?;
+    // SAFETY: borrowed from the interpreter; NUL-terminated.
+    let (builtins, file) = unsafe {
+        let builtins = Object::borrowed(ffi::PyEval_GetBuiltins());
+        (builtins, Object::owned(ffi::PyUnicode_FromString(FILE.as_ptr()))?)
+    };
+    let given = [(c"__builtins__", &builtins), (c"__file__", &file), (c"__name__", &file)];
+    for (name, value) in given.iter().chain(objects) {
+        set_named(&globals, name, value)?;
+    }
+    sources.iter().try_for_each(|source| execute(source, &globals))?;
+    Ok(globals)
+}
+
+fn execute(source: &CStr, globals: &Object) -> Result<()> {
     // SAFETY: all arguments are live and of the types these calls ask for.
     unsafe {
-        let globals = dict()?;
-        let builtins = Object::borrowed(ffi::PyEval_GetBuiltins());
-        let file = Object::owned(ffi::PyUnicode_FromString(FILE.as_ptr()))?;
-        let given = [(c"__builtins__", &builtins), (c"__file__", &file), (c"__name__", &file)];
-        for (name, value) in given.iter().chain(objects) {
-            set_named(&globals, name, value)?;
-        }
-        for source in sources {
-            let code =
-                Object::owned(ffi::Py_CompileString(source.as_ptr(), FILE.as_ptr(), ffi::Py_file_input))?;
-            Object::owned(ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr()))?;
-        }
-        Ok(globals)
+        let code = Object::owned(ffi::Py_CompileString(source.as_ptr(), FILE.as_ptr(), ffi::Py_file_input))?;
+        Object::owned(ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr())).map(drop)
     }
 }
 
@@ -181,6 +203,24 @@ pub fn named(globals: &Object, name: &CStr) -> Result<Object> {
 }
 
 impl State {
+    /// The globals of a further source, which sees those of the first ones.
+    pub fn run_further(&self, source: &CStr) -> Result<Object> {
+        // SAFETY: a live dict.
+        let globals = unsafe { Object::owned(ffi::PyDict_Copy(self.globals.as_ptr()))? };
+        execute(source, &globals)?;
+        Ok(globals)
+    }
+
+    /// The callable for requests that a target's callable stands for, and which interface it has.
+    pub fn interface_of(&self, callable: &Object, stated: c_int) -> Result<(Object, c_int)> {
+        let found = self.interface_of.call(&[callable, &integer(stated as u64)?])?;
+        // SAFETY: interface.py gives a tuple of these two.
+        unsafe {
+            let callable = Object::borrowed(ffi::PyTuple_GET_ITEM(found.as_ptr(), 0));
+            Ok((callable, ffi::PyLong_AsLong(ffi::PyTuple_GET_ITEM(found.as_ptr(), 1)) as c_int))
+        }
+    }
+
     pub fn load_script(&self, path: &Object, callable: &Object) -> Result<Object> {
         self.load_script.call(&[path, callable])
     }

@@ -41,8 +41,9 @@ pub unsafe extern "C" fn ask(
     verdict
 }
 
-fn answer(script: &App, question: &burrow_question, request: &burrow_request) -> burrow_verdict {
-    let instance = script.choose();
+fn answer(script: &'static App, question: &burrow_question, request: &burrow_request) -> burrow_verdict {
+    let chosen = script.choose();
+    let instance = chosen.instance();
     let Some(interpreter) = instance.interpreter() else { return BURROW_FAILURE };
     let _busy = interpreter.busy();
     let reloading = request.flags & BURROW_RELOADING != 0;

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use burrow_abi::BURROW_LOG_INFO;
+use burrow_abi::{ASGI, BURROW_LOG_INFO, UNKNOWN, WSGI};
 
 use crate::app::{App, Target};
+use crate::asgi::{self, EventLoop};
 use crate::attach::Attached;
+use crate::bootstrap::State;
 use crate::interpreter::{Interpreter, Slot};
 use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
 use crate::wsgi::environ::Template;
@@ -28,6 +30,8 @@ pub struct Instance {
 pub struct Loaded {
     pub callable: Object,
     pub template: Template,
+    /// None where it is a WSGI application, or a script of hooks.
+    pub asgi: Option<asgi::Application>,
     /// The script's `reload_required`, which is asked whether it is to be imported again.
     reload_required: Option<Object>,
 }
@@ -61,21 +65,27 @@ impl Instance {
         self.interpreter.get().copied()
     }
 
-    /// Imports the application now. False when it does not import (logged).
-    pub fn load(&self) -> bool {
+    /// Imports the application now, and waits until its lifespan has begun, if it has one. False when that fails
+    /// (logged).
+    pub fn load(&'static self) -> bool {
         let Some(interpreter) = self.interpreter() else { return false };
         let _busy = interpreter.busy();
         let Some(loaded) = self.loaded(interpreter, None) else { return false };
+        let begun = loaded.asgi.as_ref().is_none_or(asgi::Application::wait);
         // A request may have replaced the import meanwhile: its last reference goes while attached.
         let _attached = Attached::to(interpreter);
         drop(loaded);
-        true
+        begun
     }
 
     /// The application, imported if it is not yet, or again if its script has another modification time than
     /// `modified` (see [`App::modified_now`]; None: it is not looked at). None when it does not import; that
     /// was logged. Called detached, since it may wait long.
-    pub fn loaded(&self, interpreter: &'static Interpreter, modified: Option<i64>) -> Option<Arc<Loaded>> {
+    pub fn loaded(
+        &'static self,
+        interpreter: &'static Interpreter,
+        modified: Option<i64>,
+    ) -> Option<Arc<Loaded>> {
         if let Some(loaded) = self.current(modified) {
             if modified.is_none() || !self.asks_to_reload(interpreter, &loaded) {
                 return Some(loaded);
@@ -93,12 +103,8 @@ impl Instance {
         }
         self.announce(interpreter);
         let attached = Attached::to(interpreter);
-        let old = match self.import(&attached) {
-            Ok(loaded) => {
-                self.modified.store(now, Ordering::Relaxed);
-                self.app.learn_interface();
-                self.loaded.lock().unwrap().replace(Arc::new(loaded))
-            }
+        let loaded = match self.import(&attached) {
+            Ok(loaded) => Arc::new(loaded),
             Err(_) => {
                 if let Some(exception) = take_exception().filter(|_| !worker::has_interrupted()) {
                     self.report_import(&attached, exception);
@@ -106,9 +112,41 @@ impl Instance {
                 return None;
             }
         };
-        // Its Python objects go while this thread is attached.
-        drop(old);
+        let event_loop = match loaded.asgi {
+            Some(_) => Some(attached.detached(|| interpreter.event_loop())?),
+            None => None,
+        };
+        self.modified.store(now, Ordering::Relaxed);
+        let old = self.loaded.lock().unwrap().replace(loaded.clone());
+        self.app.learn_interface(if event_loop.is_some() { ASGI } else { WSGI });
+        match event_loop {
+            Some(event_loop) => event_loop.begin(self, loaded.clone(), old),
+            // Its Python objects go while this thread is attached.
+            None => drop(old),
+        }
+        Some(loaded)
+    }
+
+    /// The application did not start: the next request imports it again.
+    pub fn forget(&self, import: &Arc<Loaded>) {
+        let forgotten = self.loaded.lock().unwrap().take_if(|current| Arc::ptr_eq(current, import));
+        if forgotten.is_some() {
+            self.app.learn_interface(UNKNOWN);
+        }
+    }
+
+    /// What requests are served with now. Called attached.
+    pub fn current_import(&self) -> Option<Arc<Loaded>> {
         self.loaded.lock().unwrap().clone()
+    }
+
+    /// The event loop that serves its requests; None where there is none, or it is not imported.
+    pub fn event_loop(&self) -> Option<&'static EventLoop> {
+        self.made_interpreter()?.running_loop().filter(|_| self.is_loaded())
+    }
+
+    pub fn app(&self) -> &'static App {
+        self.app
     }
 
     /// Whether it was imported, from a script of another modification time.
@@ -160,15 +198,21 @@ impl Instance {
         match &self.app.target {
             Target::Script(path) => {
                 let path = fs_decoded(path)?;
-                let callable = state.load_script(&path, &name)?;
+                let (callable, asgi) = self.interface_of(state, state.load_script(&path, &name)?)?;
                 let reload_required = state.reload_required_of(&path)?;
-                Ok(Loaded { callable, template, reload_required })
+                Ok(Loaded { callable, template, asgi, reload_required })
             }
             Target::Module(module) => {
-                let callable = state.load_module(&fs_decoded(module)?, &name)?;
-                Ok(Loaded { callable, template, reload_required: None })
+                let (callable, asgi) =
+                    self.interface_of(state, state.load_module(&fs_decoded(module)?, &name)?)?;
+                Ok(Loaded { callable, template, asgi, reload_required: None })
             }
         }
+    }
+
+    fn interface_of(&self, state: &State, callable: Object) -> Result<(Object, Option<asgi::Application>)> {
+        let (callable, interface) = self.app.interface_of(state, callable)?;
+        Ok((callable, (interface == ASGI).then(asgi::Application::default)))
     }
 
     fn announce(&self, interpreter: &Interpreter) {

@@ -8,6 +8,7 @@ use burrow_abi::{InterpreterOptions, BURROW_LOG_ERR, BURROW_LOG_WARN};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyInterpreterState, PyThreadState};
 
+use crate::asgi::EventLoop;
 use crate::attach::{self, Attached};
 use crate::bootstrap::{self, State};
 use crate::host::{host, log};
@@ -25,6 +26,8 @@ pub struct Interpreter {
     state: OnceLock<State>,
     /// Threads that are serving a request in it.
     active: AtomicU32,
+    /// Made for its first ASGI application; None where that failed.
+    event_loop: OnceLock<Option<&'static EventLoop>>,
     /// Somebody has subscribed to events, or looks at the active requests.
     observed: AtomicBool,
 }
@@ -74,6 +77,7 @@ impl Interpreter {
             raw: unsafe { ffi::PyThreadState_GetInterpreter(state) },
             state: OnceLock::new(),
             active: AtomicU32::new(0),
+            event_loop: OnceLock::new(),
             observed: AtomicBool::new(false),
         }));
         attach::adopt(interpreter, state);
@@ -103,6 +107,16 @@ impl Interpreter {
     /// The Python objects that are this interpreter's own. Touched by attached threads only.
     pub fn state(&self) -> &State {
         self.state.get().expect("set before the interpreter is handed out")
+    }
+
+    /// Its event loop, started if it is not yet. Called detached. None when it does not start; that was logged.
+    pub fn event_loop(&'static self) -> Option<&'static EventLoop> {
+        *self.event_loop.get_or_init(|| EventLoop::start(self))
+    }
+
+    /// Its event loop, once there is one.
+    pub fn running_loop(&self) -> Option<&'static EventLoop> {
+        *self.event_loop.get()?
     }
 
     fn set_up(&'static self, options: &InterpreterOptions) -> Result<()> {

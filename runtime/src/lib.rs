@@ -11,6 +11,7 @@ mod asgi;
 mod attach;
 mod bootstrap;
 mod fork;
+mod head;
 mod hooks;
 mod host;
 mod httpd;

@@ -28,6 +28,11 @@ pub fn bind(exchange: *mut c_void) -> Bound {
     Bound(EXCHANGE.replace(exchange))
 }
 
+/// The request is no more, before the binding ends.
+pub fn unbind() {
+    EXCHANGE.set(std::ptr::null_mut());
+}
+
 /// The request that this thread's log lines are bound to, if there is one.
 pub fn bound() -> Option<*mut c_void> {
     Some(EXCHANGE.get()).filter(|exchange| !exchange.is_null())

@@ -1,6 +1,7 @@
 //! The `mod_wsgi` module that applications import, made without a file in every interpreter.
 
 use std::ffi::{c_int, c_void, CStr};
+use std::sync::OnceLock;
 
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject, PyType_Slot, PyType_Spec};
@@ -8,7 +9,7 @@ use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject, PyType_Slot
 use crate::interpreter::Interpreter;
 use crate::object::{integer, integers, latin1, Object, Raised, Result};
 use crate::wsgi::{input, start_response};
-use crate::{host, httpd, log, metrics, observe};
+use crate::{asgi, host, httpd, log, metrics, observe};
 
 /// The version of mod_wsgi whose interface this is.
 pub const VERSION: [u64; 3] = [6, 1, 1];
@@ -36,6 +37,41 @@ pub fn method(name: &'static CStr, function: ffi::PyCFunction) -> PyMethodDef {
     }
 }
 
+/// The definition of a function whose self is an object of ours: made once, for ever.
+pub struct Function(OnceLock<Definition>);
+
+struct Definition(PyMethodDef);
+// SAFETY: never changed once it is made.
+unsafe impl Sync for Definition {}
+// SAFETY: as above.
+unsafe impl Send for Definition {}
+
+impl Function {
+    pub const fn new() -> Function {
+        Function(OnceLock::new())
+    }
+
+    /// The function of `object`.
+    pub fn of(
+        &'static self,
+        object: *mut PyObject,
+        name: &'static CStr,
+        function: ffi::PyCFunction,
+        flags: c_int,
+    ) -> Result<Object> {
+        let made = self.0.get_or_init(|| {
+            let mut made = method(name, function);
+            made.ml_flags = flags;
+            Definition(made)
+        });
+        // SAFETY: a live object; the definition lives for ever.
+        unsafe { Object::owned(ffi::PyCFunction_New(std::ptr::from_ref(&made.0).cast_mut(), object)) }
+    }
+}
+
+/// Py_TPFLAGS_DISALLOW_INSTANTIATION; without a tp_new 3.10 needs it said.
+pub const DISALLOW_INSTANTIATION: u64 = 1 << 7;
+
 /// Adds the closing entry and lets the table live for ever, as CPython expects of it.
 pub fn table<T>(mut entries: Vec<T>, end: T) -> *mut T {
     entries.push(end);
@@ -48,6 +84,7 @@ fn functions() -> Vec<PyMethodDef> {
     all.extend(observe::functions());
     all.extend(metrics::functions());
     all.extend(httpd::functions());
+    all.extend(asgi::functions());
     all
 }
 
@@ -98,7 +135,13 @@ pub fn install(interpreter: &'static Interpreter) -> Result<Object> {
             return Err(Raised);
         }
         *ffi::PyModule_GetState(module.as_ptr()).cast::<&'static Interpreter>() = interpreter;
-        for each in [input::describe(), start_response::describe(), log::describe()] {
+        for each in [
+            input::describe(),
+            start_response::describe(),
+            log::describe(),
+            asgi::call::describe(),
+            asgi::awaitable::describe(),
+        ] {
             add_type(&module, each)?;
         }
         add_constants(&module, interpreter)?;

@@ -105,6 +105,37 @@ pub fn latin1(bytes: &[u8]) -> Result<Object> {
     }
 }
 
+/// `bytes` decoded as UTF-8; what is none becomes U+FFFD.
+pub fn utf8(bytes: &[u8]) -> Result<Object> {
+    // SAFETY: pointer and length belong together.
+    unsafe {
+        Object::owned(ffi::PyUnicode_DecodeUTF8(
+            bytes.as_ptr().cast(),
+            bytes.len() as isize,
+            c"replace".as_ptr(),
+        ))
+    }
+}
+
+/// The text of a `str`.
+///
+/// # Safety
+/// `object` is live and outlives the text.
+pub unsafe fn text_of<'a>(object: *mut PyObject) -> Result<&'a str> {
+    // SAFETY: a live object; CPython keeps the text with it.
+    unsafe {
+        if ffi::PyUnicode_Check(object) == 0 {
+            return raise_type_error(&format!("expected a str, not {}", type_name(object)));
+        }
+        let mut length = 0;
+        let text = ffi::PyUnicode_AsUTF8AndSize(object, &mut length);
+        if text.is_null() {
+            return Err(Raised);
+        }
+        Ok(std::str::from_utf8_unchecked(std::slice::from_raw_parts(text.cast(), length as usize)))
+    }
+}
+
 /// A `str` from a file name in the file system's encoding.
 pub fn fs_decoded(bytes: &[u8]) -> Result<Object> {
     // SAFETY: pointer and length belong together.

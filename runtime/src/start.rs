@@ -13,7 +13,7 @@ use crate::attach::Attached;
 use crate::bootstrap::State;
 use crate::host::Host;
 use crate::interpreter::{self, message};
-use crate::{fork, host};
+use crate::{asgi, fork, host};
 
 /// Starts Python. See [`burrow_abi::RuntimeApi::start`].
 pub unsafe extern "C" fn start(api: *const HostApi, config: *const PythonConfig) -> *const c_char {
@@ -126,6 +126,7 @@ pub unsafe extern "C" fn stop(reason: burrow_str) {
     };
     // Everybody is told before the first one ends.
     each(State::stopping);
+    asgi::stop();
     each(|state, attached, _| state.shut_down(attached));
     // The locks stay taken: no Python thread runs on while the process exits around it.
     for interpreter in interpreter::all().into_iter().filter(|interpreter| interpreter.own_gil) {

@@ -102,6 +102,12 @@ pub fn runtime() -> Option<&'static RuntimeApi> {
     unsafe { runtime.as_ref() }.or_else(wait_for_runtime)
 }
 
+/// The runtime, where it is up already.
+pub fn running() -> Option<&'static RuntimeApi> {
+    // SAFETY: as in `runtime`.
+    unsafe { RUNTIME.load(Acquire).as_ref() }
+}
+
 /// The options of an application group's interpreter.
 ///
 /// # Safety

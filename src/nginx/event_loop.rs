@@ -66,6 +66,21 @@ pub fn post(message: Message) {
     }
 }
 
+/// Queues a message; `wake` follows.
+pub fn post_quietly(message: Message) {
+    if let Some(event_loop) = LOOP.get() {
+        // The receiver is never dropped.
+        let _ = event_loop.sender.send(message);
+    }
+}
+
+/// Wakes the event loop for what was queued quietly, where it sleeps.
+pub unsafe extern "C" fn wake() {
+    if let Some(event_loop) = LOOP.get() {
+        event_loop.wake_if_asleep();
+    }
+}
+
 /// Handles what is queued. On the event loop.
 pub fn drain() {
     if let Some(event_loop) = LOOP.get() {
@@ -90,6 +105,10 @@ impl EventLoop {
     fn post(&self, message: Message) {
         // The receiver is never dropped.
         let _ = self.sender.send(message);
+        self.wake_if_asleep();
+    }
+
+    fn wake_if_asleep(&self) {
         if self.asleep.swap(false, SeqCst) {
             self.wake();
         }

@@ -2,11 +2,13 @@
 
 use super::block::{size_of_pairs, Block};
 use super::event_loop::{self, Message};
+use super::on_loop::{self, OnLoop};
 use super::question::Question;
-use crate::embedded::{self, App};
+use crate::embedded::{self, App, Entry};
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, burrow_str, slice, BURROW_BODY_HIGH,
-    BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE,
+    BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE, GONE, ON_LOOP, READABLE,
+    WRITABLE,
 };
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
@@ -56,6 +58,8 @@ struct State {
     last: bool,
     /// The server's request is gone.
     gone: bool,
+    /// Where an event loop of Python's serves it.
+    on_loop: Option<OnLoop>,
 }
 
 enum Part {
@@ -202,18 +206,28 @@ impl Exchange {
             state.buffered += data.len();
         }
         state.paused = state.buffered >= BURROW_BODY_HIGH as usize;
-        self.changed.notify_all();
+        self.tell(&mut state, READABLE);
         state.buffered
     }
 
     pub fn add_body_file(&self, file: OwnedFd, offset: i64, len: usize) {
-        self.lock().body.push_back(Part::File { file, offset, len });
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.body.push_back(Part::File { file, offset, len });
+        self.tell(&mut state, READABLE);
     }
 
     pub fn end_body(&self, whole: bool) {
-        self.lock().end = Some(whole);
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.end = Some(whole);
+        self.tell(&mut state, READABLE);
+    }
+
+    /// Wakes whoever waits for this.
+    fn tell(&self, state: &mut State, event: u32) {
+        match &mut state.on_loop {
+            Some(on_loop) => on_loop.tell(self, event),
+            None => self.changed.notify_all(),
+        }
     }
 
     pub fn sent(&self, pieces: usize, bytes: usize) {
@@ -221,7 +235,7 @@ impl Exchange {
         let waiting = state.unsent > ANSWER_HIGH;
         state.unsent -= pieces * PIECE_COST + bytes;
         if waiting && state.unsent <= ANSWER_HIGH {
-            self.changed.notify_all();
+            self.tell(&mut state, WRITABLE);
         }
     }
 
@@ -230,7 +244,7 @@ impl Exchange {
         let mut state = self.lock();
         state.gone = true;
         state.body.clear();
-        self.changed.notify_all();
+        self.tell(&mut state, GONE);
     }
 
     // ---- the application's side
@@ -248,8 +262,10 @@ impl Exchange {
         }
         // SAFETY: the request's pointers lead into the block; the pointer to the exchange is good for this
         // call, as `IO`'s functions and the log need.
-        let outcome = unsafe { embedded::serve(self.app, &self.request, &IO, exchange) };
-        self.finish(outcome);
+        match unsafe { embedded::serve(self.app, &self.request, &IO, exchange) } {
+            ON_LOOP => on_loop::submit(vec![self.clone()]),
+            outcome => self.finish(outcome),
+        }
     }
 
     /// Tells the event loop how it ended, unless the last piece of the answer says so.
@@ -277,41 +293,58 @@ impl Exchange {
     unsafe fn read(self: &Arc<Self>, buf: *mut u8, len: usize) -> isize {
         let mut state = self.lock();
         loop {
-            if state.gone || len == 0 {
-                return if state.gone { -1 } else { 0 };
+            // SAFETY: as the caller vouches.
+            match unsafe { self.take_body(state, buf, len) } {
+                Ok(count) => return count,
+                Err(locked) => state = self.wait(locked),
             }
-            match (state.body.pop_front(), state.end) {
-                (Some(Part::Bytes { data, at }), _) => {
-                    let n = len.min(data.len() - at);
-                    // SAFETY: `n` bytes fit in `buf` and lie in `data` from `at`.
-                    unsafe { buf.copy_from_nonoverlapping(data[at..].as_ptr(), n) };
-                    if at + n < data.len() {
-                        state.body.push_front(Part::Bytes { data, at: at + n });
-                    }
-                    state.buffered -= n;
-                    if state.paused && state.buffered < BURROW_BODY_HIGH as usize / 2 {
-                        state.paused = false;
-                        event_loop::post(Message::ReadMore(self.clone()));
-                    }
-                    return n as isize;
+        }
+    }
+
+    /// As `read`; the state where it would wait.
+    ///
+    /// # Safety
+    /// As `read`.
+    unsafe fn take_body<'a>(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        buf: *mut u8,
+        len: usize,
+    ) -> Result<isize, MutexGuard<'a, State>> {
+        if state.gone || len == 0 {
+            return Ok(if state.gone { -1 } else { 0 });
+        }
+        match (state.body.pop_front(), state.end) {
+            (Some(Part::Bytes { data, at }), _) => {
+                let n = len.min(data.len() - at);
+                // SAFETY: `n` bytes fit in `buf` and lie in `data` from `at`.
+                unsafe { buf.copy_from_nonoverlapping(data[at..].as_ptr(), n) };
+                if at + n < data.len() {
+                    state.body.push_front(Part::Bytes { data, at: at + n });
                 }
-                (Some(Part::File { file, offset, len: left }), _) => {
-                    drop(state);
-                    // SAFETY: `buf` has room for `len` bytes.
-                    let n = unsafe { libc::pread(file.as_raw_fd(), buf.cast(), len.min(left), offset) };
-                    if n <= 0 {
-                        return -1;
-                    }
-                    let read = n as usize;
-                    if read < left {
-                        let rest = Part::File { file, offset: offset + n as i64, len: left - read };
-                        self.lock().body.push_front(rest);
-                    }
-                    return n;
+                state.buffered -= n;
+                if state.paused && state.buffered < BURROW_BODY_HIGH as usize / 2 {
+                    state.paused = false;
+                    event_loop::post(Message::ReadMore(self.clone()));
                 }
-                (None, Some(whole)) => return if whole { 0 } else { -1 },
-                (None, None) => state = self.wait(state),
+                Ok(n as isize)
             }
+            (Some(Part::File { file, offset, len: left }), _) => {
+                drop(state);
+                // SAFETY: `buf` has room for `len` bytes.
+                let n = unsafe { libc::pread(file.as_raw_fd(), buf.cast(), len.min(left), offset) };
+                if n <= 0 {
+                    return Ok(-1);
+                }
+                let read = n as usize;
+                if read < left {
+                    let rest = Part::File { file, offset: offset + n as i64, len: left - read };
+                    self.lock().body.push_front(rest);
+                }
+                Ok(n)
+            }
+            (None, Some(whole)) => Ok(if whole { 0 } else { -1 }),
+            (None, None) => Err(state),
         }
     }
 
@@ -319,7 +352,12 @@ impl Exchange {
     ///
     /// # Safety
     /// `head` and `body` point at what they say, and a descriptor in `body` is the caller's to give.
-    unsafe fn send(self: &Arc<Self>, mut head: Option<&burrow_head>, body: &burrow_body, flags: u32) -> bool {
+    pub unsafe fn send(
+        self: &Arc<Self>,
+        mut head: Option<&burrow_head>,
+        body: &burrow_body,
+        flags: u32,
+    ) -> bool {
         // SAFETY: the caller gives the descriptor away.
         let mut file = (body.fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(body.fd) });
         let piece = if file.is_some() { usize::MAX } else { PIECE };
@@ -327,13 +365,13 @@ impl Exchange {
         loop {
             let len = piece.min(body.len - at);
             let flags = if at + len == body.len { flags } else { 0 };
-            if !self.reserve(len, flags & BURROW_LAST != 0) {
+            let Some(post) = self.reserve(len, flags & BURROW_LAST != 0) else {
                 return false;
-            }
+            };
             let part = burrow_body { data: body.data.wrapping_add(at), len, ..*body };
             // SAFETY: the part lies in the body.
             let answer = unsafe { Answer::new(head.take(), part, file.take(), flags) };
-            event_loop::post(Message::Answer(self.clone(), answer));
+            post(Message::Answer(self.clone(), answer));
             at += len;
             if at == body.len {
                 return true;
@@ -341,20 +379,69 @@ impl Exchange {
         }
     }
 
-    /// Waits until there is room for bytes of the answer.
-    fn reserve(&self, bytes: usize, last: bool) -> bool {
+    /// Waits until there is room for bytes of the answer; an event loop of Python's has waited before. Gives the
+    /// function to post them with; None when the client is gone.
+    fn reserve(&self, bytes: usize, last: bool) -> Option<fn(Message)> {
         let mut state = self.lock();
-        while bytes > 0 && state.unsent > ANSWER_HIGH && !state.gone {
+        while bytes > 0 && state.unsent > ANSWER_HIGH && !state.gone && state.on_loop.is_none() {
             state = self.wait(state);
         }
         if state.gone || state.last {
-            return false;
+            return None;
         }
         if bytes > 0 {
             state.unsent += PIECE_COST + bytes;
         }
         state.last = last;
-        true
+        Some(if state.on_loop.is_some() { event_loop::post_quietly } else { event_loop::post })
+    }
+
+    // ---- the side of an event loop of Python's, which never waits
+
+    /// The event loop serves it from here on. False where the client has left already.
+    pub fn enter_loop(&self, entry: Entry) -> bool {
+        let mut state = self.lock();
+        if !state.gone {
+            state.on_loop = Some(OnLoop::new(entry));
+        }
+        !state.gone
+    }
+
+    pub fn leave_loop(self: &Arc<Self>, outcome: burrow_outcome) {
+        let mut state = self.lock();
+        state.on_loop = None;
+        if !state.last && !state.gone {
+            event_loop::post_quietly(Message::Finish(self.clone(), outcome));
+        }
+    }
+
+    /// As `read`; None where there is nothing yet, which the loop is told of.
+    ///
+    /// # Safety
+    /// As `read`.
+    pub unsafe fn try_read(self: &Arc<Self>, buf: *mut u8, len: usize) -> Option<isize> {
+        // SAFETY: as the caller vouches.
+        match unsafe { self.take_body(self.lock(), buf, len) } {
+            Ok(count) => Some(count),
+            Err(mut state) => {
+                state.on_loop.as_mut().expect("the loop reads").wait_for(READABLE);
+                None
+            }
+        }
+    }
+
+    /// Whether the next piece of the answer has to wait, until the loop is told that it need not.
+    pub fn is_full(&self) -> bool {
+        let mut state = self.lock();
+        let full = state.unsent > ANSWER_HIGH && !state.gone;
+        if let Some(on_loop) = state.on_loop.as_mut().filter(|_| full) {
+            on_loop.wait_for(WRITABLE);
+        }
+        full
+    }
+
+    pub fn request(&self) -> &burrow_request {
+        &self.request
     }
 }
 

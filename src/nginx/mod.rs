@@ -4,6 +4,7 @@
 mod block;
 mod event_loop;
 mod exchange;
+mod on_loop;
 mod question;
 mod queue;
 
@@ -132,6 +133,9 @@ unsafe extern "C" fn burrow_exchange_body_end(of: *mut Exchange, whole: c_int) {
 unsafe extern "C" fn burrow_exchange_submit(submitted: *mut Exchange) {
     // SAFETY: the shim vouches for the exchange; this makes a count of its own.
     let exchange = unsafe { exchange::borrow(submitted.cast()) };
+    if on_loop::take(&exchange) {
+        return;
+    }
     let group = group(exchange.app().group());
     if group.submit(exchange) {
         SUBMITTED.with_borrow_mut(|groups| groups.push(group));
@@ -143,6 +147,7 @@ extern "C" fn burrow_loop_wake_threads() {
     for group in SUBMITTED.take() {
         group.wake_for_submitted();
     }
+    on_loop::submit_taken();
 }
 
 #[no_mangle]

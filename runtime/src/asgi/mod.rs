@@ -1,6 +1,21 @@
-//! ASGI 3: requests that an event loop serves.
+//! ASGI 3: applications that an event loop runs.
+//!
+//! A server's thread submits a request to the [`inbox`] of its application's [`event_loop`]. The loop's thread
+//! starts a task for it, [`call`], as soon as the [`application`] has begun: with a [`scope`], and with `receive`
+//! and `send`, which belong to the protocol: [`http`].
+
+mod application;
+pub mod awaitable;
+pub mod call;
+mod event_loop;
+mod http;
+mod inbox;
+mod keys;
+mod scope;
+mod watchdog;
 
 use std::ffi::{c_int, c_void};
+use std::iter;
 
 use burrow_abi::{
     burrow_request, slice, RuntimeApp, Submission, BURROW_FAILED, BURROW_LOG_ERR, BURROW_RELOADING, UNKNOWN,
@@ -8,11 +23,15 @@ use burrow_abi::{
 
 use crate::app::App;
 use crate::host;
+use crate::interpreter::{self, Interpreter};
+pub use application::Application;
+use event_loop::Message;
+pub use event_loop::{functions, EventLoop, Running};
 
 /// See [`burrow_abi::RuntimeApi::interface`].
 pub unsafe extern "C" fn interface(app: *const RuntimeApp, request: *const burrow_request) -> c_int {
     // SAFETY: the application was made by `app::open`; the request is there for the call.
-    let (app, request) = unsafe { (&*app.cast::<App>(), &*request) };
+    let (app, request) = unsafe { (app_of(app), &*request) };
     if request.flags & BURROW_RELOADING != 0 && app.may_have_changed(request.script_modified) {
         return UNKNOWN;
     }
@@ -21,16 +40,60 @@ pub unsafe extern "C" fn interface(app: *const RuntimeApp, request: *const burro
 
 /// See [`burrow_abi::RuntimeApi::submit`].
 pub unsafe extern "C" fn submit(submitted: *const Submission, count: usize) {
+    let choose = |each: &Submission| {
+        // SAFETY: made by `app::open`, never freed.
+        let app = unsafe { app_of(each.app) };
+        let chosen = app.choose_of(|instance| instance.event_loop().is_some());
+        chosen.and_then(|chosen| Some((chosen.instance().event_loop()?, *each, chosen))).or_else(|| {
+            refuse(each);
+            None
+        })
+    };
     // SAFETY: as many as it says.
-    for each in unsafe { slice(submitted, count) } {
-        host::log(each.exchange, BURROW_LOG_ERR, b"burrow: ASGI applications cannot be served yet");
-        // SAFETY: the host's functions, as the interface says.
-        unsafe { ((*each.io).finish)(each.exchange, BURROW_FAILED) };
+    let mut chosen: Vec<_> = unsafe { slice(submitted, count) }.iter().filter_map(choose).collect();
+    while let Some((event_loop, ..)) = chosen.first() {
+        let event_loop = *event_loop;
+        let (together, others): (Vec<_>, _) =
+            chosen.into_iter().partition(|(other, ..)| std::ptr::eq(*other, event_loop));
+        let messages = together.into_iter();
+        event_loop.inbox.push(messages.map(|(_, submission, chosen)| Message::Submit(submission, chosen)));
+        chosen = others;
     }
 }
 
+fn refuse(submission: &Submission) {
+    let line = b"burrow: a request was submitted to an application without an event loop";
+    host::log(submission.exchange, BURROW_LOG_ERR, line);
+    // SAFETY: the host's functions; the last calls for this exchange.
+    unsafe {
+        ((*submission.io).finish)(submission.exchange, BURROW_FAILED);
+        ((*submission.io).flush)();
+    }
+}
+
+/// # Safety
+/// `app` was made by `app::open`.
+unsafe fn app_of(app: *const RuntimeApp) -> &'static App {
+    // SAFETY: never freed.
+    unsafe { &*app.cast::<App>() }
+}
+
 /// See [`burrow_abi::RuntimeApi::wake`].
-pub unsafe extern "C" fn wake(_app: *mut RuntimeApp, _exchange: *mut c_void, _events: u32) {}
+pub unsafe extern "C" fn wake(app: *mut RuntimeApp, exchange: *mut c_void, events: u32) {
+    // SAFETY: made by `app::open`. Those that do not know the exchange do nothing.
+    for event_loop in unsafe { app_of(app) }.interpreters().filter_map(Interpreter::running_loop) {
+        event_loop.inbox.push(iter::once(Message::Wake(exchange, events)));
+    }
+}
 
 /// See [`burrow_abi::RuntimeApi::retire`].
-pub unsafe extern "C" fn retire(_grace: u32) {}
+pub unsafe extern "C" fn retire(grace: u32) {
+    for event_loop in interpreter::made().into_iter().filter_map(Interpreter::running_loop) {
+        event_loop.inbox.push(iter::once(Message::Retire(grace)));
+    }
+}
+
+/// Lets the requests of all event loops end, and their applications shut down. Called detached.
+pub fn stop() {
+    interpreter::all().into_iter().filter_map(Interpreter::running_loop).for_each(EventLoop::stop);
+}

@@ -124,7 +124,7 @@ impl Application {
         self.app().interpreters()
     }
 
-    fn app(&self) -> &App {
+    fn app(&self) -> &'static App {
         // SAFETY: made by `app::open`, never freed.
         unsafe { &*self.runtime.cast() }
     }

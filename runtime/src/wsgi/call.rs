@@ -6,15 +6,16 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use burrow_abi::{
-    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_pair, burrow_request, burrow_str,
-    BURROW_ABORTED, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_HEADER_ONLY, BURROW_LAST,
-    BURROW_LOG_ERR, BURROW_REQUEST_METHOD, BURROW_TIMEOUT,
+    burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, BURROW_ABORTED, BURROW_DONE,
+    BURROW_FAILED, BURROW_FLUSH, BURROW_GONE, BURROW_HEADER_ONLY, BURROW_LAST, BURROW_LOG_ERR,
+    BURROW_REQUEST_METHOD, BURROW_TIMEOUT,
 };
 use pyo3_ffi as ffi;
 
 use crate::app::App;
 use crate::attach::Attached;
 use crate::bootstrap::State;
+use crate::head::Head;
 use crate::log;
 use crate::object::{raise_runtime_error, Object, Result};
 use crate::observe::{self, Watch};
@@ -22,25 +23,6 @@ use crate::observe::{self, Watch};
 /// Bodies up to this many bytes are copied, so that the GIL is taken once and the objects freed before
 /// anything is sent.
 pub const COPIED: usize = 64 << 10;
-
-/// What `start_response` was given, checked.
-#[derive(Default)]
-pub struct Head {
-    pub status: u16,
-    /// Reason, names and values, one after another.
-    pub text: Vec<u8>,
-    pub reason: (u32, u32),
-    /// Start of the name, its end, start of the value, its end.
-    pub headers: Vec<[u32; 4]>,
-    pub content_length: Option<u64>,
-}
-
-impl Head {
-    /// Whether such an answer has no body (RFC 9110, 15.3.5 and 15.4.5).
-    fn is_bodiless(&self) -> bool {
-        matches!(self.status, 204 | 304)
-    }
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Progress {
@@ -298,30 +280,12 @@ impl<'r> Call<'r> {
         }
         let head = self.head.borrow();
         let head = head.as_ref().expect("checked by every caller");
-        let text = |start: u32, end: u32| burrow_str::new(&head.text[start as usize..end as usize]);
-        let pairs: Vec<burrow_pair>;
-        let described;
-        let described: *const burrow_head = if self.is_started() {
-            std::ptr::null()
-        } else {
-            pairs = head
-                .headers
-                .iter()
-                .map(|at| burrow_pair { name: text(at[0], at[1]), value: text(at[2], at[3]) })
-                .collect();
-            described = burrow_head {
-                status: head.status.into(),
-                reason: text(head.reason.0, head.reason.1),
-                headers: pairs.as_ptr(),
-                n_headers: pairs.len(),
-                content_length: head.content_length.map_or(-1, |length| length as i64),
-            };
-            &described
-        };
         let send = self.io.send.expect("every server sends");
         let began = self.watch.as_ref().map(|_| Instant::now());
         // SAFETY: the head and the data live until the call returns.
-        let result = unsafe { send(self.exchange, described, body, flags) };
+        let send = |head: *const burrow_head| unsafe { send(self.exchange, head, body, flags) };
+        let result =
+            if self.is_started() { send(std::ptr::null()) } else { head.described(|head| send(head)) };
         if let (Some(watch), Some(began)) = (&self.watch, began) {
             watch.output.add(body.len, began.elapsed());
         }

@@ -10,10 +10,9 @@ use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyObject, PyTypeObject, Py_ssize_t};
 
 use super::call::Call;
-use super::start_response::DISALLOW_INSTANTIATION;
 use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
-use crate::module::{free, method, slot, table, Type};
+use crate::module::{free, method, slot, table, Type, DISALLOW_INSTANTIATION};
 use crate::object::{
     bytes, none, raise_gone, raise_runtime_error, raise_value_error, Object, Raised, Result,
 };

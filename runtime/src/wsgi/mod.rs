@@ -10,6 +10,7 @@ use std::ffi::c_void;
 
 use burrow_abi::{
     burrow_io, burrow_outcome, burrow_request, RuntimeApp, BURROW_FAILED, BURROW_LOG_INFO, BURROW_RELOADING,
+    ON_LOOP,
 };
 use pyo3_ffi as ffi;
 
@@ -30,12 +31,23 @@ pub unsafe extern "C" fn serve(
     // SAFETY: the application was made by `app::open`; the rest is valid for the length of the call.
     let (app, request, io) = unsafe { (&*app.cast::<App>(), &*request, &*io) };
     let _bound = log::bind(exchange);
-    let instance = app.choose();
+    let chosen = app.choose();
+    let instance = chosen.instance();
     let Some(interpreter) = instance.interpreter() else { return BURROW_FAILED };
     let _busy = interpreter.busy();
     let Some(loaded) = instance.loaded(interpreter, modified(app, request)) else {
         return BURROW_FAILED;
     };
+    if loaded.asgi.is_some() {
+        // The last reference to a replaced import goes while attached.
+        let attached = Attached::to(interpreter);
+        drop(loaded);
+        drop(attached);
+        return match app.instances().iter().all(|instance| instance.is_loaded() || instance.load()) {
+            true => ON_LOOP,
+            false => BURROW_FAILED,
+        };
+    }
     let call = Call::new(app, request, io, exchange, observe::watch(interpreter));
     let attached = observe::attach(interpreter, call.watch.as_deref());
     observe::enter(interpreter.state(), &call);

@@ -1,16 +1,16 @@
 //! `start_response` and the `write` it returns (PEP 3333).
 
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::{c_char, c_void};
 use std::ptr::null_mut;
-use std::sync::OnceLock;
 
 use pyo3_ffi as ffi;
-use pyo3_ffi::{PyMemberDef, PyMethodDef, PyObject};
+use pyo3_ffi::{PyMemberDef, PyObject};
 
-use super::call::{Call, Head};
+use super::call::Call;
 use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
-use crate::module::{free, slot, table, Type};
+use crate::head::{is_field_value, Head};
+use crate::module::{free, slot, table, Function, Type, DISALLOW_INSTANTIATION};
 use crate::object::{
     append_latin1, bytes_of, none, raise_gone, raise_runtime_error, raise_type_error, raise_value_error,
     restore, type_name, Object, Raised, Result,
@@ -46,9 +46,6 @@ pub fn describe() -> Type {
         ],
     }
 }
-
-/// Py_TPFLAGS_DISALLOW_INSTANTIATION; without a tp_new 3.10 needs it said.
-pub const DISALLOW_INSTANTIATION: u64 = 1 << 7;
 
 /// A `start_response` for this call.
 pub fn new(state: &State, call: &Call) -> Result<Object> {
@@ -93,7 +90,7 @@ unsafe extern "C" fn start_response(
         named_rightly(positional, names, keywords)
             .and_then(|()| call_of(object))
             .and_then(|call| start(call, given))
-            .and_then(|()| Object::owned(ffi::PyCFunction_New(write_method(), object)))
+            .and_then(|()| WRITE.of(object, c"write", write, ffi::METH_O))
     };
     result.map_or(null_mut(), Object::into_ptr)
 }
@@ -147,7 +144,7 @@ fn reraise(info: *mut PyObject) -> Result<()> {
 /// # Safety
 /// Both are live objects.
 unsafe fn parse(status: *mut PyObject, headers: *mut PyObject) -> Result<Head> {
-    let mut head = Head { text: Vec::with_capacity(512), ..Head::default() };
+    let mut head = Head::new();
     // SAFETY: types are checked before they are relied on; a list's items are borrowed and used before
     // any Python code could change the list.
     unsafe {
@@ -156,7 +153,7 @@ unsafe fn parse(status: *mut PyObject, headers: *mut PyObject) -> Result<Head> {
             return raise_type_error(&format!("the headers must be a list, not {}", type_name(headers)));
         }
         let count = ffi::PyList_GET_SIZE(headers);
-        head.headers.reserve(count as usize);
+        head.reserve(count as usize);
         for index in 0..count {
             parse_header(ffi::PyList_GET_ITEM(headers, index), &mut head)?;
         }
@@ -201,30 +198,7 @@ unsafe fn parse_header(item: *mut PyObject, head: &mut Head) -> Result<()> {
     let middle = head.text.len();
     // SAFETY: as above.
     unsafe { append_str(value, "a header's value", &mut head.text)? };
-    let (name, value) = head.text[start..].split_at(middle - start);
-    if !is_token(name) {
-        return raise_value_error(&format!("not a header's name: '{}'", name.escape_ascii()));
-    }
-    if !is_field_value(value) {
-        return raise_value_error(&format!(
-            "control character in the value of header {}",
-            name.escape_ascii()
-        ));
-    }
-    if name.eq_ignore_ascii_case(b"Content-Length") {
-        let length = parse_length(value)?;
-        if head.content_length.is_some_and(|before| before != length) {
-            return raise_value_error("two different Content-Length headers");
-        }
-        head.content_length = Some(length);
-        head.text.truncate(start);
-    } else if is_hop_by_hop(name) {
-        head.text.truncate(start);
-    } else {
-        let end = head.text.len();
-        head.headers.push([start as u32, middle as u32, middle as u32, end as u32]);
-    }
-    Ok(())
+    head.take_header(start, middle)
 }
 
 /// Appends a `str` as ISO-8859-1, or raises naming what it was meant to be.
@@ -238,73 +212,8 @@ unsafe fn append_str(object: *mut PyObject, what: &str, out: &mut Vec<u8>) -> Re
     }
 }
 
-fn parse_length(value: &[u8]) -> Result<u64> {
-    let number =
-        std::str::from_utf8(value.trim_ascii()).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-    match number.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length <= i64::MAX as u64) {
-        Some(length) => Ok(length),
-        None => raise_value_error(&format!("not a Content-Length: '{}'", value.escape_ascii())),
-    }
-}
-
-/// RFC 9110, 5.6.2.
-fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
-}
-
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let others = b"!#$%&'*+-.^_`|~";
-    let mut index = 0;
-    while index < others.len() {
-        table[others[index] as usize] = true;
-        index += 1;
-    }
-    table
-};
-
-/// No control character but the tab (RFC 9110, 5.5): nothing that could begin another line.
-fn is_field_value(value: &[u8]) -> bool {
-    value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
-}
-
-/// Headers of the connection, which is the server's.
-fn is_hop_by_hop(name: &[u8]) -> bool {
-    [
-        &b"Connection"[..],
-        b"Keep-Alive",
-        b"Proxy-Connection",
-        b"TE",
-        b"Trailer",
-        b"Transfer-Encoding",
-        b"Upgrade",
-    ]
-    .iter()
-    .any(|known| name.eq_ignore_ascii_case(known))
-}
-
-struct Method(PyMethodDef);
-// SAFETY: never changed once it is made.
-unsafe impl Sync for Method {}
-// SAFETY: as above.
-unsafe impl Send for Method {}
-
 /// `write`, a builtin function whose self is the `start_response` it came from.
-fn write_method() -> *mut PyMethodDef {
-    static WRITE: OnceLock<Method> = OnceLock::new();
-    const NAME: &CStr = c"write";
-    let method = WRITE.get_or_init(|| {
-        let mut method = crate::module::method(NAME, write);
-        method.ml_flags = ffi::METH_O;
-        Method(method)
-    });
-    std::ptr::from_ref(&method.0).cast_mut()
-}
+static WRITE: Function = Function::new();
 
 unsafe extern "C" fn write(object: *mut PyObject, data: *mut PyObject) -> *mut PyObject {
     // SAFETY: self is the StartResponse that PyCFunction_New was given; the thread is attached.
@@ -328,26 +237,4 @@ fn write_to(attached: &Attached, call: &Call, data: *mut PyObject) -> Result<()>
         return raise_gone();
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_tokens() {
-        assert!(is_token(b"X-Thing_1"));
-        assert!(!is_token(b""));
-        assert!(!is_token(b"X Thing"));
-        assert!(!is_token(b"X:"));
-        assert!(!is_token(b"X\r\nY"));
-    }
-
-    #[test]
-    fn values_hold_no_line_ends() {
-        assert!(is_field_value(b"a\tb \xe4"));
-        for bad in [&b"a\rb"[..], b"a\nb", b"a\0b", b"\x7f"] {
-            assert!(!is_field_value(bad));
-        }
-    }
 }

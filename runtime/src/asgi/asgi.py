@@ -1,0 +1,126 @@
+"""The event loop of an interpreter and the lifespans of its ASGI applications.
+
+Run on the loop's thread, with what it takes of bootstrap.py in its globals.
+"""
+
+import asyncio
+
+ANY_LOOP, ASYNCIO, UVLOOP = range(3)
+
+
+def new_event_loop(choice):
+    if choice != ASYNCIO:
+        try:
+            import uvloop
+            return uvloop.new_event_loop()
+        except ImportError as error:
+            # without it, or with another interpreter of this process that has it
+            if choice == UVLOOP:
+                log(WARN, f"burrow: uvloop cannot be imported here ({error}): applications run on asyncio")
+    return asyncio.new_event_loop()
+
+
+def run(loop, descriptor, drain):
+    asyncio.set_event_loop(loop)
+    loop.add_reader(descriptor, drain)
+    while True:
+        try:
+            loop.run_forever()
+        except BaseException as exception:  # an application's callback has asked for the end
+            report(exception)
+
+
+class Lifespan:
+    """One application's. The runtime, which knows it by `address`, is told once whether requests may come."""
+
+    def __init__(self, application, name, address):
+        self.application, self.name, self.address = application, name, address
+        self.state = {}
+        self.begun = None
+        self.events = asyncio.Queue()
+        self.events.put_nowait({"type": "lifespan.startup"})
+        self.shut = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(self.run())
+
+    async def run(self):
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self.application(scope, self.events.get, self.send)
+        except BaseException as exception:
+            if self.begun is None:
+                log(INFO, f"burrow: ASGI application '{self.name}' does without lifespan events "
+                          f"({type(exception).__name__}: {exception})")
+            elif self.begun:
+                log(ERR, f"burrow: the lifespan of ASGI application '{self.name}' has ended early:")
+                report(exception)
+        self.begin(True)
+        self.shut.set()
+
+    def begin(self, may_come):
+        if self.begun is None:
+            self.begun = may_come
+            begun(self.address, may_come)
+
+    async def send(self, message):
+        kind = message["type"]
+        if kind == "lifespan.startup.complete" and self.begun is None:
+            self.begin(True)
+        elif kind == "lifespan.startup.failed" and self.begun is None:
+            log(ERR, f"burrow: ASGI application '{self.name}' has failed to start:")
+            self.complain(message)
+            self.begin(False)
+        elif kind == "lifespan.shutdown.complete" and self.begun:
+            self.shut.set()
+        elif kind == "lifespan.shutdown.failed" and self.begun:
+            log(ERR, f"burrow: ASGI application '{self.name}' has failed to shut down:")
+            self.complain(message)
+            self.shut.set()
+        else:
+            raise RuntimeError(f"ASGI message '{kind}' is not expected now")
+
+    def complain(self, message):
+        for line in message.get("message", "").splitlines():
+            log(ERR, line)
+
+    async def end(self):
+        self.events.put_nowait({"type": "lifespan.shutdown"})
+        await self.shut.wait()
+
+
+#: Tasks, to which the loop itself keeps weak references only.
+ending = set()
+
+
+def keep(coroutine):
+    ending.add(task := asyncio.get_running_loop().create_task(coroutine))
+    task.add_done_callback(ending.discard)
+
+
+def end(lifespan):
+    """An application was replaced, and its last request is over."""
+    keep(lifespan.end())
+
+
+def stop(tasks, lifespans, grace):
+    """Lets the tasks end, cancels those that do not, and shuts the applications down."""
+
+    async def end_all():
+        try:
+            others = ending - {asyncio.current_task()}
+            if tasks:
+                _, late = await asyncio.wait(tasks, timeout=grace)
+                for task in late:
+                    task.cancel()
+            await asyncio.gather(*(lifespan.end() for lifespan in lifespans), *others)
+        finally:
+            stopped()
+
+    keep(end_all())
+
+
+def blocked(thread):
+    """Logs what keeps the loop's thread from coming around."""
+    stack = traceback.format_stack(sys._current_frames()[thread])
+    log(WARN, "burrow: the event loop of ASGI applications is blocked by code that does not await:")
+    for line in "".join(stack).splitlines():
+        log(WARN, line)

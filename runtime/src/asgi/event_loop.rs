@@ -1,0 +1,451 @@
+//! The event loop of an interpreter: one thread, one thread state, asyncio or uvloop for life.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void, CStr};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ptr::NonNull;
+use std::sync::mpsc::{channel, Sender};
+use std::sync::Arc;
+use std::thread::Builder;
+
+use burrow_abi::{LoopIo, Submission, BURROW_LOG_ERR};
+use pyo3_ffi as ffi;
+use pyo3_ffi::{PyMethodDef, PyObject};
+
+use super::application;
+use super::awaitable;
+use super::call::{self, Call};
+use super::http;
+use super::inbox::Inbox;
+use super::keys::Keys;
+use super::scope::Template;
+use super::watchdog;
+use crate::app::{App, Chosen};
+use crate::attach::Attached;
+use crate::bootstrap::{named, text, State};
+use crate::instance::{Instance, Loaded};
+use crate::interpreter::Interpreter;
+use crate::module::{interpreter_of_module, method};
+use crate::object::{
+    dict, float, integer, interned, none, raise_gone, raise_runtime_error, set_item, take_exception, tuple,
+    Object, Raised, Result,
+};
+
+const SOURCE: &CStr = text(concat!(include_str!("asgi.py"), "\0").as_bytes());
+/// As that of the threads that run WSGI applications; only what is touched takes memory.
+const STACK: usize = 16 << 20;
+/// Seconds that requests' tasks have to end by themselves when the process does.
+const GRACE: f64 = 3.0;
+
+/// What other threads know of it.
+pub struct EventLoop {
+    pub interpreter: &'static Interpreter,
+    pub inbox: Inbox,
+}
+
+pub enum Message {
+    /// An application was imported, and replaces another import of itself.
+    Begin(&'static Instance, Arc<Loaded>, Option<Arc<Loaded>>),
+    Submit(Submission, Chosen),
+    Wake(*mut c_void, u32),
+    Retire(u32),
+    /// The process ends. Tells when the applications have shut down.
+    Stop(Sender<()>),
+}
+
+// SAFETY: the pointers are the host's, which gives them away to the loop's thread.
+unsafe impl Send for Message {}
+
+impl EventLoop {
+    /// Starts the thread, and waits until it is ready. None when it is not going to be; that was logged.
+    pub fn start(interpreter: &'static Interpreter) -> Option<&'static EventLoop> {
+        let failed = |why: &str| {
+            let line = format!("burrow: no event loop for {}: {why}", interpreter.description());
+            crate::log::line(BURROW_LOG_ERR, line.as_bytes());
+        };
+        let inbox = Inbox::new().map_err(|error| failed(error.desc())).ok()?;
+        let event_loop: &EventLoop = Box::leak(Box::new(EventLoop { interpreter, inbox }));
+        let (ready, started) = channel();
+        // It inherits a mask that blocks all signals from those who import applications.
+        let thread = Builder::new().name("burrow:loop".into()).stack_size(STACK);
+        if let Err(error) = thread.spawn(move || live(event_loop, ready)) {
+            failed(&error.to_string());
+            return None;
+        }
+        // Nothing is sent where its set-up has raised, which is logged.
+        started.recv().ok()?;
+        watchdog::start(event_loop);
+        Some(event_loop)
+    }
+
+    /// An application was imported; it replaces another import.
+    pub fn begin(&self, instance: &'static Instance, loaded: Arc<Loaded>, replaced: Option<Arc<Loaded>>) {
+        self.inbox.push(std::iter::once(Message::Begin(instance, loaded, replaced)));
+    }
+
+    /// Logs what the loop's thread is doing. Attached to its interpreter.
+    pub fn report_blocked(&self, attached: &Attached) {
+        let state = attached.interpreter.state();
+        let told = state.asgi.get().map(|running| running.blocked.call(&[&integer(running.thread)?]));
+        if let Some(Err(Raised)) = told {
+            state.report(take_exception());
+        }
+    }
+
+    /// Lets the requests end, and then the applications shut down; waits for that.
+    pub fn stop(&self) {
+        let (sender, stopped) = channel();
+        self.inbox.push(std::iter::once(Message::Stop(sender)));
+        let _ = stopped.recv();
+    }
+}
+/// What the loop's thread works with, among its interpreter's objects. Touched by that thread alone.
+pub struct Running {
+    pub event_loop: &'static EventLoop,
+    /// As Python calls it.
+    thread: u64,
+    pub call_type: Object,
+    pub awaitable_type: Object,
+    pub keys: Keys,
+    pub template: Template,
+    /// An awaitable that has nothing to wait for.
+    pub done: Object,
+    /// Events, to be copied.
+    pub empty_body: Object,
+    pub disconnect: Object,
+    pub create_future: Object,
+    pub cancelled_error: Object,
+    python: Object,
+    task_type: Object,
+    /// Names of the arguments that a task is made with.
+    task_arguments: Object,
+    call_soon: Object,
+    call_later: Object,
+    flush: Object,
+    retire: Object,
+    /// See asgi.py.
+    lifespan: Object,
+    end: Object,
+    stop: Object,
+    blocked: Object,
+    /// Those that the host waits for, by their exchanges.
+    pub calls: RefCell<HashMap<NonNull<c_void>, Object, BuildHasherDefault<Address>>>,
+    /// Those whose answers are complete and whose tasks run on.
+    behind: RefCell<Vec<Object>>,
+    pub applications: RefCell<Vec<(&'static Instance, Arc<Loaded>)>>,
+    stopped: RefCell<Option<Sender<()>>>,
+    /// What the host's functions gave it to carry out, it has not been woken for.
+    touched: Cell<Option<&'static LoopIo>>,
+    /// `flush` will be called without further ado.
+    flushes: Cell<bool>,
+    batch: RefCell<Vec<Message>>,
+    /// For pieces of bodies.
+    pub buffer: RefCell<Box<[u8]>>,
+}
+
+/// Hashes an address.
+#[derive(Default)]
+pub struct Address(u64);
+
+impl Hasher for Address {
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("addresses are numbers");
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        // The table looks at the upper and the lower bits.
+        self.0 = (address as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The loop's thread.
+fn live(event_loop: &'static EventLoop, ready: Sender<()>) {
+    let attached = Attached::to(event_loop.interpreter);
+    let state = event_loop.interpreter.state();
+    let lived = Running::new(event_loop).and_then(|(running, run, drain)| {
+        let arguments = [running.python.clone(), integer(event_loop.inbox.descriptor() as u64)?, drain];
+        assert!(state.asgi.set(running).is_ok(), "an interpreter has one loop");
+        let _ = ready.send(());
+        drop(ready);
+        run.call(&[&arguments[0], &arguments[1], &arguments[2]])
+    });
+    if lived.is_err() {
+        state.report(take_exception());
+    }
+    drop(attached);
+}
+
+impl Running {
+    /// With asgi.py's `run` and the function that it makes the loop call.
+    fn new(event_loop: &'static EventLoop) -> Result<(Running, Object, Object)> {
+        let state = event_loop.interpreter.state();
+        let globals = state.run_further(SOURCE)?;
+        let function = |name| named(&globals, name);
+        let python = function(c"new_event_loop")?.call(&[&integer(state.event_loop as u64)?])?;
+        let asyncio = function(c"asyncio")?;
+        let keys = Keys::new()?;
+        let disconnect = dict()?;
+        set_item(&disconnect, keys.type_.as_ptr(), &interned(c"http.disconnect")?)?;
+        let names = if cfg!(Py_3_12) { vec![c"loop", c"eager_start"] } else { vec![c"loop"] };
+        let running = Running {
+            event_loop,
+            // SAFETY: no precondition.
+            thread: unsafe { libc::pthread_self() },
+            call_type: state.call_type.clone(),
+            awaitable_type: state.awaitable_type.clone(),
+            template: Template::new(&keys)?,
+            done: awaitable::done(&state.awaitable_type)?,
+            empty_body: http::empty_body(&keys)?,
+            disconnect,
+            keys,
+            create_future: python.attr(c"create_future")?,
+            cancelled_error: asyncio.attr(c"CancelledError")?,
+            task_type: asyncio.attr(c"Task")?,
+            task_arguments: tuple(names.into_iter().map(interned).collect::<Result<_>>()?)?,
+            call_soon: python.attr(c"call_soon")?,
+            call_later: python.attr(c"call_later")?,
+            python,
+            flush: function(c"flush")?,
+            retire: function(c"retire")?,
+            lifespan: function(c"Lifespan")?,
+            end: function(c"end")?,
+            stop: function(c"stop")?,
+            blocked: function(c"blocked")?,
+            calls: RefCell::default(),
+            behind: RefCell::default(),
+            applications: RefCell::default(),
+            stopped: RefCell::default(),
+            touched: Cell::new(None),
+            flushes: Cell::new(false),
+            batch: RefCell::default(),
+            buffer: RefCell::new(vec![0; http::PIECE].into()),
+        };
+        Ok((running, function(c"run")?, function(c"drain")?))
+    }
+
+    pub fn state(&self) -> &'static State {
+        self.event_loop.interpreter.state()
+    }
+
+    /// Whether the calling thread is the loop's.
+    pub fn is_current(&self) -> bool {
+        // SAFETY: no precondition.
+        unsafe { libc::pthread_self() == self.thread }
+    }
+
+    /// A task that runs the call; before this returns where the Python can do that.
+    pub fn new_task(&self, run: &Object) -> Result<Object> {
+        // SAFETY: True is always there.
+        let eager = unsafe { ffi::Py_True() };
+        let arguments = [run.as_ptr(), self.python.as_ptr(), eager];
+        let count = if cfg!(Py_3_12) { 3 } else { 2 };
+        // SAFETY: one argument by position, the others by their names.
+        unsafe {
+            Object::owned(ffi::PyObject_Vectorcall(
+                self.task_type.as_ptr(),
+                arguments[..count].as_ptr(),
+                1,
+                self.task_arguments.as_ptr(),
+            ))
+        }
+    }
+
+    pub fn call_later(&self, seconds: f64, function: &Object) -> Result<Object> {
+        self.call_later.call(&[&float(seconds)?, function])
+    }
+
+    /// Begins the lifespan of an application; `tell` of asgi.py is called with its address.
+    pub fn begin(&self, app: &App, loaded: &Arc<Loaded>) -> Result<Object> {
+        let address = integer(Arc::as_ptr(loaded) as u64)?;
+        let name = crate::object::fs_decoded(app.name().as_bytes())?;
+        self.lifespan.call(&[&loaded.callable, &name, &address])
+    }
+
+    /// Ends a lifespan that has begun.
+    pub fn end(&self, lifespan: &Object) {
+        if self.end.call(&[lifespan]).is_err() {
+            self.state().report(take_exception());
+        }
+    }
+
+    /// A ConnectionResetError.
+    pub fn gone(&self) -> Result<Object> {
+        let Err(Raised) = raise_gone::<()>() else { unreachable!("it raises") };
+        take_exception().ok_or(Raised)
+    }
+
+    /// The host was given something to carry out: it will be woken when there is nothing more to do at once.
+    pub fn touch(&self, io: &'static LoopIo) {
+        let other = self.touched.replace(Some(io)).filter(|other| !std::ptr::eq(*other, io));
+        if let Some(other) = other {
+            // SAFETY: the host's function.
+            unsafe { (other.flush)() };
+        }
+        if !self.flushes.replace(true) {
+            self.flush_soon();
+        }
+    }
+
+    /// Behind everything that is to be done now.
+    fn flush_soon(&self) {
+        if self.call_soon.call(&[&self.flush]).is_err() {
+            self.state().report(take_exception());
+            self.flush();
+        }
+    }
+
+    fn flush(&self) {
+        self.flushes.set(false);
+        if let Some(io) = self.touched.take() {
+            // SAFETY: the host's function.
+            unsafe { (io.flush)() };
+        }
+    }
+
+    /// Keeps a call whose task runs on behind its answer.
+    pub fn keep_behind(&self, run: *mut PyObject) {
+        let mut behind = self.behind.borrow_mut();
+        if !behind.iter().any(|known| known.as_ptr() == run) {
+            // SAFETY: a live object.
+            behind.push(unsafe { Object::borrowed(run) });
+        }
+    }
+
+    /// A call's task has ended.
+    pub fn forget(&self, call: &Call) {
+        let mut behind = self.behind.borrow_mut();
+        let found = behind.iter().position(|run| std::ptr::eq(call::call_of(run), call));
+        let forgotten = found.map(|index| behind.swap_remove(index));
+        // Before the last reference goes.
+        drop(behind);
+        drop(forgotten);
+    }
+
+    /// Does what it was told, all of it; then wakes the host, once.
+    fn drain(&'static self) {
+        let flushes = self.flushes.replace(true);
+        let mut batch = self.batch.take();
+        self.event_loop.inbox.take(&mut batch);
+        for message in batch.drain(..) {
+            self.handle(message);
+        }
+        *self.batch.borrow_mut() = batch;
+        if cfg!(Py_3_12) {
+            self.flush();
+        } else if !flushes {
+            // Tasks have yet to run.
+            self.flush_soon();
+        }
+    }
+
+    fn handle(&'static self, message: Message) {
+        match message {
+            Message::Submit(submission, chosen) => application::submit(self, submission, chosen),
+            Message::Wake(exchange, events) => {
+                let run =
+                    NonNull::new(exchange).and_then(|exchange| self.calls.borrow().get(&exchange).cloned());
+                if let Some(run) = run {
+                    call::call_of(&run).wake(events);
+                }
+            }
+            Message::Begin(instance, loaded, replaced) => {
+                application::begin(self, instance, loaded, replaced)
+            }
+            Message::Retire(grace) => {
+                let retired = self.call_later(f64::from(grace) / 1000.0, &self.retire);
+                if retired.is_err() {
+                    self.state().report(take_exception());
+                }
+            }
+            Message::Stop(stopped) => self.stop(stopped),
+        }
+    }
+
+    /// Tells those whose `receive()` waits that nothing follows.
+    fn retire(&self) {
+        let calls: Vec<_> = self.calls.borrow().values().cloned().collect();
+        calls.iter().for_each(|run| call::call_of(run).retire());
+    }
+
+    fn stop(&self, stopped: Sender<()>) {
+        *self.stopped.borrow_mut() = Some(stopped);
+        let begun = || -> Result<()> {
+            let behind = self.behind.borrow().clone();
+            let waited: Vec<_> = self.calls.borrow().values().cloned().collect();
+            let tasks = waited.iter().chain(&behind).filter_map(|run| call::call_of(run).task()).collect();
+            let applications = self.applications.borrow();
+            let lifespans =
+                applications.iter().filter_map(|(_, loaded)| loaded.asgi.as_ref()?.lifespan()).collect();
+            drop(applications);
+            self.stop.call(&[&tuple(tasks)?, &tuple(lifespans)?, &float(GRACE)?]).map(drop)
+        };
+        if begun().is_err() {
+            self.state().report(take_exception());
+            self.stopped.take();
+        }
+    }
+}
+
+pub fn functions() -> [PyMethodDef; 5] {
+    [
+        method(c"_drain", drain),
+        method(c"_flush", flush),
+        method(c"_retire", retire),
+        method(c"_begun", begun),
+        method(c"_stopped", stopped),
+    ]
+}
+
+/// The loop of the interpreter of our module.
+///
+/// # Safety
+/// `module` is one that `module::install` made.
+unsafe fn running_of(module: *mut PyObject) -> Result<&'static Running> {
+    // SAFETY: as the caller vouches.
+    match unsafe { interpreter_of_module(module) }.state().asgi.get().filter(|running| running.is_current()) {
+        Some(running) => Ok(running),
+        None => raise_runtime_error("only an event loop calls this"),
+    }
+}
+
+unsafe fn call(module: *mut PyObject, work: impl FnOnce(&'static Running)) -> *mut PyObject {
+    // SAFETY: called by CPython with the module.
+    unsafe { running_of(module) }.map(work).map_or(std::ptr::null_mut(), |()| none())
+}
+
+unsafe extern "C" fn drain(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above.
+    unsafe { call(module, Running::drain) }
+}
+
+unsafe extern "C" fn flush(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above.
+    unsafe { call(module, Running::flush) }
+}
+
+unsafe extern "C" fn retire(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above.
+    unsafe { call(module, Running::retire) }
+}
+
+unsafe extern "C" fn stopped(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above. Whoever waits is told by the end of the channel.
+    unsafe { call(module, |running| drop(running.stopped.take())) }
+}
+
+/// begun(address of the application, whether requests may come)
+unsafe extern "C" fn begun(module: *mut PyObject, args: *mut PyObject) -> *mut PyObject {
+    let (mut address, mut may_come): (u64, c_int) = (0, 0);
+    // SAFETY: the format asks for exactly these two.
+    unsafe {
+        if ffi::PyArg_ParseTuple(args, c"Kp:begun".as_ptr(), &mut address, &mut may_come) == 0 {
+            return std::ptr::null_mut();
+        }
+        call(module, |running| application::begun(running, address as usize, may_come != 0))
+    }
+}

@@ -1,0 +1,264 @@
+//! `http.response.start` and `http.response.body`.
+
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use burrow_abi::{burrow_body, burrow_head, BURROW_DONE, BURROW_FLUSH, BURROW_LAST};
+use pyo3_ffi as ffi;
+use pyo3_ffi::PyObject;
+
+use super::{Http, Progress, Stage};
+use crate::asgi::awaitable;
+use crate::asgi::call::Call;
+use crate::asgi::keys::{item, Keys};
+use crate::head::Head;
+use crate::object::{
+    bytes_of, raise_gone, raise_runtime_error, raise_type_error, raise_value_error, text_of, type_name,
+    Object, Raised, Result,
+};
+
+impl Http {
+    /// What the application's `send(event)` returns.
+    pub fn send(&self, call: &Call, event: *mut PyObject) -> Result<Object> {
+        let keys = &call.running.keys;
+        // SAFETY: a live object, checked to be a dict; its items are borrowed from it.
+        unsafe {
+            if ffi::PyDict_Check(event) == 0 {
+                return raise_type_error(&format!("an ASGI event must be a dict, not {}", type_name(event)));
+            }
+            let kind = match item(event, &keys.type_)? {
+                Some(kind) => text_of(kind)?,
+                None => return raise_value_error("an ASGI event must have a type"),
+            };
+            match (kind, self.stage.get()) {
+                ("http.response.start", Stage::Start) => self.start(event, keys)?,
+                ("http.response.body", Stage::Body) => return self.send_body(call, event),
+                _ => {
+                    return raise_runtime_error(&format!(
+                        "ASGI event '{kind}' is not expected {}",
+                        match self.stage.get() {
+                            Stage::Start => "before http.response.start",
+                            Stage::Body => "while the response's body is",
+                            Stage::Nothing => "after the response is complete",
+                        }
+                    ))
+                }
+            }
+        }
+        Ok(call.running.done.clone())
+    }
+
+    /// # Safety
+    /// `event` is a dict.
+    unsafe fn start(&self, event: *mut PyObject, keys: &Keys) -> Result<()> {
+        // SAFETY: as the caller vouches.
+        let (status, headers) = unsafe { (item(event, &keys.status)?, item(event, &keys.headers)?) };
+        let mut head = Head::new();
+        // SAFETY: borrowed from the event.
+        head.status = unsafe { status_of(status)? };
+        if let Some(headers) = headers {
+            // SAFETY: as above.
+            unsafe { take_headers(headers, &mut head)? };
+        }
+        if head.status == 204 {
+            head.content_length = None;
+        }
+        self.bodiless.set(self.is_head || head.is_bodiless());
+        if let Some(length) = head.content_length.filter(|_| !self.bodiless.get()) {
+            self.room.set(length);
+        }
+        *self.head.borrow_mut() = Some(head);
+        self.stage.set(Stage::Body);
+        Ok(())
+    }
+
+    /// # Safety
+    /// `event` is a dict.
+    unsafe fn send_body(&self, call: &Call, event: *mut PyObject) -> Result<Object> {
+        let keys = &call.running.keys;
+        // SAFETY: the items are borrowed from the event, which the caller holds.
+        unsafe {
+            let more = match item(event, &keys.more_body)? {
+                Some(more) => is_true(more)?,
+                None => false,
+            };
+            match item(event, &keys.body)? {
+                None => self.pass(call, &[], more),
+                Some(body) if ffi::PyBytes_Check(body) != 0 => self.pass(call, bytes_of(body), more),
+                Some(body) => {
+                    let buffer = Buffer::of(body)?;
+                    self.pass(call, buffer.bytes(), more)
+                }
+            }
+        }
+    }
+
+    /// Gives the server a piece of the body, and the head with the first one.
+    fn pass(&self, call: &Call, data: &[u8], more: bool) -> Result<Object> {
+        let done = call.running.done.clone();
+        let data = if self.bodiless.get() { &[] } else { data };
+        let room = self.room.get();
+        if data.len() as u64 > room {
+            return raise_runtime_error("the response is longer than its Content-Length");
+        }
+        if !more && room != u64::MAX && (data.len() as u64) < room {
+            return raise_runtime_error("the response is shorter than its Content-Length");
+        }
+        if !more {
+            self.stage.set(Stage::Nothing);
+        }
+        if room != u64::MAX {
+            self.room.set(room - data.len() as u64);
+        }
+        let last = !more || self.bodiless.get() || self.room.get() == 0;
+        // Of a response that is complete for the client already.
+        if self.progress.get() == Progress::All {
+            return Ok(done);
+        }
+        let mut head = self.head.take();
+        if let Some(head) = head.as_mut().filter(|_| !more && !self.bodiless.get()) {
+            head.content_length.get_or_insert(data.len() as u64);
+        }
+        if data.is_empty() && head.is_none() && !last {
+            return Ok(done);
+        }
+        match self.transmit(call, head.as_ref(), data, if last { BURROW_LAST } else { BURROW_FLUSH }) {
+            0 => Ok(done),
+            1 => {
+                let (awaitable, future) = awaitable::waiting(call.running)?;
+                self.senders.borrow_mut().push(future);
+                Ok(awaitable)
+            }
+            _ => raise_gone(),
+        }
+    }
+
+    fn transmit(&self, call: &Call, head: Option<&Head>, data: &[u8], flags: u32) -> i32 {
+        let Some((exchange, io)) = call.exchange() else { return -1 };
+        let body = burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 };
+        // SAFETY: the host's function; the head and the data live until the call returns.
+        let send = |head: *const burrow_head| unsafe { (io.send)(exchange, head, &body, flags) };
+        let sent = head.map_or_else(|| send(ptr::null()), |head| head.described(|head| send(head)));
+        call.running.touch(io);
+        if sent < 0 {
+            call.lose();
+            return sent;
+        }
+        if flags & BURROW_LAST == 0 {
+            self.progress.set(Progress::Head);
+            return sent;
+        }
+        self.progress.set(Progress::All);
+        call.finish(BURROW_DONE);
+        call.check(self.disconnect(call));
+        0
+    }
+}
+
+/// # Safety
+/// Borrowed, live objects.
+unsafe fn status_of(status: Option<*mut PyObject>) -> Result<u16> {
+    // SAFETY: a live object, whose type is checked first.
+    let number = unsafe {
+        match status {
+            Some(status) if ffi::PyLong_Check(status) != 0 => ffi::PyLong_AsLong(status),
+            Some(status) => {
+                return raise_type_error(&format!("the status must be an int, not {}", type_name(status)))
+            }
+            None => return raise_value_error("http.response.start must have a status"),
+        }
+    };
+    // SAFETY: the thread is attached.
+    unsafe { ffi::PyErr_Clear() };
+    match number {
+        200..=999 => Ok(number as u16),
+        _ => raise_value_error("the status must be from 200 to 999"),
+    }
+}
+
+/// # Safety
+/// A live object.
+unsafe fn take_headers(headers: *mut PyObject, head: &mut Head) -> Result<()> {
+    // SAFETY: PySequence_Fast keeps the items; all are used before any Python code could change a list.
+    unsafe {
+        let headers = pieces(headers, "the headers must be an iterable")?;
+        let count = ffi::PySequence_Fast_GET_SIZE(headers.as_ptr());
+        head.reserve(count as usize);
+        for index in 0..count {
+            let pair = pieces(
+                ffi::PySequence_Fast_GET_ITEM(headers.as_ptr(), index),
+                "each header must be an iterable of two",
+            )?;
+            if ffi::PySequence_Fast_GET_SIZE(pair.as_ptr()) != 2 {
+                return raise_value_error("each header must be an iterable of two");
+            }
+            let start = head.text.len();
+            append(ffi::PySequence_Fast_GET_ITEM(pair.as_ptr(), 0), "name", head)?;
+            let middle = head.text.len();
+            append(ffi::PySequence_Fast_GET_ITEM(pair.as_ptr(), 1), "value", head)?;
+            head.take_header(start, middle)?;
+        }
+    }
+    Ok(())
+}
+
+/// As a list or tuple.
+unsafe fn pieces(of: *mut PyObject, otherwise: &str) -> Result<Object> {
+    // SAFETY: a live object.
+    match unsafe { Object::owned(ffi::PySequence_Fast(of, c"not iterable".as_ptr())) } {
+        Ok(found) => Ok(found),
+        Err(Raised) => raise_type_error(otherwise),
+    }
+}
+
+unsafe fn append(object: *mut PyObject, what: &str, head: &mut Head) -> Result<()> {
+    // SAFETY: a live object, whose type is checked first.
+    unsafe {
+        if ffi::PyBytes_Check(object) == 0 {
+            return raise_type_error(&format!("a header's {what} must be bytes, not {}", type_name(object)));
+        }
+        head.text.extend_from_slice(bytes_of(object));
+    }
+    Ok(())
+}
+
+unsafe fn is_true(object: *mut PyObject) -> Result<bool> {
+    // SAFETY: a live object.
+    match unsafe { ffi::PyObject_IsTrue(object) } {
+        -1 => Err(Raised),
+        truth => Ok(truth != 0),
+    }
+}
+
+/// The bytes of what is like bytes.
+struct Buffer(ffi::Py_buffer);
+
+impl Buffer {
+    /// # Safety
+    /// A live object.
+    unsafe fn of(object: *mut PyObject) -> Result<Buffer> {
+        let mut buffer = MaybeUninit::<ffi::Py_buffer>::uninit();
+        // SAFETY: filled where the call succeeds.
+        unsafe {
+            if ffi::PyObject_GetBuffer(object, buffer.as_mut_ptr(), ffi::PyBUF_SIMPLE) != 0 {
+                return raise_type_error(&format!("the body must be bytes, not {}", type_name(object)));
+            }
+            Ok(Buffer(buffer.assume_init()))
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.0.len == 0 {
+            return &[];
+        }
+        // SAFETY: as long as the buffer is held.
+        unsafe { std::slice::from_raw_parts(self.0.buf.cast(), self.0.len as usize) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: filled by PyObject_GetBuffer.
+        unsafe { ffi::PyBuffer_Release(&mut self.0) }
+    }
+}

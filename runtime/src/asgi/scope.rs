@@ -1,0 +1,236 @@
+//! The scope of a connection: a template, copied, and what the request adds.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use burrow_abi::{
+    burrow_request, burrow_var, slice, BURROW_PATH_INFO, BURROW_QUERY_STRING, BURROW_REMOTE_ADDR,
+    BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD, BURROW_REQUEST_SCHEME, BURROW_REQUEST_URI, BURROW_SCRIPT_NAME,
+    BURROW_SERVER_ADDR, BURROW_SERVER_NAME, BURROW_SERVER_PORT, BURROW_SERVER_PROTOCOL,
+};
+use pyo3_ffi as ffi;
+
+use super::call::Call;
+use super::event_loop::Running;
+use super::keys::Keys;
+use crate::object::{
+    bytes, dict, integer, interned, latin1, set_item, set_named, tuple, utf8, Object, Result,
+};
+
+/// What is the same for every request of an event loop, and what was made for the last one.
+pub struct Template {
+    /// Never handed out, only copied.
+    http: Object,
+    asgi: Object,
+    extensions: Object,
+    empty_text: Object,
+    empty_bytes: Object,
+    nothing: Object,
+    names: RefCell<HeaderNames>,
+    method: Cache,
+    scheme: Cache,
+    version: Cache,
+    root_path: Cache,
+    server: Cache,
+}
+
+impl Template {
+    pub fn new(keys: &Keys) -> Result<Template> {
+        let asgi = dict()?;
+        set_named(&asgi, c"version", &interned(c"3.0")?)?;
+        set_named(&asgi, c"spec_version", &interned(c"2.5")?)?;
+        // SAFETY: None is always there.
+        let nothing = unsafe { Object::borrowed(ffi::Py_None()) };
+        let http = dict()?;
+        set_item(&http, keys.type_.as_ptr(), &interned(c"http")?)?;
+        // Each request replaces these: so its copy never grows.
+        for key in [
+            &keys.asgi,
+            &keys.http_version,
+            &keys.method,
+            &keys.scheme,
+            &keys.path,
+            &keys.raw_path,
+            &keys.query_string,
+            &keys.root_path,
+            &keys.headers,
+            &keys.client,
+            &keys.server,
+            &keys.state,
+            &keys.extensions,
+        ] {
+            set_item(&http, key.as_ptr(), &nothing)?;
+        }
+        Ok(Template {
+            http,
+            asgi,
+            extensions: dict()?,
+            empty_text: latin1(b"")?,
+            empty_bytes: bytes(b"")?,
+            nothing,
+            names: RefCell::default(),
+            method: Cache::default(),
+            scheme: Cache::default(),
+            version: Cache::default(),
+            root_path: Cache::default(),
+            server: Cache::default(),
+        })
+    }
+}
+
+/// The object that was last made of some bytes.
+#[derive(Default)]
+struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
+
+impl Cache {
+    fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
+        if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| **known == *bytes) {
+            return Ok(made.clone());
+        }
+        let made = make(bytes)?;
+        let _last = self.0.replace(Some((bytes.into(), made.clone())));
+        Ok(made)
+    }
+}
+
+/// The scope of a call.
+pub fn build(running: &Running, call: &Call) -> Result<Object> {
+    let (keys, template) = (&running.keys, &running.template);
+    let request = call.request().expect("the call begins");
+    // SAFETY: the request's strings are there until its outcome is told.
+    let var = |var: burrow_var| unsafe { request.vars[var as usize].bytes() };
+    let scope = copy(&template.http)?;
+    let set = |key: &Object, value: &Object| set_item(&scope, key.as_ptr(), value);
+    set(&keys.asgi, &copy(&template.asgi)?)?;
+    set(&keys.http_version, &template.version.get(var(BURROW_SERVER_PROTOCOL), version)?)?;
+    set(&keys.method, &template.method.get(var(BURROW_REQUEST_METHOD), latin1)?)?;
+    set(&keys.scheme, &template.scheme.get(var(BURROW_REQUEST_SCHEME), latin1)?)?;
+    let (root, rest) = (var(BURROW_SCRIPT_NAME), var(BURROW_PATH_INFO));
+    if root.is_empty() {
+        set(&keys.root_path, &template.empty_text)?;
+        set(&keys.path, &utf8(rest)?)?;
+    } else {
+        set(&keys.root_path, &template.root_path.get(root, utf8)?)?;
+        set(&keys.path, &utf8(&[root, rest].concat())?)?;
+    }
+    set(&keys.raw_path, &bytes(raw_path(var(BURROW_REQUEST_URI)))?)?;
+    match var(BURROW_QUERY_STRING) {
+        b"" => set(&keys.query_string, &template.empty_bytes)?,
+        query => set(&keys.query_string, &bytes(query)?)?,
+    }
+    set(&keys.headers, &headers(template, request)?)?;
+    set(&keys.client, &client(template, var(BURROW_REMOTE_ADDR), var(BURROW_REMOTE_PORT))?)?;
+    let address = if var(BURROW_SERVER_ADDR).is_empty() { BURROW_SERVER_NAME } else { BURROW_SERVER_ADDR };
+    set(&keys.server, &server(template, var(address), var(BURROW_SERVER_PORT))?)?;
+    set(&keys.state, &copy(&call.application().state())?)?;
+    set(&keys.extensions, &copy(&template.extensions)?)?;
+    Ok(scope)
+}
+
+fn copy(dict: &Object) -> Result<Object> {
+    // SAFETY: a live dict.
+    unsafe { Object::owned(ffi::PyDict_Copy(dict.as_ptr())) }
+}
+
+/// "1.1" of "HTTP/1.1", "2" of "HTTP/2.0".
+fn version(protocol: &[u8]) -> Result<Object> {
+    let number = protocol.strip_prefix(b"HTTP/").unwrap_or(b"1.0");
+    latin1(match number {
+        [b'2'..=b'9', ..] => number.strip_suffix(b".0").unwrap_or(number),
+        _ => number,
+    })
+}
+
+/// The path of a request's target (RFC 9112, 3.2), as it was sent.
+fn raw_path(target: &[u8]) -> &[u8] {
+    let path = match target.windows(3).position(|part| part == b"://") {
+        Some(scheme) if !target.starts_with(b"/") => {
+            let authority = scheme + 3;
+            let path = target[authority..].iter().position(|byte| matches!(byte, b'/' | b'?'));
+            &target[path.map_or(target.len(), |path| authority + path)..]
+        }
+        _ => target,
+    };
+    let end = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
+    &path[..end]
+}
+
+/// None where the peer is no host: a UNIX socket's.
+fn client(template: &Template, address: &[u8], port: &[u8]) -> Result<Object> {
+    if address.is_empty() || address.starts_with(b"unix:") {
+        return Ok(template.nothing.clone());
+    }
+    tuple(vec![latin1(address)?, integer(number(port))?])
+}
+
+/// The server's end of the connection; the path of a UNIX socket, which has no port.
+fn server(template: &Template, address: &[u8], port: &[u8]) -> Result<Object> {
+    template.server.get(&[address, b" ", port].concat(), |_| match address.strip_prefix(b"unix:") {
+        Some(path) => tuple(vec![utf8(path)?, template.nothing.clone()]),
+        None => tuple(vec![latin1(address)?, integer(number(port))?]),
+    })
+}
+
+fn number(digits: &[u8]) -> u64 {
+    digits
+        .iter()
+        .filter(|digit| digit.is_ascii_digit())
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
+}
+
+/// Header names as they were received, and as the scope has them. Bounded: clients choose names.
+#[derive(Default)]
+struct HeaderNames(HashMap<Box<[u8]>, Object>);
+
+const MOST_NAMES: usize = 512;
+
+impl HeaderNames {
+    fn get(&mut self, name: &[u8]) -> Result<Object> {
+        if let Some(known) = self.0.get(name) {
+            return Ok(known.clone());
+        }
+        let made = bytes(&name.to_ascii_lowercase())?;
+        if self.0.len() < MOST_NAMES {
+            self.0.insert(name.into(), made.clone());
+        }
+        Ok(made)
+    }
+}
+
+fn headers(template: &Template, request: &burrow_request) -> Result<Object> {
+    // SAFETY: as many pairs as it says, which are there; a new list, each slot of which is filled.
+    unsafe {
+        let received = slice(request.headers, request.n_headers);
+        let list = Object::owned(ffi::PyList_New(received.len() as isize))?;
+        let mut names = template.names.borrow_mut();
+        for (index, header) in received.iter().enumerate() {
+            let pair = tuple2(names.get(header.name.bytes())?, bytes(header.value.bytes())?)?;
+            ffi::PyList_SET_ITEM(list.as_ptr(), index as isize, pair.into_ptr());
+        }
+        Ok(list)
+    }
+}
+
+fn tuple2(first: Object, second: Object) -> Result<Object> {
+    // SAFETY: a new tuple of two, each of which is filled with an owned reference.
+    unsafe {
+        let pair = Object::owned(ffi::PyTuple_New(2))?;
+        ffi::PyTuple_SET_ITEM(pair.as_ptr(), 0, first.into_ptr());
+        ffi::PyTuple_SET_ITEM(pair.as_ptr(), 1, second.into_ptr());
+        Ok(pair)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::raw_path;
+
+    #[test]
+    fn the_path_of_a_target() {
+        assert_eq!(raw_path(b"/a%20b?c=/d"), b"/a%20b");
+        assert_eq!(raw_path(b"http://host:80/a?b"), b"/a");
+        assert_eq!(raw_path(b"http://host"), b"");
+        assert_eq!(raw_path(b"/to?url=http://host/"), b"/to");
+        assert_eq!(raw_path(b"*"), b"*");
+    }
+}
