@@ -4,6 +4,7 @@ mod advice;
 mod directives;
 mod options;
 mod parse;
+mod refusals;
 mod report;
 mod table;
 

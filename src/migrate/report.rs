@@ -9,6 +9,7 @@ use super::advice;
 use super::directives::{self, Context, Setting, Status};
 use super::options;
 use super::parse::Directive;
+use super::refusals;
 use burrow_host::python::runtime_dir;
 
 /// Of the last three a person has to do something about.
@@ -101,7 +102,8 @@ pub struct Report {
 impl Report {
     pub fn of(configuration: &[Directive]) -> Self {
         let mut findings: Vec<Finding> = Vec::new();
-        for finding in configuration.iter().flat_map(judge).chain(advice::on(configuration)) {
+        let of_lines = configuration.iter().flat_map(judge);
+        for finding in of_lines.chain(refusals::of(configuration)).chain(advice::on(configuration)) {
             // A file that is included twice is told of once.
             if !findings.contains(&finding) {
                 findings.push(finding);
@@ -235,7 +237,8 @@ fn unknown(directive: &Directive) -> Finding {
 }
 
 fn relative_script(directive: &Directive, script: &str) -> Option<Finding> {
-    (!script.starts_with(['/', '$', '%'])).then(|| {
+    let is_module = script.contains(':') && !script.contains('/');
+    (!is_module && !script.starts_with(['/', '$', '%'])).then(|| {
         let reason = "the script's path is relative; write the whole path";
         Finding::at(directive, format!("{} {script}", directive.name), Verdict::NotSupported, reason)
     })

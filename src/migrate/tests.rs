@@ -47,6 +47,41 @@ fn what_is_unknown_is_said() {
 }
 
 #[test]
+fn values_that_httpd_would_refuse_are_said() {
+    for (line, why) in [
+        ("WSGIPythonOptimize 7", "'7' is not a number from 0 to 2"),
+        ("WSGIPythonPath lib", "'lib' is a relative path"),
+        ("WSGISlowRequests soon", "'soon' is not a number"),
+        ("WSGITrustedProxyHeaders X-Real-IP Forwarded", "Forwarded is no header"),
+        ("WSGIDaemonProcess a/b", "cannot name a process group"),
+        ("WSGIDaemonProcess shop threads=many", "threads=many: 'many' is not a number"),
+        ("WSGIDaemonProcess shop user=root", "do not run as root"),
+        (
+            "<WSGIInterpreterOptions application-group=a>\nWSGISwitchInterval 1\n</WSGIInterpreterOptions>",
+            "leave application-group out",
+        ),
+        ("LoadModule wsgi_module mod_wsgi.so\nWSGIProcessGroup other", "there is no WSGIDaemonProcess other"),
+        ("LoadModule wsgi_module mod_wsgi.so\nWSGIScriptAlias / /a process-group=other", "is not defined"),
+    ] {
+        let said =
+            report(line).into_iter().any(|said| said.contains(": not supported: ") && said.contains(why));
+        assert!(said, "{line}: {:?}", report(line));
+    }
+}
+
+#[test]
+fn what_only_httpd_knows_is_not_judged() {
+    for lines in [
+        "WSGIDaemonProcess shop threads=${THREADS}\nWSGIScriptAlias / shop.wsgi:application",
+        "<IfDefine a>\nWSGIDaemonProcess shop\n</IfDefine>\n<IfDefine b>\nWSGIDaemonProcess shop\n</IfDefine>",
+        "WSGIProcessGroup of-another-file",
+        "LoadModule wsgi_module mod_burrow.so\nWSGIProcessGroup %{ENV:GROUP}\nWSGIProcessGroup %{GLOBAL}",
+    ] {
+        assert!(!report(lines).iter().any(|said| said.contains("not supported")), "{:?}", report(lines));
+    }
+}
+
+#[test]
 fn misplaced_directives_are_said() {
     let found = report_on(".htaccess", "WSGIScriptAlias / /a.wsgi\nWSGICallableObject app");
     assert!(found[0].contains("does not take it in .htaccess files"));

@@ -13,6 +13,8 @@ mod usage;
 
 pub(crate) use ffi::settings as from_c;
 
+pub use usage::Place;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{c_char, CStr, CString};
 use std::path::{Path, PathBuf};
@@ -30,7 +32,7 @@ use gil::{Gil, Wish};
 use interpreters::Scope;
 use options::Embedded;
 use process_group::ProcessGroup;
-use usage::{Place, ProcessGroups, VirtualHost};
+use usage::{ProcessGroups, VirtualHost};
 
 /// Whose words the messages are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,16 +335,17 @@ impl Settings {
         let usable = || {
             let installation = Installation::find(self.python_home())?;
             installation.library()?;
-            self.gil.check(b"", installation.version, false)?;
-            installation.runtime(&python::runtime_dir())
+            installation.runtime(&python::runtime_dir())?;
+            Ok(installation.version)
         };
-        usable().map(drop).map_err(|message| match &self.python_home {
+        let version = usable().map_err(|message: String| match &self.python_home {
             Some((place, _)) => format!("{place}: {}: {message}", place.directive),
             None => format!(
                 "{message} (the system's Python is used, since there is no {})",
                 self.server.python_home_directive()
             ),
-        })
+        })?;
+        self.gil.check(b"", version, false)
     }
 
     /// Has the applications that are known join their process groups, as others will.
