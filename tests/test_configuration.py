@@ -203,8 +203,12 @@ def test_process_group(server, options):
     check_refusal(*said, PROCESS_GROUP[options], r"\.conf")
 
 
-def test_a_refusal_names_one_place(nginx):
-    _, said = nginx.configtest(http="wsgi_import_script /x.py process-group=shop application-group=a;")
+@pytest.mark.parametrize(
+    "directive",
+    ["wsgi_import_script /x.py process-group=shop application-group=a;", "wsgi_free_threading on;"],
+)
+def test_a_refusal_names_one_place(nginx, directive):
+    _, said = nginx.configtest(http=directive)
     assert len(re.findall(r"nginx\.conf:\d+", said)) == 1, said
     assert "wsgi_python_home" not in said
 
