@@ -8,7 +8,6 @@ import threading
 import time
 
 events = []
-started = time.monotonic()
 
 
 async def application(scope, receive, send):
@@ -249,14 +248,21 @@ async def twice(scope, receive, send):
 
 async def kinds(scope, receive, send):
     """What is like bytes is a body, too."""
-    await send({"type": "http.response.start", "status": 200, "headers": iter([[b"X-A", b"1"], (b"x-a", b"2")])})
+    headers = iter([[b"X-A", b"1"], (b"x-a", b"2")])
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": bytearray(b"array "), "more_body": True})
     await send({"type": "http.response.body", "body": memoryview(b"view")})
 
 
 async def blocked(scope, receive, send):
-    time.sleep(5)
-    await respond(send, b"slept\n")
+    """Keeps the loop's thread until there is a file of this name."""
+    while not os.path.exists(scope["query_string"]):
+        time.sleep(0.01)
+    await respond(send, b"unblocked\n")
+
+
+async def path_of(scope, receive, send):
+    await respond(send, f"{scope['root_path']}|{scope['path']}".encode())
 
 
 async def threaded(scope, receive, send):
