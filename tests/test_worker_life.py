@@ -300,7 +300,7 @@ def application(environ, start_response):
 """)
     interpreter = {
         "application_group": None, "paths": [], "restrict_stdin": False, "restrict_stdout": False,
-        "restrict_signal": restricted,
+        "restrict_signal": restricted, "own_gil": False,
     }  # fmt: skip
     worker.start(app(script), interpreters=[interpreter], main_interpreter=True)
     if restricted:

@@ -25,6 +25,25 @@ impl Head {
         self.headers.reserve(headers);
     }
 
+    /// Adds a header of our own.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(name);
+        let middle = self.text.len();
+        self.text.extend_from_slice(value);
+        self.headers.push([start, middle, self.text.len()].map(|at| at as u32));
+    }
+
+    /// How many headers there are.
+    pub fn count(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.headers.iter().map(|at| &self.text[at[0] as usize..at[1] as usize])
+    }
+
     /// Whether such an answer has no body (RFC 9110, 15.3.5 and 15.4.5).
     pub fn is_bodiless(&self) -> bool {
         matches!(self.status, 204 | 304)

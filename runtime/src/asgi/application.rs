@@ -7,6 +7,7 @@ use burrow_abi::{Submission, BURROW_FAILED, BURROW_LOG_ERR};
 
 use super::call::{self, Call};
 use super::event_loop::Running;
+use super::protocol::Protocol;
 use crate::app::{App, Chosen};
 use crate::host;
 use crate::instance::{Instance, Loaded};
@@ -119,8 +120,9 @@ fn submit_to(running: &'static Running, loaded: Arc<Loaded>, submission: Submiss
     let application = asgi(&loaded);
     match application.serves.get() {
         Some(true) => {
+            let Some(protocol) = Protocol::new(running, &submission) else { return };
             application.calls.set(application.calls.get() + 1);
-            call::start(running, loaded, &submission, chosen);
+            call::start(running, loaded, protocol, &submission, chosen);
         }
         Some(false) => refuse(running, &submission, "did not start"),
         None => application.waiting.borrow_mut().push((submission, chosen)),

@@ -19,7 +19,7 @@ use pyo3_ffi::{PyMethodDef, PyObject};
 
 use super::application::{self, Application};
 use super::event_loop::Running;
-use super::http::Http;
+use super::protocol::Protocol;
 use super::scope;
 use crate::app::Chosen;
 use crate::attach::Attached;
@@ -57,7 +57,7 @@ pub struct Call {
     expired: Cell<bool>,
     /// Until the host was told the outcome.
     counted: RefCell<Option<(Chosen, Busy)>>,
-    pub http: Http,
+    pub protocol: Protocol,
 }
 
 pub fn describe() -> Type {
@@ -81,7 +81,13 @@ static RECEIVE: Function = Function::new();
 static SEND: Function = Function::new();
 
 /// Starts a request's task. On Python 3.12 and later it runs at once, until the application waits.
-pub fn start(running: &'static Running, loaded: Arc<Loaded>, submission: &Submission, chosen: Chosen) {
+pub fn start(
+    running: &'static Running,
+    loaded: Arc<Loaded>,
+    protocol: Protocol,
+    submission: &Submission,
+    chosen: Chosen,
+) {
     // SAFETY: the host's, until `finish`.
     let io = unsafe { &*submission.io };
     let call = Call {
@@ -97,8 +103,7 @@ pub fn start(running: &'static Running, loaded: Arc<Loaded>, submission: &Submis
         cancelled: Cell::new(false),
         expired: Cell::new(false),
         counted: RefCell::new(Some((chosen, running.event_loop.interpreter.busy()))),
-        // SAFETY: as above.
-        http: Http::new(unsafe { &*submission.request }),
+        protocol,
         loaded,
     };
     let _bound = log::bind(submission.exchange);
@@ -135,11 +140,11 @@ fn begin(run: &Object, call: &'static Call) -> Result<()> {
     let coroutine = call.loaded.callable.call(&[&scope, &receive, &send])?;
     *call.coroutine.borrow_mut() = Some(awaited(coroutine)?);
     let task = running.new_task(run)?;
-    if call.coroutine.borrow().is_some() {
+    if call.is_running() {
         *call.task.borrow_mut() = Some(task);
-        if let Some(exchange) = NonNull::new(call.exchange.get()) {
-            running.calls.borrow_mut().insert(exchange, run.clone());
-        }
+    }
+    if let Some(exchange) = NonNull::new(call.exchange.get()) {
+        running.calls.borrow_mut().insert(exchange, run.clone());
     }
     Ok(())
 }
@@ -191,7 +196,7 @@ impl Call {
 
     /// Whether nothing more comes of the client, or goes to it.
     pub fn is_over(&self) -> bool {
-        self.gone.get() || self.exchange.get().is_null()
+        self.gone.get() || self.exchange.get().is_null() || self.protocol.is_closed()
     }
 
     /// Tells the host what became of the request; the application may run on.
@@ -211,13 +216,12 @@ impl Call {
     pub fn wake(&self, events: u32) {
         let _bound = log::bind(self.exchange.get());
         if events & EXPIRED != 0 {
-            self.expired.set(true);
-            self.cancel();
+            self.expire();
         }
         if events & GONE != 0 {
             self.lose();
         }
-        let told = self.http.wake(self, events);
+        let told = self.protocol.wake(self, events);
         self.check(told);
     }
 
@@ -226,13 +230,24 @@ impl Call {
         if self.gone.replace(true) {
             return;
         }
-        let told = self.http.disconnect(self).and_then(|()| {
-            let Some(task) = self.task.borrow().clone() else { return Ok(()) };
+        let told = self.protocol.disconnect(self).and_then(|()| self.hang_up());
+        self.check(told);
+    }
+
+    /// The task is cancelled after a while, if it has not ended by then.
+    pub fn hang_up(&self) -> Result<()> {
+        let Some(task) = self.task.borrow().clone() else { return Ok(()) };
+        if self.timer.borrow().is_none() {
             let timer = self.running.call_later(GRACE, &task.attr(c"cancel")?)?;
             *self.timer.borrow_mut() = Some(timer);
-            Ok(())
-        });
-        self.check(told);
+        }
+        Ok(())
+    }
+
+    /// Its time is up.
+    pub fn expire(&self) {
+        self.expired.set(true);
+        self.cancel();
     }
 
     fn cancel(&self) {
@@ -251,8 +266,21 @@ impl Call {
 
     /// The process takes no further requests, and the time of this one is over.
     pub fn retire(&self) {
-        let told = self.http.disconnect(self);
+        let told = self.protocol.disconnect(self);
         self.check(told);
+    }
+
+    /// The same, of a WebSocket, which need not wait.
+    pub fn retire_socket(&self) {
+        if let Some(socket) = self.protocol.socket() {
+            let _bound = log::bind(self.exchange.get());
+            self.check(socket.retire(self));
+        }
+    }
+
+    /// Whether the application has not ended.
+    pub fn is_running(&self) -> bool {
+        self.coroutine.borrow().is_some()
     }
 
     /// The application has returned, or raised.
@@ -263,22 +291,25 @@ impl Call {
             let cancelled = timer.attr(c"cancel").and_then(|cancel| cancel.call(&[]));
             self.check(cancelled.map(drop));
         }
+        let raised = exception.is_some();
         match exception {
             Some(exception) => self.failed(exception),
             None => {
-                let missing = self.http.missing().filter(|_| !self.is_over());
+                let missing = self.protocol.missing().filter(|_| !self.is_over());
                 if let Some(missing) = missing {
                     self.complain(&format!("returned {missing}"));
                 }
             }
         }
-        let outcome = match self.http.is_started() {
-            _ if self.expired.get() && !self.http.is_started() => BURROW_TIMEOUT,
-            _ if self.gone.get() => BURROW_GONE,
-            true => BURROW_ABORTED,
-            false => BURROW_FAILED,
-        };
-        self.finish(outcome);
+        if !self.protocol.leave(self, raised) {
+            let outcome = match self.protocol.is_started() {
+                _ if self.expired.get() && !self.protocol.is_started() => BURROW_TIMEOUT,
+                _ if self.gone.get() => BURROW_GONE,
+                true => BURROW_ABORTED,
+                false => BURROW_FAILED,
+            };
+            self.finish(outcome);
+        }
         self.running.forget(self);
         application::ended(self.running, self);
     }
@@ -292,7 +323,7 @@ impl Call {
         // SAFETY: the thread is attached, so the builtin types are there.
         let client_left = self.is_over() && is(unsafe { ffi::PyExc_OSError });
         let cancelled = is(self.running.cancelled_error.as_ptr());
-        if client_left || (cancelled && self.gone.get()) {
+        if client_left || (cancelled && self.is_over()) {
             let line = format!(
                 "burrow: the client left before ASGI application '{}' was done.",
                 self.instance.app().name()
@@ -338,7 +369,7 @@ impl Call {
 unsafe extern "C" fn receive(object: *mut PyObject, _nothing: *mut PyObject) -> *mut PyObject {
     // SAFETY: self is the Run that PyCFunction_New was given.
     let call = unsafe { call_at(object) };
-    call.on_loop().and_then(|()| call.http.receive(call)).map_or(null_mut(), Object::into_ptr)
+    call.on_loop().and_then(|()| call.protocol.receive(call)).map_or(null_mut(), Object::into_ptr)
 }
 
 unsafe extern "C" fn send(object: *mut PyObject, event: *mut PyObject) -> *mut PyObject {
@@ -348,7 +379,7 @@ unsafe extern "C" fn send(object: *mut PyObject, event: *mut PyObject) -> *mut P
         if call.gone.get() || (call.exchange.get().is_null() && call.coroutine.borrow().is_none()) {
             return raise_gone();
         }
-        call.http.send(call, event)
+        call.protocol.send(call, event)
     });
     sent.map_or(null_mut(), Object::into_ptr)
 }

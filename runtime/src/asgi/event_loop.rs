@@ -20,7 +20,7 @@ use super::http;
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::scope::Template;
-use super::watchdog;
+use super::{watchdog, websocket};
 use crate::app::{App, Chosen};
 use crate::attach::Attached;
 use crate::bootstrap::{named, text, State};
@@ -124,6 +124,7 @@ pub struct Running {
     call_later: Object,
     flush: Object,
     retire: Object,
+    pub look: Object,
     /// See asgi.py.
     lifespan: Object,
     end: Object,
@@ -139,6 +140,8 @@ pub struct Running {
     touched: Cell<Option<&'static LoopIo>>,
     /// `flush` will be called without further ado.
     flushes: Cell<bool>,
+    /// `look` will be called: there are WebSockets.
+    pub looks: Cell<bool>,
     batch: RefCell<Vec<Message>>,
     /// For pieces of bodies.
     pub buffer: RefCell<Box<[u8]>>,
@@ -212,6 +215,7 @@ impl Running {
             python,
             flush: function(c"flush")?,
             retire: function(c"retire")?,
+            look: function(c"look")?,
             lifespan: function(c"Lifespan")?,
             end: function(c"end")?,
             stop: function(c"stop")?,
@@ -222,6 +226,7 @@ impl Running {
             stopped: RefCell::default(),
             touched: Cell::new(None),
             flushes: Cell::new(false),
+            looks: Cell::new(false),
             batch: RefCell::default(),
             buffer: RefCell::new(vec![0; http::PIECE].into()),
         };
@@ -357,6 +362,7 @@ impl Running {
                 application::begin(self, instance, loaded, replaced)
             }
             Message::Retire(grace) => {
+                self.calls().iter().for_each(|run| call::call_of(run).retire_socket());
                 let retired = self.call_later(f64::from(grace) / 1000.0, &self.retire);
                 if retired.is_err() {
                     self.state().report(take_exception());
@@ -366,10 +372,14 @@ impl Running {
         }
     }
 
+    /// Those that the host waits for.
+    pub fn calls(&self) -> Vec<Object> {
+        self.calls.borrow().values().cloned().collect()
+    }
+
     /// Tells those whose `receive()` waits that nothing follows.
     fn retire(&self) {
-        let calls: Vec<_> = self.calls.borrow().values().cloned().collect();
-        calls.iter().for_each(|run| call::call_of(run).retire());
+        self.calls().iter().for_each(|run| call::call_of(run).retire());
     }
 
     fn stop(&self, stopped: Sender<()>) {
@@ -391,11 +401,12 @@ impl Running {
     }
 }
 
-pub fn functions() -> [PyMethodDef; 5] {
+pub fn functions() -> [PyMethodDef; 6] {
     [
         method(c"_drain", drain),
         method(c"_flush", flush),
         method(c"_retire", retire),
+        method(c"_look", look),
         method(c"_begun", begun),
         method(c"_stopped", stopped),
     ]
@@ -431,6 +442,12 @@ unsafe extern "C" fn flush(module: *mut PyObject, _args: *mut PyObject) -> *mut 
 unsafe extern "C" fn retire(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
     // SAFETY: as above.
     unsafe { call(module, Running::retire) }
+}
+
+unsafe extern "C" fn look(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above.
+    let looked = unsafe { running_of(module) }.and_then(websocket::look);
+    looked.map_or(std::ptr::null_mut(), |()| none())
 }
 
 unsafe extern "C" fn stopped(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {

@@ -3,7 +3,9 @@
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyObject;
 
-use crate::object::{interned, Object, Raised, Result};
+use crate::object::{
+    interned, raise_type_error, raise_value_error, text_of, type_name, Object, Raised, Result,
+};
 
 macro_rules! keys {
     ($($name:ident $text:literal)*) => {
@@ -21,7 +23,9 @@ macro_rules! keys {
 keys! {
     asgi c"asgi"
     body c"body"
+    bytes c"bytes"
     client c"client"
+    code c"code"
     extensions c"extensions"
     headers c"headers"
     http_version c"http_version"
@@ -30,12 +34,36 @@ keys! {
     path c"path"
     query_string c"query_string"
     raw_path c"raw_path"
+    reason c"reason"
     root_path c"root_path"
     scheme c"scheme"
     server c"server"
     state c"state"
     status c"status"
+    subprotocol c"subprotocol"
+    subprotocols c"subprotocols"
+    text c"text"
     type_ c"type"
+    websocket_connect c"websocket.connect"
+    websocket_disconnect c"websocket.disconnect"
+    websocket_receive c"websocket.receive"
+}
+
+/// What an event that the application sends is.
+///
+/// # Safety
+/// A live object, which outlives the text.
+pub unsafe fn kind_of<'a>(event: *mut PyObject, keys: &Keys) -> Result<&'a str> {
+    // SAFETY: as the caller vouches; checked to be a dict before its item is borrowed.
+    unsafe {
+        if ffi::PyDict_Check(event) == 0 {
+            return raise_type_error(&format!("an ASGI event must be a dict, not {}", type_name(event)));
+        }
+        match item(event, &keys.type_)? {
+            Some(kind) => text_of(kind),
+            None => raise_value_error("an ASGI event must have a type"),
+        }
+    }
 }
 
 /// An item of an event; None where it is not there. Borrowed from the event.

@@ -2,7 +2,7 @@
 //!
 //! A server's thread submits a request to the [`inbox`] of its application's [`event_loop`]. The loop's thread
 //! starts a task for it, [`call`], as soon as the [`application`] has begun: with a [`scope`], and with `receive`
-//! and `send`, which belong to the protocol: [`http`].
+//! and `send`, which belong to the [`protocol`]: [`http`] or [`websocket`].
 
 mod application;
 pub mod awaitable;
@@ -11,8 +11,10 @@ mod event_loop;
 mod http;
 mod inbox;
 mod keys;
+mod protocol;
 mod scope;
 mod watchdog;
+mod websocket;
 
 use std::ffi::{c_int, c_void};
 use std::iter;

@@ -14,15 +14,17 @@ use super::call::Call;
 use super::event_loop::Running;
 use super::keys::Keys;
 use crate::object::{
-    bytes, dict, integer, interned, latin1, set_item, set_named, tuple, utf8, Object, Result,
+    bytes, dict, integer, interned, latin1, set_item, set_named, tuple, utf8, Object, Raised, Result,
 };
 
 /// What is the same for every request of an event loop, and what was made for the last one.
 pub struct Template {
     /// Never handed out, only copied.
     http: Object,
+    websocket: Object,
     asgi: Object,
     extensions: Object,
+    websocket_extensions: Object,
     empty_text: Object,
     empty_bytes: Object,
     nothing: Object,
@@ -61,10 +63,21 @@ impl Template {
         ] {
             set_item(&http, key.as_ptr(), &nothing)?;
         }
+        let websocket = copy(&http)?;
+        set_item(&websocket, keys.type_.as_ptr(), &interned(c"websocket")?)?;
+        set_item(&websocket, keys.subprotocols.as_ptr(), &nothing)?;
+        // SAFETY: a live dict that has the key.
+        if unsafe { ffi::PyDict_DelItem(websocket.as_ptr(), keys.method.as_ptr()) } != 0 {
+            return Err(Raised);
+        }
+        let websocket_extensions = dict()?;
+        set_named(&websocket_extensions, c"websocket.http.response", &dict()?)?;
         Ok(Template {
             http,
+            websocket,
             asgi,
             extensions: dict()?,
+            websocket_extensions,
             empty_text: latin1(b"")?,
             empty_bytes: bytes(b"")?,
             nothing,
@@ -99,12 +112,24 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     let request = call.request().expect("the call begins");
     // SAFETY: the request's strings are there until its outcome is told.
     let var = |var: burrow_var| unsafe { request.vars[var as usize].bytes() };
-    let scope = copy(&template.http)?;
+    let socket = call.protocol.socket();
+    let scope = copy(if socket.is_some() { &template.websocket } else { &template.http })?;
     let set = |key: &Object, value: &Object| set_item(&scope, key.as_ptr(), value);
     set(&keys.asgi, &copy(&template.asgi)?)?;
     set(&keys.http_version, &template.version.get(var(BURROW_SERVER_PROTOCOL), version)?)?;
-    set(&keys.method, &template.method.get(var(BURROW_REQUEST_METHOD), latin1)?)?;
-    set(&keys.scheme, &template.scheme.get(var(BURROW_REQUEST_SCHEME), latin1)?)?;
+    match socket {
+        None => {
+            set(&keys.method, &template.method.get(var(BURROW_REQUEST_METHOD), latin1)?)?;
+            set(&keys.scheme, &template.scheme.get(var(BURROW_REQUEST_SCHEME), latin1)?)?;
+            set(&keys.extensions, &copy(&template.extensions)?)?;
+        }
+        Some(socket) => {
+            let scheme = if var(BURROW_REQUEST_SCHEME) == b"https" { b"wss" } else { &b"ws"[..] };
+            set(&keys.scheme, &template.scheme.get(scheme, latin1)?)?;
+            set(&keys.subprotocols, &texts(socket.subprotocols())?)?;
+            set(&keys.extensions, &copy(&template.websocket_extensions)?)?;
+        }
+    }
     let (root, rest) = (var(BURROW_SCRIPT_NAME), var(BURROW_PATH_INFO));
     if root.is_empty() {
         set(&keys.root_path, &template.empty_text)?;
@@ -123,13 +148,23 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     let address = if var(BURROW_SERVER_ADDR).is_empty() { BURROW_SERVER_NAME } else { BURROW_SERVER_ADDR };
     set(&keys.server, &server(template, var(address), var(BURROW_SERVER_PORT))?)?;
     set(&keys.state, &copy(&call.application().state())?)?;
-    set(&keys.extensions, &copy(&template.extensions)?)?;
     Ok(scope)
 }
 
 fn copy(dict: &Object) -> Result<Object> {
     // SAFETY: a live dict.
     unsafe { Object::owned(ffi::PyDict_Copy(dict.as_ptr())) }
+}
+
+fn texts(texts: &[String]) -> Result<Object> {
+    // SAFETY: a new list, each slot of which is filled.
+    unsafe {
+        let list = Object::owned(ffi::PyList_New(texts.len() as isize))?;
+        for (index, text) in texts.iter().enumerate() {
+            ffi::PyList_SET_ITEM(list.as_ptr(), index as isize, utf8(text.as_bytes())?.into_ptr());
+        }
+        Ok(list)
+    }
 }
 
 /// "1.1" of "HTTP/1.1", "2" of "HTTP/2.0".

@@ -79,8 +79,8 @@ impl Connection {
 
     /// Sends a message.
     pub fn send(&mut self, kind: Kind, data: &[u8]) {
-        match self.deflate.as_ref().and_then(|deflate| compress(data, deflate)) {
-            Some(compressed) => self.write(kind.into(), true, &compressed),
+        match &self.deflate {
+            Some(deflate) => self.write(kind.into(), true, &compress(data, deflate)),
             None => self.write(kind.into(), false, data),
         }
     }
@@ -273,7 +273,7 @@ mod tests {
         connection.send(Kind::Binary, &[0; 2000]);
         let mut output = connection.take_output();
         assert_eq!((output[0], output[1] as usize), (0xc2, output.len() - 2));
-        output.splice(..2, []);
+        output.drain(..2);
         assert_eq!(
             events(&mut connection, frame(0xc2, &output)),
             [Event::Closed(Close::new(TOO_BIG, "a message that is too long"))]

@@ -10,8 +10,6 @@ use crate::extensions::Deflate;
 
 /// What every flush ends with, and no message.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// Shorter messages are not worth it.
-const WORTHWHILE: usize = 1024;
 /// How much room is made at once.
 const STEP: usize = 16 << 10;
 /// The smallest window that zlib knows in raw DEFLATE.
@@ -22,23 +20,25 @@ thread_local! {
     static COMPRESSORS: RefCell<HashMap<u8, Compress>> = RefCell::default();
 }
 
-/// The message, compressed. None where that is not worth it.
-pub fn compress(message: &[u8], deflate: &Deflate) -> Option<Vec<u8>> {
-    if message.len() < WORTHWHILE {
-        return None;
-    }
+/// The message, compressed.
+pub fn compress(message: &[u8], deflate: &Deflate) -> Vec<u8> {
     COMPRESSORS.with_borrow_mut(|all| {
-        let new = || Compress::new_with_window_bits(Compression::default(), false, deflate.own_bits);
+        // What a better level saves of a message costs more time than sending it.
+        let new = || Compress::new_with_window_bits(Compression::fast(), false, deflate.own_bits);
         let compressor = all.entry(deflate.own_bits).or_insert_with(new);
         compressor.reset();
-        let mut compressed = Vec::with_capacity(message.len());
-        // What is no shorter than the message does not fit.
-        let done = compressor.compress_vec(message, &mut compressed, FlushCompress::Sync);
-        let whole = done.is_ok() && compressed.len() < compressed.capacity();
-        whole.then(|| {
-            compressed.truncate(compressed.len() - TAIL.len());
-            compressed
-        })
+        let mut compressed = Vec::with_capacity(message.len() + STEP.min(message.len() / 8 + 64));
+        loop {
+            let rest = &message[compressor.total_in() as usize..];
+            compressor
+                .compress_vec(rest, &mut compressed, FlushCompress::Sync)
+                .expect("it can be compressed whatever it is");
+            if compressed.len() < compressed.capacity() {
+                compressed.truncate(compressed.len() - TAIL.len());
+                return compressed;
+            }
+            compressed.reserve(STEP);
+        }
     })
 }
 
@@ -108,7 +108,7 @@ mod tests {
             let own = agreed(&format!("permessage-deflate; server_max_window_bits={bits}"));
             let mut decompressor = Decompressor::new(&agreed("permessage-deflate"));
             for _ in 0..3 {
-                let compressed = compress(&message, &own).unwrap();
+                let compressed = compress(&message, &own);
                 let mut got = Vec::new();
                 for piece in compressed.chunks(1000) {
                     decompressor.add(piece, &mut got, message.len()).unwrap();
@@ -120,17 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_worth_it() {
+    fn what_cannot_be_made_smaller() {
         let deflate = agreed("permessage-deflate");
-        assert!(compress(&[7; WORTHWHILE - 1], &deflate).is_none());
         let mut seed = 1u32;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (seed >> 24) as u8
         })
-        .take(5000)
+        .take(300_000)
         .collect();
-        assert!(compress(&noise, &deflate).is_none());
+        for length in (0..300).chain([1000, 65_535, 65_536, noise.len()]) {
+            let (mut got, message) = (Vec::new(), &noise[..length]);
+            let mut decompressor = Decompressor::new(&deflate);
+            decompressor.add(&compress(message, &deflate), &mut got, length).unwrap();
+            decompressor.end(&mut got, length).unwrap();
+            assert_eq!(got, message);
+        }
     }
 
     #[test]
@@ -154,7 +159,7 @@ mod tests {
     #[test]
     fn bombs_and_rubbish() {
         let deflate = agreed("permessage-deflate");
-        let bomb = compress(&vec![0; 10 << 20], &deflate).unwrap();
+        let bomb = compress(&vec![0; 10 << 20], &deflate);
         let mut got = Vec::new();
         let end = Decompressor::new(&deflate).add(&bomb, &mut got, 100_000);
         assert_eq!(end.unwrap_err().code, TOO_BIG);

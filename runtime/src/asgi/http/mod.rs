@@ -14,6 +14,7 @@ use super::call::Call;
 use crate::head::Head;
 use crate::object::{none, Object, Result};
 pub use receive::{empty_body, PIECE};
+pub use send::{take_headers, Buffer};
 
 /// What the application may send.
 #[derive(Clone, Copy, PartialEq)]

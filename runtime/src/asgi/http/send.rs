@@ -10,11 +10,11 @@ use pyo3_ffi::PyObject;
 use super::{Http, Progress, Stage};
 use crate::asgi::awaitable;
 use crate::asgi::call::Call;
-use crate::asgi::keys::{item, Keys};
+use crate::asgi::keys::{item, kind_of, Keys};
 use crate::head::Head;
 use crate::object::{
-    bytes_of, raise_gone, raise_runtime_error, raise_type_error, raise_value_error, text_of, type_name,
-    Object, Raised, Result,
+    bytes_of, raise_gone, raise_runtime_error, raise_type_error, raise_value_error, type_name, Object,
+    Raised, Result,
 };
 
 impl Http {
@@ -23,13 +23,7 @@ impl Http {
         let keys = &call.running.keys;
         // SAFETY: a live object, checked to be a dict; its items are borrowed from it.
         unsafe {
-            if ffi::PyDict_Check(event) == 0 {
-                return raise_type_error(&format!("an ASGI event must be a dict, not {}", type_name(event)));
-            }
-            let kind = match item(event, &keys.type_)? {
-                Some(kind) => text_of(kind)?,
-                None => return raise_value_error("an ASGI event must have a type"),
-            };
+            let kind = kind_of(event, keys)?;
             match (kind, self.stage.get()) {
                 ("http.response.start", Stage::Start) => self.start(event, keys)?,
                 ("http.response.body", Stage::Body) => return self.send_body(call, event),
@@ -50,7 +44,7 @@ impl Http {
 
     /// # Safety
     /// `event` is a dict.
-    unsafe fn start(&self, event: *mut PyObject, keys: &Keys) -> Result<()> {
+    pub unsafe fn start(&self, event: *mut PyObject, keys: &Keys) -> Result<()> {
         // SAFETY: as the caller vouches.
         let (status, headers) = unsafe { (item(event, &keys.status)?, item(event, &keys.headers)?) };
         let mut head = Head::new();
@@ -74,7 +68,7 @@ impl Http {
 
     /// # Safety
     /// `event` is a dict.
-    unsafe fn send_body(&self, call: &Call, event: *mut PyObject) -> Result<Object> {
+    pub unsafe fn send_body(&self, call: &Call, event: *mut PyObject) -> Result<Object> {
         let keys = &call.running.keys;
         // SAFETY: the items are borrowed from the event, which the caller holds.
         unsafe {
@@ -178,7 +172,7 @@ unsafe fn status_of(status: Option<*mut PyObject>) -> Result<u16> {
 
 /// # Safety
 /// A live object.
-unsafe fn take_headers(headers: *mut PyObject, head: &mut Head) -> Result<()> {
+pub unsafe fn take_headers(headers: *mut PyObject, head: &mut Head) -> Result<()> {
     // SAFETY: PySequence_Fast keeps the items; all are used before any Python code could change a list.
     unsafe {
         let headers = pieces(headers, "the headers must be an iterable")?;
@@ -231,12 +225,12 @@ unsafe fn is_true(object: *mut PyObject) -> Result<bool> {
 }
 
 /// The bytes of what is like bytes.
-struct Buffer(ffi::Py_buffer);
+pub struct Buffer(ffi::Py_buffer);
 
 impl Buffer {
     /// # Safety
     /// A live object.
-    unsafe fn of(object: *mut PyObject) -> Result<Buffer> {
+    pub unsafe fn of(object: *mut PyObject) -> Result<Buffer> {
         let mut buffer = MaybeUninit::<ffi::Py_buffer>::uninit();
         // SAFETY: filled where the call succeeds.
         unsafe {
@@ -247,7 +241,7 @@ impl Buffer {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         if self.0.len == 0 {
             return &[];
         }
