@@ -2,9 +2,11 @@
 
 import pathlib
 import re
+import shutil
+import subprocess
 
 import pytest
-from servers import PYTHON_HOME, Mount
+from servers import DIST, PYTHON_HOME, Mount
 
 PYENV = pathlib.Path.home() / ".pyenv" / "versions"
 
@@ -217,6 +219,42 @@ def test_configtest_is_quiet_when_all_is_well(server):
     code, said = server.configtest()
     assert code == 0
     assert "burrow" not in said.replace(str(server.root), "").lower()
+
+
+def check_with(server, old, new):
+    """The check of a configuration with something replaced: (exit code, what it said)."""
+    server.configure([Mount("/", "hello.py")])
+    file = server.root / {"apache": "httpd.conf", "nginx": "nginx.conf"}[server.kind]
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    done = subprocess.run(server.command("-t"), capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stderr
+
+
+def test_debians_snippets(server):
+    # They name what `make install` installs.
+    apache = server.kind == "apache"
+    snippet = DIST.parent.parent / "conf" / ("burrow.load" if apache else "50-mod-http-burrow.conf")
+    (server.root / "load.conf").write_text(snippet.read_text().replace("/usr/local", str(DIST)))
+    include = f"{'Include' if apache else 'include'} {server.root}/load.conf{'' if apache else ';'}"
+    line = (
+        f"LoadModule wsgi_module {DIST}/lib/burrow/mod_burrow.so" if apache
+        else f"load_module {DIST}/lib/burrow/ngx_http_burrow_module.so;"
+    )  # fmt: skip
+    code, said = check_with(server, line, include)
+    assert code == 0, said
+
+
+def test_a_copied_module(apache):
+    # Runtimes lie beside the module: a link leads to them, a copy does not.
+    original, module = f"{DIST}/lib/burrow/mod_burrow.so", apache.root / "mod_burrow.so"
+    shutil.copy(original, module)
+    code, said = check_with(apache, original, str(module))
+    assert code != 0
+    assert "make install" in said
+    module.unlink()
+    module.symlink_to(original)
+    assert check_with(apache, original, str(module))[0] == 0
 
 
 def refused(server, home, cause):

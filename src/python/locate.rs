@@ -163,6 +163,13 @@ impl Installation {
         if path.is_file() {
             return Ok(path);
         }
+        if !dir.is_dir() {
+            return Err(format!(
+                "there is no '{}' beside Burrow's module: load the module from the folder that make install put \
+                 it in, or through a link to there",
+                dir.display()
+            ));
+        }
         Err(format!(
             "there is no Burrow runtime for Python {} ('{}'): build it with make build PYTHONS={}",
             self.version,

@@ -158,6 +158,8 @@ fn a_missing_library_or_runtime_is_named() {
     let found = tree.find("venv").unwrap();
     assert!(found.library().unwrap_err().contains("--enable-shared"));
     let runtime = format!("runtime/cpython-311-{}.so", triplet());
+    assert!(found.runtime(&tree.path("runtime")).unwrap_err().contains("make install"));
+    fs::create_dir(tree.path("runtime")).unwrap();
     assert!(found.runtime(&tree.path("runtime")).unwrap_err().contains(&runtime));
     tree.file(&runtime, "");
     assert_eq!(found.runtime(&tree.path("runtime")), Ok(tree.path(&runtime)));
