@@ -66,7 +66,8 @@ test: setup-test  ## set up, build, run every test
 
 test-here: build $(VENV)/.test
 	cargo test --locked --package burrow --package burrow-daemon --package burrow-websocket
-	$(VENV)/bin/python -m pytest tests
+	$(VENV)/bin/python -m pytest tests -n 4 --dist loadfile -m "not alone"
+	$(VENV)/bin/python -m pytest tests -m alone
 
 test-fresh:  ## the README's commands in a new Debian 12 tree
 	@exec scripts/test-fresh.sh

@@ -24,10 +24,12 @@ def sockets(server):
 def descriptors(pid):
     """What a process has open, by number."""
     found = {}
-    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-        # It may have been closed since.
-        with contextlib.suppress(FileNotFoundError):
-            found[int(entry.name)] = os.readlink(entry)
+    # It may have ended.
+    with contextlib.suppress(FileNotFoundError):
+        for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            # It may have been closed since.
+            with contextlib.suppress(FileNotFoundError):
+                found[int(entry.name)] = os.readlink(entry)
     return found
 
 
@@ -54,7 +56,7 @@ def daemons(server, group, serving=False):
     return {pid for pid, parent in found.items() if parent not in found}
 
 
-def await_daemons(server, group, count, *, without=(), timeout=10):
+def await_daemons(server, group, count, *, without=(), timeout=30):
     """The processes of a group that take connections once there are so many, none of them of `without`."""
     def look():
         now = daemons(server, group, serving=True)
@@ -65,7 +67,7 @@ def await_daemons(server, group, count, *, without=(), timeout=10):
 
 def socket_folder(server):
     """Where the sockets of this server are."""
-    (folder,) = {path.parent for path in sockets(server).values()}
+    (folder,) = wait_for(lambda: {path.parent for path in sockets(server).values()}, "the sockets")
     return folder
 
 

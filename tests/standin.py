@@ -46,7 +46,7 @@ class Group:
 
     def listen(self, backlog=100):
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.settimeout(10)
+        self.listener.settimeout(30)
         self.listener.bind(str(self.path))
         os.chown(self.path, WORKER.pw_uid, WORKER.pw_gid)
         self.listener.listen(backlog)
@@ -62,7 +62,7 @@ class Group:
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.listener.accept()[0].close()
-        self.listener.settimeout(10)
+        self.listener.settimeout(30)
 
     def __enter__(self):
         return self
@@ -77,7 +77,7 @@ class StandIn(Connection):
 
     def __init__(self, connection, greet):
         self.socket, self.buffer, self.descriptors = connection, b"", []
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         page = os.memfd_create("page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(page, PAGE)
         self.page, self.notice = mmap.mmap(page, PAGE), None

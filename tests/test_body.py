@@ -71,9 +71,11 @@ def test_get_without_body(site):
 
 @pytest.mark.parametrize("mount", ["/body", "/stream"])
 def test_body_that_nobody_reads(site, mount):
-    # The connection is kept and the next request on it is understood.
+    # The connection is kept and the next request on it is understood. Where nginx has not received all of the
+    # body by then, it closes the connection in its own time.
+    headers = {"Connection": "close"} if mount == "/stream" else {}
     for _ in range(3):
-        assert site.post(f"{mount}/unread", content=MEBIBYTE).json() == "not read"
+        assert site.post(f"{mount}/unread", content=MEBIBYTE, headers=headers).json() == "not read"
         assert site.post(f"{mount}?do=read", content=b"x").json() == ["x"]
 
 

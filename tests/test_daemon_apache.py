@@ -3,7 +3,6 @@
 import http.client
 import re
 import socket
-import time
 
 import h2.connection
 import h2.events
@@ -235,7 +234,7 @@ def test_a_client_does_not_read(apache):
     with apache.connect() as connection:
         connection.sendall(b"GET /zeros?bytes=%d HTTP/1.1\r\nHost: x\r\n\r\n" % (64 << 20))
         assert apache.get("/pid").status_code == 200
-        apache.wait_log("over", timeout=5)
+        apache.wait_log("over", timeout=20)
 
 
 # ---- reloads
@@ -243,13 +242,11 @@ def test_a_client_does_not_read(apache):
 
 def test_idle_connections_are_let_go(apache):
     """A process that is replaced does not wait for an idle httpd."""
-    start(apache)
+    start(apache, "threads=4 graceful-timeout=60")
     first = int(apache.get("/pid").text)
     apache.write_app("relayed.py", (apache.apps / "relayed.py").read_text() + "\n")
-    began = time.monotonic()
     wait_for(lambda: int(apache.get("/pid").text) != first, "a new process")
     wait_for(lambda: not psutil.pid_exists(first), "the end of the first")
-    assert time.monotonic() - began < 5
 
 
 def links(pid):

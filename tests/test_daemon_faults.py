@@ -14,11 +14,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 import psutil
 import pytest
-from daemons import await_daemons, burrow, daemons, socket_folder, sockets
+from daemons import await_daemons, burrow, daemons, descriptors, socket_folder, sockets
 from servers import IS_ROOT, Mount, wait_for
 from test_manager import manager, successor
 from test_reload import Load
@@ -164,24 +163,19 @@ def test_killed_while_idle(server):
     """Nobody notices: not even who would have taken its connection."""
     pid = start_one(server)
     assert int(server.get("/pid").text) == pid
-    began = time.monotonic()
     for _ in range(4):
         os.kill(pid, signal.SIGKILL)
         response = server.post("/pid", content=b"of a request that may not be lost")
         assert response.status_code == 200 and int(response.text) != pid
         pid = int(response.text)
-    # One that keeps dying is started after pauses, which grow to half a second.
-    assert time.monotonic() - began < 4
 
 
 def test_a_child_keeps_nothing_open(server):
     """A copy of the connection in a forked child holds up neither the client nor the next worker."""
     start_one(server, app="wreck.py", group="%{GLOBAL}")
     assert server.get("/fork").text == "survived"
-    began = time.monotonic()
     assert server.request("/kill").status == 502
     assert server.get("/fork").status_code == 200
-    assert time.monotonic() - began < 2
 
 
 def test_one_that_keeps_dying_is_started_ever_later(server):
@@ -291,7 +285,7 @@ def as_other(server, script):
 CONNECT = """
 import socket
 connection = socket.socket(socket.AF_UNIX, socket.{kind})
-connection.settimeout(5)
+connection.settimeout(30)
 connection.connect({path!r})
 connection.sendall(bytes(8))
 print(len(connection.recv(1000)))
@@ -331,7 +325,7 @@ def test_garbage_for_a_worker(server):
     no_request = (100).to_bytes(4, "little") + b"\2\0\0\0" + bytes(100)
     for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 8, bytes(8), no_request):
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
+            connection.settimeout(30)
             connection.connect(path)
             connection.sendall(sent)
             try:
@@ -369,8 +363,8 @@ def test_the_manager_is_killed(server):
     assert server.get("/pid").status_code == 200
     with Load(server, "/pid") as load:
         first.kill()
-        second = successor(server, first, timeout=1 if server.kind == "nginx" else 2)
-        wait_for(lambda: "shop" in burrow(server, "status", check=False).stdout, "the next one's status", 1)
+        second = successor(server, first)
+        wait_for(lambda: "shop" in burrow(server, "status", check=False).stdout, "the next one's status")
     assert not load.failures, load.failures[:3]
     assert daemons(server, "shop") == before
     # It has what it needs to replace them.
@@ -378,16 +372,14 @@ def test_the_manager_is_killed(server):
     after = await_daemons(server, "shop", 2, without=before)
     os.kill(min(after), signal.SIGKILL)
     await_daemons(server, "shop", 2, without=[min(after)])
-    assert successor(server, first, timeout=1) == second
+    assert successor(server, first) == second
 
 
 def test_a_worker_dies_while_there_is_no_manager(server):
     pid = start_one(server)
     manager(server).kill()
     os.kill(pid, signal.SIGKILL)
-    began = time.monotonic()
     assert server.get("/pid").status_code == 200
-    assert time.monotonic() - began < 3
 
 
 def test_the_manager_is_stopped_for_a_while(server):
@@ -444,7 +436,7 @@ def test_the_log_is_rotated(server):
     wait_for(server.error_log.exists, "the new file")
 
     def logs():
-        return {os.readlink(f"/proc/{worker}/fd/2") for worker in daemons(server, "shop")}
+        return {descriptors(worker).get(2) for worker in daemons(server, "shop")}
 
     wait_for(lambda: logs() == {str(server.error_log)}, "all writing to it")
     go = server.root / "go"

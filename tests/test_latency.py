@@ -9,6 +9,7 @@ import time
 import pytest
 from servers import Mount
 
+pytestmark = pytest.mark.alone
 #: An application group waits at most this long for its turn beside a group that spins; longer where there
 #: are more processes than processors.
 LIMIT = 0.050

@@ -17,7 +17,7 @@ def line_with(site, token):
     def look():
         return next((line for line in site.log_lines() if token in line.message), None)
 
-    return wait_for(look, f"{token} in the error log", timeout=5)
+    return wait_for(look, f"{token} in the error log", timeout=30)
 
 
 def has_context(site, line):

@@ -37,12 +37,12 @@ def manager(server):
     return process
 
 
-def successor(server, old, timeout):
+def successor(server, old):
     """The manager that takes the place of another."""
     def look():
         return [process for process in ours(server, "manager") if process.pid != old.pid]
 
-    return wait_for(look, "another manager", timeout)[0]
+    return wait_for(look, "another manager")[0]
 
 
 def links(pid):
@@ -62,14 +62,14 @@ def hold_link(pid):
     return copy
 
 
-def await_end(process, timeout=1):
+def await_end(process):
     def ended():
         try:
             return process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
-    wait_for(ended, f"the end of {process}", timeout)
+    wait_for(ended, f"the end of {process}")
 
 
 def test_starts_with_the_server_and_ends_with_it(server):
@@ -160,7 +160,7 @@ def test_a_manager_that_is_killed_is_replaced(server):
     server.start()
     first = manager(server)
     first.kill()
-    second = successor(server, first, timeout=1 if server.kind == "nginx" else 2)
+    second = successor(server, first)
     server.reload()
     assert ours(server, "manager") == [second]
     server.stop()
@@ -172,7 +172,7 @@ def test_a_manager_that_is_asked_to_end_is_replaced(server):
     first = manager(server)
     first.terminate()
     server.wait_log("burrow manager: ends at configuration 1: a signal")
-    successor(server, first, timeout=2)
+    successor(server, first)
 
 
 @pytest.mark.parametrize("reloads", [0, 1])
@@ -282,7 +282,7 @@ class Daemon(Nginx):
     def start(self):
         self.configure([Mount("/", "hello.py")])
         # Comes back when nobody holds the pipes any more.
-        subprocess.run(self.command(), capture_output=True, timeout=10, check=True)
+        subprocess.run(self.command(), capture_output=True, timeout=30, check=True)
         self.process = self.master()
         return self
 
@@ -306,7 +306,7 @@ def test_lives_with_nginx_in_the_background(daemon):
     daemon.start()
     first = manager(daemon)
     first.kill()
-    second = successor(daemon, first, timeout=1)
+    second = successor(daemon, first)
     daemon.stop()
     assert not second.is_running()
 
@@ -321,13 +321,13 @@ def test_a_binary_upgrade_runs_two_for_its_time(daemon):
     daemon.start()
     old, old_master = manager(daemon), daemon.process
     daemon.kill(signal.SIGUSR2)
-    new = successor(daemon, old, timeout=5)
+    new = successor(daemon, old)
     assert {process.pid for process in ours(daemon, "manager")} == {old.pid, new.pid}
 
     daemon.process = wait_for(lambda: (now := daemon.master()) != old_master and now, "the new master")
     old_master.send_signal(signal.SIGQUIT)
-    await_end(old, timeout=5)
-    await_end(old_master, timeout=5)
+    await_end(old)
+    await_end(old_master)
     assert ours(daemon, "manager") == [new]
     assert len(ours(daemon, "guardian")) == 1
     assert daemon.get("/static.txt").status_code == 200

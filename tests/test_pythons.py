@@ -112,6 +112,7 @@ def test_the_rest_of_python(site, mount):
     assert not failures
 
 
+@pytest.mark.alone
 def test_a_spin_in_another_group(site):
     assert site.request("/hello").status == site.request("/spin").status == 200
     with Spin(site, "/spin") as spin:

@@ -3,8 +3,11 @@
 import concurrent.futures
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from servers import IS_ROOT, PYTHON_HOME, WORKER, Mount
@@ -94,18 +97,18 @@ def test_virtual_environment(site):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment():
     """A virtual environment of its own with a module and a .pth file."""
-    folder = tmp_path_factory.mktemp("environment")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="burrow-venv-"))
+    folder.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     (packages,) = (folder / "venv/lib").glob("python3*/site-packages")
     (packages / "only_here.py").write_text("")
     (folder / "elsewhere").mkdir()
     (folder / "elsewhere" / "by_pth.py").write_text("")
     (packages / "more.pth").write_text(f"{folder}/elsewhere\nimport sys; sys.pth_ran = True\n")
-    return folder / "venv"
+    yield folder / "venv"
+    shutil.rmtree(folder)
 
 
 def test_pth_files(server, environment):

@@ -38,6 +38,8 @@ def test_interruption(worker, group):
     (worker.apps / "slow.py").write_text(SLOW)
     worker.start(threads=1, request_timeout=0.3, interrupt_timeout=5)
     with worker.connect() as connection:
+        # The import may take longer than a request may.
+        assert connection.get(worker.target("slow.py"), group=group).status == 200
         for _ in range(3):
             assert connection.get(worker.target("slow.py"), "/python", group=group).abort == TIMEOUT
         answer = connection.get(worker.target("slow.py"), "/", group=group)

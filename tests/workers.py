@@ -96,7 +96,7 @@ class Answer:
 class Connection:
     """What a server has of a worker."""
 
-    def __init__(self, path, timeout=10):
+    def __init__(self, path, timeout=30):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
         self.socket.connect(str(path))
@@ -222,7 +222,7 @@ class Worker:
         apps = [app(self.apps / each) if isinstance(each, str) else each for each in apps]
         settings = {**self.settings, "apps": apps, **settings}
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.settimeout(10)
+        self.control.settimeout(30)
         memory = os.memfd_create("settings")
         os.write(memory, json.dumps(settings).encode())
         # bash's redirections reach 3 to 5, whatever Popen itself has there
@@ -283,7 +283,7 @@ class Worker:
         except TimeoutError:
             return None
         finally:
-            self.control.settimeout(10)
+            self.control.settimeout(30)
 
     def order(self, kind, descriptors=(), **content):
         message = json.dumps({kind: content} if content else kind).encode()
@@ -291,14 +291,14 @@ class Worker:
 
     # ---- the end
 
-    def wait(self, timeout=10):
+    def wait(self, timeout=30):
         """Its exit status."""
         return self.process.wait(timeout)
 
     def log(self):
         return self.error_log.read_text(errors="replace")
 
-    def wait_log(self, part, timeout=5):
+    def wait_log(self, part, timeout=30):
         return wait_for(lambda: self.log() if part in self.log() else None, f"{part!r} in the log", timeout)
 
     def close(self):

@@ -34,7 +34,7 @@ def test_queue_timeout(hasty, clients, path):
     answer = timed(clients, server.get, path)
     with group.accept() as worker:
         status, took = answer.result()
-        assert status == 504 and 1.9 < took < 2.5
+        assert status == 504 and took > 1.9
         with pytest.raises(EOFError):
             worker.request()
             worker.frame()
@@ -50,7 +50,7 @@ def test_socket_timeout(hasty, clients, path):
         time.sleep(0.7)
         worker.take()
         status, took = answer.result()
-        assert status == 504 and 1.6 < took < 2.2
+        assert status == 504 and took > 1.6
     answer = clients.submit(server.request, path)
     with group.accept() as worker:
         worker.take()
@@ -62,7 +62,7 @@ def test_socket_timeout(hasty, clients, path):
 def test_no_process_can_be_reached(hasty, clients):
     server, group = hasty
     status, took = timed(clients, server.get).result()
-    assert status == 503 and 0.9 < took < 1.5
+    assert status == 503 and took > 0.9
     assert "no processes that could be reached" in server.log()
     answers = [clients.submit(server.get) for _ in range(3)]
     time.sleep(0.2)
@@ -79,7 +79,7 @@ def test_a_full_queue(hasty, clients):
     answers = [timed(clients, server.get) for _ in range(4)]
     wait_for(lambda: sum(answer.done() for answer in answers) == 3, "three answers")
     for status, took in (answer.result() for answer in answers if answer.done()):
-        assert status == 503 and 0.9 < took < 1.5
+        assert status == 503 and took > 0.9
     assert "its queue has been full (listen-backlog)" in server.log()
     waiting = [timed(clients, server.get) for _ in range(3)]
     for _ in range(4):

@@ -36,7 +36,7 @@ def test_an_answer_in_progress_is_finished(serve, folder, server):
 def test_a_hanging_application_is_ended(serve, folder, server):
     running = serve(write(folder / "app.py", EVALUATE), "--server", server)
     with in_progress(running, "time.sleep(1000)") as request:
-        running.stop(timeout=12)
+        running.stop()
         assert request.exception()
 
 
@@ -47,8 +47,8 @@ def test_a_second_ctrl_c_is_quicker(serve, folder, server):
         for _ in range(3):
             running.process.send_signal(signal.SIGINT)
             time.sleep(0.2)  # or they would be one signal
-        assert running.process.wait(5) == 0
-        assert time.monotonic() - began < 3
+        assert running.process.wait(30) == 0
+        assert time.monotonic() - began < 5
         running.nothing_is_left(tree, directory)
         assert request.exception()
 
@@ -78,7 +78,7 @@ def test_kill_9(serve, folder, server, user):
     tree, directory = running.tree(), running.directory()
     running.process.kill()
     running.process.wait()
-    running.nothing_is_left(tree, directory, timeout=5)
+    running.nothing_is_left(tree, directory, timeout=30)
 
 
 def test_stop_while_it_starts(burrow, folder, server):
@@ -89,11 +89,9 @@ def test_stop_while_it_starts(burrow, folder, server):
         time.sleep(pause)
         tree = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        began = time.monotonic()
-        assert process.wait(12) in ([0, -signal.SIGTERM] if pause == 0 else [0])
-        assert time.monotonic() - began < 3
+        assert process.wait(30) in ([0, -signal.SIGTERM] if pause == 0 else [0])
         # What a check has started may take a moment longer.
-        wait_for(lambda: not alive(tree), "the end of all", 1)  # noqa: B023
+        wait_for(lambda: not alive(tree), "the end of all")  # noqa: B023
         assert not list(private_dirs(folder))
 
 
@@ -144,7 +142,7 @@ def test_nobody_reads_what_it_says(burrow, folder, server, reader):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/?print('x'*10**6)", timeout=1)
     tree = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    assert process.wait(12) == 0
+    assert process.wait(30) == 0
     assert not alive(tree)
     assert not list(private_dirs(folder))
 
@@ -163,7 +161,7 @@ def test_nohup(burrow, folder, server):
         assert answer.read() == b"hello"
     tree = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    assert process.wait(12) == 0
+    assert process.wait(30) == 0
     assert not alive(tree)
     process.stdout.close()
 
@@ -173,4 +171,4 @@ def test_hangup(serve, folder, server):
     tree, directory = running.tree(), running.directory()
     running.process.send_signal(signal.SIGHUP)
     running.process.wait(5)
-    running.nothing_is_left(tree, directory, timeout=5)
+    running.nothing_is_left(tree, directory, timeout=30)

@@ -140,7 +140,7 @@ class Server(Clients, ErrorLog):
             raise AssertionError(f"{self.kind} did not stop within {timeout} s; killed {stuck}") from None
         took = time.monotonic() - began
         left = self.leftovers()
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + 10
         while left and time.monotonic() < deadline:
             time.sleep(0.01)
             left = self.leftovers()
