@@ -32,7 +32,7 @@ if sys.version_info >= (3, 10) and sys.implementation.name == "cpython":
 }
 
 # Built from a description alone (no interpreter runs), each in a target folder of its own: a change
-# of Python in a shared one would rebuild everything. Temporary files are named after this process:
+# of Python in a shared one would rebuild it each time. Temporary files are named after this process:
 # another one may build the same.
 build() {
     soabi=$1 version=$2 width=$3
@@ -40,6 +40,11 @@ build() {
     flags=$(echo "$*" | tr ' ' ,)
     target=target/runtime/$soabi
     mkdir -p "$target"
+    # most of it is the same for every Python; whole, or not at all
+    if [ -d "$seed" ] && [ ! -d "$target/$folder" ]; then
+        cp -a "$seed" "$target/seed.$$"
+        mv -T "$target/seed.$$" "$target/$folder" || rm -rf "$target/seed.$$"
+    fi
     printf '%s\n' implementation=CPython "version=$version" shared=true "pointer_width=$width" \
         "build_flags=$flags" suppress_build_script_link_lines=true >"$target/pyo3.$$"
     # cargo goes by the file's time
@@ -65,5 +70,7 @@ fi
 worker=runtime/src/worker/worker.py
 cmp -s $worker "$out/worker.py" || install -D -m 644 $worker "$out/worker.py"
 found=$(candidates)
-echo "$found" | while read -r python; do describe "$python"; done | sort -u -k1,1 |
-    xargs -r -P "$(nproc)" -L 1 "$0" "$profile" "$out" --one
+found=$(echo "$found" | while read -r python; do describe "$python"; done | sort -u -k1,1)
+export seed="target/runtime/${found%% *}/$folder"
+[ -d "$seed" ] || echo "$found" | sed q | xargs -r -L 1 "$0" "$profile" "$out" --one
+echo "$found" | xargs -r -P "$(nproc)" -L 1 "$0" "$profile" "$out" --one

@@ -194,7 +194,7 @@ def test_children_of_a_process_end_with_it(server, how):
     plain, ignoring, other = (psutil.Process(int(file.read_text())) for file in files)
     os.kill(worker, how)
     for child in (plain, ignoring):
-        await_end(child, 30)
+        await_end(child)
     assert other.status() == psutil.STATUS_SLEEPING
     other.kill()
     await_daemons(server, "shop", 1, without=[worker])

@@ -306,4 +306,4 @@ def test_requests_leave_no_memory_behind(worker):
     before, descriptors = process.memory_info().rss, process.num_fds()
     serve(50)
     assert process.memory_info().rss - before < 1 << 20
-    wait_for(lambda: process.num_fds() == descriptors, "as few descriptors as before")
+    wait_for(lambda: process.num_fds() <= descriptors, "as few descriptors as before")
