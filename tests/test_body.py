@@ -201,6 +201,13 @@ def test_too_large_chunked(server):
     assert server.post("/count", content=bytes(1024)).json() == 1024
 
 
+def test_too_large_is_not_the_clients_leaving(apache):
+    apache.start("body.py", apache="LimitRequestBody 2")
+    assert apache.post("/pieces?name=large", content=(b"a" for _ in range(5))).status_code in (413, 500)
+    assert "body cannot be read" in apache.get("/events?of=large").json()[-1][-1]
+    assert "the client left before" not in apache.log()
+
+
 def test_malformed_chunk(site):
     response = site.exchange(
         b"POST /body?do=read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"

@@ -278,13 +278,14 @@ pub fn raise_runtime_error<T>(message: &str) -> Result<T> {
 
 /// A ConnectionResetError: the client has gone.
 pub fn raise_gone<T>() -> Result<T> {
+    raise_reset(c"the client has closed the connection")
+}
+
+/// A ConnectionResetError with this message.
+pub fn raise_reset<T>(message: &CStr) -> Result<T> {
     // SAFETY: as above; the format takes the two arguments that follow it.
     unsafe {
-        let arguments = ffi::Py_BuildValue(
-            c"is".as_ptr(),
-            libc::ECONNRESET,
-            c"the client has closed the connection".as_ptr(),
-        );
+        let arguments = ffi::Py_BuildValue(c"is".as_ptr(), libc::ECONNRESET, message.as_ptr());
         if !arguments.is_null() {
             ffi::PyErr_SetObject(ffi::PyExc_ConnectionResetError, arguments);
             ffi::Py_DECREF(arguments);

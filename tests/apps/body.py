@@ -57,7 +57,7 @@ def application(environ, start_response):
                 seen.append(chunk.decode("latin-1"))
             seen.append("end")
         except BaseException as error:
-            seen.append([base.__name__ for base in type(error).__mro__])
+            seen.append([*(base.__name__ for base in type(error).__mro__), str(error)])
             raise
         answer = seen
     elif path == "/memory":

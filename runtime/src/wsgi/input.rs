@@ -14,7 +14,7 @@ use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
 use crate::module::{free, method, slot, table, Type, DISALLOW_INSTANTIATION};
 use crate::object::{
-    bytes, none, raise_gone, raise_runtime_error, raise_value_error, Object, Raised, Result,
+    bytes, none, raise_reset, raise_runtime_error, raise_value_error, Object, Raised, Result,
 };
 
 /// Bytes read ahead when a line is looked for.
@@ -306,7 +306,8 @@ impl Stream {
             }
             Err(_) => {
                 call.set_gone();
-                raise_gone()
+                // Whether it left, was too slow or sends too much the server knows.
+                raise_reset(c"the rest of the request's body cannot be read")
             }
         }
     }

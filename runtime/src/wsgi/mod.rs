@@ -123,7 +123,8 @@ fn failed(attached: &Attached, app: &App, call: &Call) {
         return;
     }
     if client_left {
-        let line = format!("burrow: the client left before WSGI script '{}' was done.", app.name());
+        let line =
+            format!("burrow: the client left, or was cut off, before WSGI script '{}' was done.", app.name());
         log::line(BURROW_LOG_INFO, line.as_bytes());
         return;
     }
