@@ -313,6 +313,20 @@ def test_kinds_of_callables(fresh, kind):
 
 
 @pytest.mark.parametrize("kind", ["nginx"])
+def test_what_the_configuration_states(fresh, kind):
+    state = {
+        "nginx": "wsgi_interface asgi; wsgi_loop asyncio;",
+        "apache": "WSGIInterface asgi\nWSGILoop asyncio",
+    }
+    mounts = [Mount(f"/{name}", f"asgi_kinds:{name}", group="one") for name in ("undeclared", "looped")]
+    server = fresh(KINDS[kind]).start(
+        mounts=mounts, **{"nginx": {"http": state[kind]}, "apache": {"apache": state[kind]}}[kind]
+    )
+    assert server.get("/undeclared").text == "asgi"
+    assert server.get("/looped").text.startswith("asyncio.")
+
+
+@pytest.mark.parametrize("kind", ["nginx"])
 def test_lifespans(fresh, kind):
     names = ["refuses", "returns", "fails", "slow", "shutdown_fails", "dies"]
     mounts = [Mount(f"/{name}", f"asgi_lifespan:{name}", group=name) for name in names]

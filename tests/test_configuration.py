@@ -55,6 +55,9 @@ APACHE_MAIN = {
     "WSGIDontWriteBytecode maybe": "neither On nor Off",
     "WSGISwitchInterval 0": "positive",
     "WSGIPerInterpreterGIL Perhaps": "neither On nor Off",
+    "WSGIInterface cgi": "'cgi' is none of auto, wsgi, asgi",
+    "WSGILoop curio": "'curio' is none of auto, asyncio, uvloop",
+    "WSGIDaemonProcess shop loop=curio": "'curio' is none of auto, asyncio, uvloop",
     "WSGIFreeThreading On": "free-threaded build",
     "<WSGIInterpreterOptions application-group=x>\nWSGIFreeThreading On\n</WSGIInterpreterOptions>":
         "leave application-group out",
@@ -132,6 +135,8 @@ NGINX_HTTP = {
     "wsgi_dont_write_bytecode maybe;": "neither On nor Off",
     "wsgi_switch_interval 0;": "positive",
     "wsgi_per_interpreter_gil perhaps;": "neither On nor Off",
+    "wsgi_interface cgi;": "'cgi' is none of auto, wsgi, asgi",
+    "wsgi_loop curio;": "'curio' is none of auto, asyncio, uvloop",
     "wsgi_free_threading on;": "free-threaded build",
     "wsgi_interpreters 0;": "from 1 to 256, or auto",
     "wsgi_trusted_proxy_headers Forwarded;": "no header that proxies",

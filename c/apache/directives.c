@@ -155,6 +155,8 @@ const command_rec wsgi_directives[] = {
     INTERPRETER_OPTION("WSGIRestrictStdin", "restrict-stdin", "On or Off"),
     INTERPRETER_OPTION("WSGIRestrictStdout", "restrict-stdout", "On or Off"),
     INTERPRETER_OPTION("WSGIRestrictSignal", "restrict-signal", "On or Off"),
+    INTERPRETER_OPTION("WSGIInterface", "interface", "auto, wsgi or asgi"),
+    INTERPRETER_OPTION("WSGILoop", "loop", "auto, asyncio or uvloop"),
     INTERPRETER_OPTION("WSGIPerInterpreterGIL", "per-interpreter-gil", "On or Off"),
     INTERPRETER_OPTION("WSGIFreeThreading", "free-threading", "On or Off"),
 

@@ -213,6 +213,8 @@ ngx_command_t ngx_burrow_commands[] = {
     INTERPRETER_OPTION("wsgi_restrict_stdin", "restrict-stdin"),
     INTERPRETER_OPTION("wsgi_restrict_stdout", "restrict-stdout"),
     INTERPRETER_OPTION("wsgi_restrict_signal", "restrict-signal"),
+    INTERPRETER_OPTION("wsgi_interface", "interface"),
+    INTERPRETER_OPTION("wsgi_loop", "loop"),
     INTERPRETER_OPTION("wsgi_per_interpreter_gil", "per-interpreter-gil"),
     INTERPRETER_OPTION("wsgi_free_threading", "free-threading"),
 

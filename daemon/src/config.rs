@@ -98,6 +98,9 @@ pub struct Interpreter {
     pub restrict_signal: bool,
     /// It has a lock of its own.
     pub own_gil: bool,
+    /// What its applications are, and their event loop, as burrow_abi has it.
+    pub interface: i32,
+    pub event_loop: i32,
 }
 
 /// What the module `apache` says.

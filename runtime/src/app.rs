@@ -23,8 +23,6 @@ pub struct App {
     pub callable: Vec<u8>,
     pub group: Vec<u8>,
     pub multithread: bool,
-    /// What a setting says that it is.
-    stated: c_int,
     /// What the last import gave, as [`burrow_abi::RuntimeApi::interface`] says it.
     interface: AtomicI32,
     /// One for each interpreter that it runs in.
@@ -52,7 +50,6 @@ pub unsafe extern "C" fn open(
     group: burrow_str,
     copies: u32,
     multithread: c_int,
-    interface: c_int,
 ) -> *mut RuntimeApp {
     // SAFETY: the strings are the caller's for the length of the call; they are copied.
     let (target, callable, group) = unsafe { (target.bytes(), callable.bytes(), group.bytes()) };
@@ -72,7 +69,6 @@ pub unsafe extern "C" fn open(
         callable: callable.unwrap_or_default().to_vec(),
         group: group.to_vec(),
         multithread: multithread != 0,
-        stated: interface,
         interface: AtomicI32::new(UNKNOWN),
         instances: OnceLock::new(),
     }));
@@ -149,7 +145,7 @@ impl App {
         if self.callable == WHOLE_SCRIPT {
             return Ok((callable, WSGI));
         }
-        state.interface_of(&callable, self.stated)
+        state.interface_of(&callable)
     }
 
     /// Whether the import would have to be looked at again, where the script was modified then (0: look).

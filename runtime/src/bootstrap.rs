@@ -30,6 +30,8 @@ pub struct State {
     pub file_wrapper_type: Object,
     pub call_type: Object,
     pub awaitable_type: Object,
+    /// What its applications are said to be.
+    interface: c_int,
     /// The event loop that its ASGI applications are to have.
     pub event_loop: c_int,
     /// What that works with, once there is one.
@@ -114,6 +116,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         file_wrapper_type: native.attr(c"FileWrapper")?,
         call_type: native.attr(c"Call")?,
         awaitable_type: native.attr(c"Awaitable")?,
+        interface: options.interface,
         event_loop: options.event_loop,
         asgi: OnceCell::new(),
         interface_of: function(c"interface_of")?,
@@ -212,8 +215,8 @@ impl State {
     }
 
     /// The callable for requests that a target's callable stands for, and which interface it has.
-    pub fn interface_of(&self, callable: &Object, stated: c_int) -> Result<(Object, c_int)> {
-        let found = self.interface_of.call(&[callable, &integer(stated as u64)?])?;
+    pub fn interface_of(&self, callable: &Object) -> Result<(Object, c_int)> {
+        let found = self.interface_of.call(&[callable, &integer(self.interface as u64)?])?;
         // SAFETY: interface.py gives a tuple of these two.
         unsafe {
             let callable = Object::borrowed(ffi::PyTuple_GET_ITEM(found.as_ptr(), 0));

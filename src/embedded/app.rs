@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use burrow_abi::{burrow_app, burrow_str, RuntimeApi, RuntimeApp, UNKNOWN};
+use burrow_abi::{burrow_app, burrow_str, RuntimeApi, RuntimeApp};
 
 use super::process;
 use crate::daemon;
@@ -124,7 +124,6 @@ impl App {
                     burrow_str::new(&self.group.name),
                     self.copies,
                     multithread.into(),
-                    UNKNOWN,
                 )
             };
             RuntimeRecord(NonNull::new(record).expect("the runtime makes a record of every application"))

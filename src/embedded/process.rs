@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burrow_abi::{burrow_str, InterpreterOptions, RuntimeApi, ANY_LOOP, BURROW_LOG_ERR, BURROW_LOG_WARN};
+use burrow_abi::{burrow_str, InterpreterOptions, RuntimeApi, BURROW_LOG_ERR, BURROW_LOG_WARN};
 
 use super::{log, App};
 use crate::python::load::{self, Setup};
@@ -127,7 +127,8 @@ pub unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_stdin: interpreters.restrict_stdin.into(),
         restrict_stdout: interpreters.restrict_stdout.into(),
         restrict_signal: interpreters.restrict_signal.into(),
-        event_loop: ANY_LOOP,
+        interface: interpreters.interface,
+        event_loop: interpreters.event_loop,
         own_gil: (interpreters.own_gil && !has_no_gil).into(),
     }
 }

@@ -306,6 +306,22 @@ pub const DIRECTIVES: &[Directive] = &[
         Has("wsgi_restrict_signal", ""),
     ),
     directive(
+        "WSGIInterface",
+        "auto\\|wsgi\\|asgi",
+        MainServerOrInterpreterOptions,
+        "auto",
+        Differs("Burrow's own: what the applications are; auto: their callables tell"),
+        Has("wsgi_interface", ""),
+    ),
+    directive(
+        "WSGILoop",
+        "auto\\|asyncio\\|uvloop",
+        MainServerOrInterpreterOptions,
+        "auto",
+        Differs("Burrow's own: the event loop of ASGI applications; auto: uvloop where it can be imported"),
+        Has("wsgi_loop", ""),
+    ),
+    directive(
         "WSGIPythonHome",
         "*folder*",
         MainServer,

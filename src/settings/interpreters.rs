@@ -1,6 +1,9 @@
 //! What can differ from interpreter to interpreter: the sections that ask for it, and what comes of them.
 
 use std::collections::BTreeSet;
+use std::ffi::c_int;
+
+use burrow_abi::{ANY_LOOP, UNKNOWN};
 
 /// The interpreters that an option is for. None: any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,9 @@ pub struct Interpreter {
     pub restrict_signal: bool,
     /// It has a lock of its own.
     pub own_gil: bool,
+    /// What its applications are, and their event loop, as burrow_abi has it.
+    pub interface: c_int,
+    pub event_loop: c_int,
 }
 
 impl Default for Interpreter {
@@ -51,6 +57,8 @@ impl Default for Interpreter {
             restrict_stdout: false,
             restrict_signal: true,
             own_gil: false,
+            interface: UNKNOWN,
+            event_loop: ANY_LOOP,
         }
     }
 }
@@ -59,6 +67,8 @@ impl Default for Interpreter {
 enum Choice {
     Restrict(Restriction, bool),
     OwnGil(bool),
+    Interface(c_int),
+    EventLoop(c_int),
     Paths(Vec<Vec<u8>>),
 }
 
@@ -77,6 +87,14 @@ impl Interpreters {
 
     pub fn set_own_gil(&mut self, scope: Scope, on: bool) {
         self.options.push((scope, Choice::OwnGil(on)));
+    }
+
+    pub fn set_interface(&mut self, scope: Scope, interface: c_int) {
+        self.options.push((scope, Choice::Interface(interface)));
+    }
+
+    pub fn set_event_loop(&mut self, scope: Scope, event_loop: c_int) {
+        self.options.push((scope, Choice::EventLoop(event_loop)));
     }
 
     /// Process groups have a `python-path` of their own.
@@ -114,6 +132,8 @@ impl Interpreters {
                 Choice::Restrict(Restriction::Stdout, on) => interpreter.restrict_stdout = *on,
                 Choice::Restrict(Restriction::Signal, on) => interpreter.restrict_signal = *on,
                 Choice::OwnGil(on) => interpreter.own_gil = *on,
+                Choice::Interface(interface) => interpreter.interface = *interface,
+                Choice::EventLoop(event_loop) => interpreter.event_loop = *event_loop,
             }
         }
         if process_group.is_empty() {

@@ -1,8 +1,11 @@
 //! Options of Python and of its interpreters, and those that have no effect here, with the reason.
 
 use std::collections::HashMap;
+use std::ffi::c_int;
 use std::fmt::Display;
 use std::str::FromStr;
+
+use burrow_abi::{ANY_LOOP, ASGI, ASYNCIO, UNKNOWN, UVLOOP, WSGI};
 
 use super::interpreters::{Interpreters, Restriction, Scope};
 use crate::python::load::Options;
@@ -80,6 +83,8 @@ impl Embedded {
                     None => self.interpreters.add_embedded_paths(paths),
                 }
             }
+            "interface" => self.interpreters.set_interface(scope.unwrap_or_default(), interface(value)?),
+            "loop" => self.interpreters.set_event_loop(scope.unwrap_or_default(), event_loop(value)?),
             "per-interpreter-gil" => self.interpreters.set_own_gil(scope.unwrap_or_default(), flag(value)?),
             _ => {
                 let (_, check, reason) = WITHOUT_EFFECT
@@ -123,6 +128,24 @@ impl Embedded {
     pub fn switch_interval_of(&self, process_group: &[u8]) -> f64 {
         self.switch_intervals.get(process_group).copied().unwrap_or(self.python.switch_interval)
     }
+}
+
+/// What an application's callable is said to be.
+pub fn interface(value: &str) -> Result<c_int, String> {
+    one_of(value, &[("auto", UNKNOWN), ("wsgi", WSGI), ("asgi", ASGI)])
+}
+
+/// The event loop of ASGI applications.
+pub fn event_loop(value: &str) -> Result<c_int, String> {
+    one_of(value, &[("auto", ANY_LOOP), ("asyncio", ASYNCIO), ("uvloop", UVLOOP)])
+}
+
+fn one_of(value: &str, choices: &[(&str, c_int)]) -> Result<c_int, String> {
+    let chosen = choices.iter().find(|(name, _)| value.eq_ignore_ascii_case(name));
+    chosen.map(|(_, number)| *number).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        format!("'{value}' is none of {}", names.join(", "))
+    })
 }
 
 /// On or Off, in any case of letters.

@@ -1,13 +1,14 @@
 //! Process groups of daemon mode, as the configuration describes them: one table of their options.
 
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::path::Path;
 use std::time::Duration;
 
 use super::accounts;
 use super::environment::{self, Variable};
 use super::options::{between, flag, number};
-use super::{gil, Instance};
+use super::{gil, options, Instance};
 use crate::python::Installation;
 
 /// What may be written for an option.
@@ -19,6 +20,10 @@ pub enum Kind {
     Bytes(i64),
     /// A number of interpreters, or "auto".
     Copies,
+    /// What the applications are.
+    Interface,
+    /// That of ASGI applications.
+    EventLoop,
     /// Seconds with a fraction, more than 0.
     Fraction,
     /// Permission bits, octal.
@@ -80,6 +85,8 @@ pub const OPTIONS: &[Definition] = &[
         "copies of each application in each process, in interpreters with a lock of their own, or auto: one for \
          each processor",
     ),
+    option("interface", Interface, "auto", "what the applications are: wsgi or asgi; else their callables tell"),
+    option("loop", EventLoop, "auto", "of ASGI applications: asyncio or uvloop; else uvloop where it can be imported"),
     option("user", User { root: false }, "", "who the processes run as; else as the server's workers"),
     option("group", Group, "", "the group that they run as; else that of the server's workers"),
     option("supplementary-groups", Groups, "", "further groups"),
@@ -233,6 +240,15 @@ impl ProcessGroup {
         self.written("interpreters").and_then(|value| gil::copies(value).ok()).unwrap_or_default()
     }
 
+    /// What its applications are, where it is said.
+    pub fn interface(&self) -> Option<c_int> {
+        self.written("interface").and_then(|value| options::interface(value).ok())
+    }
+
+    pub fn event_loop(&self) -> Option<c_int> {
+        self.written("loop").and_then(|value| options::event_loop(value).ok())
+    }
+
     pub fn seconds(&self, option: &str) -> Duration {
         Duration::from_secs(self.number(option))
     }
@@ -280,6 +296,8 @@ impl Kind {
                 _ => return Err(format!("write 0 or at least {least} bytes")),
             },
             Copies => drop(gil::copies(value)?),
+            Interface => drop(options::interface(value)?),
+            EventLoop => drop(options::event_loop(value)?),
             Fraction => match number::<f64>(value)? {
                 seconds if seconds.is_finite() && seconds > 0.0 => {}
                 _ => return Err("write a positive number of seconds".into()),

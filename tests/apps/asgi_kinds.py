@@ -1,5 +1,6 @@
 """Callables of every kind that an ASGI or WSGI application can be."""
 
+import asyncio
 import functools
 
 
@@ -8,6 +9,13 @@ async def function(scope, receive, send):
         return
     await send({"type": "http.response.start", "status": 200})
     await send({"type": "http.response.body", "body": b"asgi"})
+
+
+async def looped(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": type(asyncio.get_running_loop()).__module__.encode()})
 
 
 class Instance:

@@ -53,7 +53,7 @@ pub unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// The callable of what is no application but a script of hooks.
 pub const WHOLE_SCRIPT: &[u8] = b"*";
@@ -128,6 +128,8 @@ pub struct InterpreterOptions {
     pub restrict_stdin: c_int,
     pub restrict_stdout: c_int,
     pub restrict_signal: c_int,
+    /// What its applications are said to be: UNKNOWN, WSGI or ASGI.
+    pub interface: c_int,
     /// ANY_LOOP, ASYNCIO or UVLOOP.
     pub event_loop: c_int,
     /// It has a lock of its own. The main one has in any case.
@@ -192,7 +194,6 @@ pub struct RuntimeApi {
         group: burrow_str,
         copies: u32,
         multithread: c_int,
-        interface: c_int,
     ) -> *mut RuntimeApp,
     /// Imports it now, and waits until an ASGI application's lifespan has begun. 0, or -1 when that fails
     /// (logged).

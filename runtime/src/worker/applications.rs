@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
 use std::sync::{OnceLock, RwLock};
 
-use burrow_abi::{burrow_request, burrow_str, RuntimeApp, BURROW_RELOADING, UNKNOWN};
+use burrow_abi::{burrow_request, burrow_str, RuntimeApp, BURROW_RELOADING};
 use burrow_daemon::config;
 use burrow_daemon::control::FromWorker;
 use burrow_daemon::request::Addressed;
@@ -88,9 +88,8 @@ impl Application {
         let group = if has_main_interpreter(&key.target) { b"" } else { &key.application_group[..] };
         let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
         // SAFETY: the strings are there for the call.
-        let runtime = unsafe {
-            app::open(target, callable, group, config.copies, (config.threads > 1).into(), UNKNOWN)
-        };
+        let runtime =
+            unsafe { app::open(target, callable, group, config.copies, (config.threads > 1).into()) };
         Application { key, runtime, known: AtomicBool::new(false), reported: AtomicI64::new(0) }
     }
 

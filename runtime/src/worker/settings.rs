@@ -1,6 +1,6 @@
 //! What the worker was told, in the words of the rest of the runtime.
 
-use burrow_abi::{burrow_apache, burrow_str, InterpreterOptions, ANY_LOOP};
+use burrow_abi::{burrow_apache, burrow_str, InterpreterOptions};
 use burrow_daemon::config::{self, Interpreter};
 
 use super::{log, worker};
@@ -57,7 +57,8 @@ unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_stdin: found.restrict_stdin.into(),
         restrict_stdout: found.restrict_stdout.into(),
         restrict_signal: found.restrict_signal.into(),
-        event_loop: ANY_LOOP,
+        interface: found.interface,
+        event_loop: found.event_loop,
         own_gil: found.own_gil.into(),
     }
 }
