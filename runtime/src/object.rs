@@ -201,10 +201,9 @@ pub unsafe fn bytes_of<'a>(object: *mut PyObject) -> &'a [u8] {
 /// # Safety
 /// `object` passes `PyUnicode_Check`.
 pub unsafe fn append_latin1(object: *mut PyObject, out: &mut Vec<u8>) -> Result<()> {
-    // SAFETY: a compact string of kind 1 stores its code points as bytes; else CPython encodes it.
+    // SAFETY: a string of kind 1 stores its code points as bytes; else CPython encodes it.
     unsafe {
-        if ffi::PyUnicode_IS_COMPACT(object) != 0 && ffi::PyUnicode_KIND(object) == ffi::PyUnicode_1BYTE_KIND
-        {
+        if ffi::PyUnicode_KIND(object) == ffi::PyUnicode_1BYTE_KIND {
             let data = ffi::PyUnicode_DATA(object).cast::<u8>();
             out.extend_from_slice(std::slice::from_raw_parts(
                 data,
