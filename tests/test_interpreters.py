@@ -1,6 +1,8 @@
 """Interpreters with locks of their own, and several of them for one application."""
 
 import concurrent.futures
+import json
+import os
 import re
 
 import pytest
@@ -14,6 +16,8 @@ VERSIONS = [version for version in INSTALLATIONS if version not in ("3.10", "3.1
 #: One where they cannot, and what is said of it.
 OLD = INSTALLATIONS.get("3.11", "/usr")
 SHARED = "the interpreters of Python 3.11 share one lock"
+#: The prefix of a build that can do without its lock.
+FREE_THREADED = os.environ.get("BURROW_FREE_THREADED")
 GROUPS = ["one", "two", "three", "shared"]
 #: As an application's group and one that shares the main interpreter's lock.
 OPTIONS = {
@@ -72,7 +76,7 @@ def meet(site, *mounts):
     flags.chmod(0o666)
     urls = [f"{mount}{flags}?{number}" for number, mount in enumerate(mounts)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        answers = [answer.body.decode().split() for answer in pool.map(site.request, urls)]
+        answers = [answer.body.decode().split(" ") for answer in pool.map(site.request, urls)]
     return [(int(met), int(served), group) for met, served, group in answers]
 
 
@@ -142,6 +146,65 @@ def test_copies_of_a_process_group_are_its_own_option(apache):
     line = "WSGIScriptAlias /x /srv/x.py process-group=shop application-group=x interpreters=2"
     code, said = apache.configtest(groups={"shop": ""}, apache=line)
     assert code != 0 and "write it at the process group's WSGIDaemonProcess" in said
+
+
+# ---- free threading
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def free_threaded(request):
+    if not FREE_THREADED:
+        pytest.skip("no free-threaded Python: set BURROW_FREE_THREADED")
+    server = KINDS[request.param]()
+    directive = {"nginx": "wsgi_free_threading on;", "apache": "WSGIFreeThreading On"}[server.kind]
+    server.start(
+        mounts=[
+            Mount("/meet", "meet.py", "one"),
+            Mount("/main", "meet.py", "%{GLOBAL}"),
+            Mount("/body", "body.py", "one"),
+            Mount("/responses", "responses.py", "one"),
+            Mount("/faults", "faults.py", "%{GLOBAL}"),
+            Mount("/state", "state.py", "one"),
+        ],
+        python_home=FREE_THREADED,
+        threads=8,
+        **{"http" if server.kind == "nginx" else "main": directive},
+    )
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("mount", ["/meet", "/main"])
+def test_threads_of_one_interpreter_run_in_parallel(free_threaded, watch, mount):
+    (first, *_), (second, *_) = meet(watch(free_threaded), mount, mount)
+    assert (first, second) == (1, 1)
+
+
+def test_requests_without_a_lock(free_threaded, watch):
+    """Many at once, which share everything but their requests."""
+    site = watch(free_threaded)
+
+    def ask(number):
+        shape = ("generator", "write", "bytes", "large")[number % 4]
+        body = b"ab\n" + b"c" * number
+        head = "POST /body?do=readline;read HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        upload = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        return (
+            site.request(f"/responses/{shape}").status,
+            json.loads(site.exchange(upload, "POST").body),
+            site.request("/faults/raise").status,
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for number, answer in enumerate(pool.map(ask, range(200))):
+            assert answer == (200, ["ab\n", "c" * number], 500)
+
+
+def test_a_threads_state_stays(free_threaded, watch):
+    site = watch(free_threaded)
+    seen = [site.get("/state").json() for _ in range(8)]
+    assert [each["requests"] for each in seen] == list(range(1, 9))
+    assert "free-threading build" in seen[0]["version"]
 
 
 # ---- daemon mode

@@ -1,6 +1,5 @@
 //! Setting an interpreter up, and the Python objects that are then its own.
 
-use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, CStr};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +16,7 @@ use crate::object::{
     boolean, bytes, bytes_of, dict, float, fs_decoded, integer, integers, latin1, set_item, set_named,
     take_exception, tuple, Object, Raised, Result,
 };
+use crate::sync::Guarded;
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
 use crate::{asgi, log, module};
@@ -24,7 +24,7 @@ use crate::{asgi, log, module};
 /// One interpreter's own objects. No Python object is reachable from anything that interpreters share.
 pub struct State {
     pub keys: Keys,
-    pub header_names: RefCell<HeaderNames>,
+    pub header_names: Guarded<HeaderNames>,
     pub input_type: Object,
     pub start_response_type: Object,
     pub file_wrapper_type: Object,
@@ -35,7 +35,7 @@ pub struct State {
     /// The event loop that its ASGI applications are to have.
     pub event_loop: c_int,
     /// What that works with, once there is one.
-    pub asgi: OnceCell<asgi::Running>,
+    pub asgi: OnceLock<asgi::Running>,
     /// wsgi.input of every request that has no body.
     pub empty_input: Object,
     /// Of these sources.
@@ -60,13 +60,13 @@ pub struct State {
     /// Makes the `Observation` of a request, or None.
     pub observe: Object,
     /// The dict of `mod_wsgi.active_requests`, once that was used.
-    pub active_requests: OnceCell<Object>,
+    pub active_requests: OnceLock<Object>,
     /// The calls that threads are in; each takes itself out before it ends.
-    pub calls: RefCell<Vec<*const Call<'static>>>,
+    pub calls: Guarded<Vec<*const Call<'static>>>,
 }
 
 // SAFETY: the objects and cells are touched only by threads attached to the interpreter, which its GIL
-// lets in one at a time.
+// lets in one at a time; where there is none, the cells have locks of their own.
 unsafe impl Sync for State {}
 // SAFETY: as above.
 unsafe impl Send for State {}
@@ -109,7 +109,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
     let input_type = native.attr(c"Input")?;
     Ok(State {
         keys: Keys::new()?,
-        header_names: RefCell::default(),
+        header_names: Guarded::default(),
         empty_input: crate::wsgi::input::empty(&input_type)?,
         input_type,
         start_response_type: native.attr(c"StartResponse")?,
@@ -118,7 +118,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         awaitable_type: native.attr(c"Awaitable")?,
         interface: options.interface,
         event_loop: options.event_loop,
-        asgi: OnceCell::new(),
+        asgi: OnceLock::new(),
         interface_of: function(c"interface_of")?,
         load_script: function(c"load_script")?,
         load_module: function(c"load_module")?,
@@ -135,8 +135,8 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         threads: function(c"threads")?,
         stacks: function(c"stacks")?,
         observe: function(c"observation")?,
-        active_requests: OnceCell::new(),
-        calls: RefCell::default(),
+        active_requests: OnceLock::new(),
+        calls: Guarded::default(),
         globals,
     })
 }

@@ -25,6 +25,7 @@ mod observe;
 mod start;
 #[cfg(not(Py_3_13))]
 mod starvation;
+mod sync;
 mod worker;
 mod wsgi;
 

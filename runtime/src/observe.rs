@@ -1,7 +1,7 @@
 //! What is kept of a request for those who look on: subscribers of events, `mod_wsgi.request_data()`,
 //! `mod_wsgi.active_requests` and the metrics. A request that nobody looks at pays for none of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::object::{
     dict, float, integer, latin1, none, raise_runtime_error, set_item, take_exception, tuple, Object, Raised,
     Result,
 };
+use crate::sync::{Guarded, Shared};
 use crate::wsgi::call::Call;
 
 thread_local! {
@@ -50,9 +51,9 @@ pub fn now() -> i64 {
 /// How often something was done, with how many bytes, and how long it took.
 #[derive(Default)]
 pub struct Spent {
-    pub count: Cell<u64>,
-    pub bytes: Cell<u64>,
-    pub time: Cell<Duration>,
+    pub count: Shared<u64>,
+    pub bytes: Shared<u64>,
+    pub time: Shared<Duration>,
 }
 
 impl Spent {
@@ -78,10 +79,10 @@ pub struct Watch {
     pub gil: Spent,
     cpu: Cpu,
     /// When the application was done, in microseconds since the epoch.
-    pub finished: Cell<i64>,
+    pub finished: Shared<i64>,
     recorded: bool,
     /// The request for the subscribers of events (api.py's `Observation`), if there are any.
-    observation: RefCell<Option<Object>>,
+    observation: Guarded<Option<Object>>,
 }
 
 /// A watch for a request of this interpreter, if anybody looks.
@@ -98,9 +99,9 @@ pub fn watch(interpreter: &Interpreter) -> Option<Box<Watch>> {
         output: Spent::default(),
         gil: Spent::default(),
         cpu: Cpu::of_thread(),
-        finished: Cell::new(0),
+        finished: Shared::new(0),
         recorded,
-        observation: RefCell::new(None),
+        observation: Guarded::new(None),
     }))
 }
 
@@ -145,7 +146,7 @@ pub fn enter(state: &State, call: &Call) {
     // `leave` ends the borrow before the call does.
     let pointer: *const Call<'static> = std::ptr::from_ref(call).cast();
     CURRENT.set(pointer);
-    state.calls.borrow_mut().push(pointer);
+    state.calls.write().push(pointer);
 }
 
 /// The end of a call: sends what is left of a request that is looked at, tells everybody, forgets it.
@@ -159,15 +160,17 @@ pub fn leave(attached: &Attached, call: &Call) {
         forget(active, call);
     }
     CURRENT.set(std::ptr::null());
-    let mut calls = state.calls.borrow_mut();
+    let mut calls = state.calls.write();
     if let Some(index) = calls.iter().position(|each| std::ptr::eq(*each, std::ptr::from_ref(call).cast())) {
         calls.swap_remove(index);
     }
     drop(calls);
     // Python objects go while the thread is attached.
-    drop(call.data.take());
+    let data = call.data.write().take();
+    drop(data);
     if let Some(watch) = &call.watch {
-        drop(watch.observation.take());
+        let observation = watch.observation.write().take();
+        drop(observation);
     }
 }
 
@@ -184,7 +187,7 @@ pub fn started(state: &State, call: &Call, environ: &Object, application: &Objec
         return Ok(None);
     }
     let application = observation.attr(c"started")?.call(&[application])?;
-    *watch.observation.borrow_mut() = Some(observation);
+    *watch.observation.write() = Some(observation);
     Ok(Some(application))
 }
 
@@ -204,7 +207,7 @@ pub fn raised(state: &State, call: &Call, exception: &Object) {
 }
 
 fn observation_of(call: &Call) -> Option<Object> {
-    call.watch.as_ref()?.observation.borrow().clone()
+    call.watch.as_ref()?.observation.read().clone()
 }
 
 fn report(state: &State, told: Result<Object>) {
@@ -241,11 +244,11 @@ fn finish(state: &State, call: &Call, watch: &Watch) {
 
 /// The dict of `mod_wsgi.request_data()`, made when it is first asked for.
 fn data_of(call: &Call) -> Result<Object> {
-    if let Some(data) = &*call.data.borrow() {
+    if let Some(data) = &*call.data.read() {
         return Ok(data.clone());
     }
     let data = dict()?;
-    Ok(call.data.borrow_mut().get_or_insert(data).clone())
+    Ok(call.data.write().get_or_insert(data).clone())
 }
 
 fn id_of(call: &Call) -> Option<Object> {
@@ -303,10 +306,11 @@ unsafe extern "C" fn active_requests(module: *mut PyObject, _args: *mut PyObject
             for index in 0.. {
                 // Before the call is looked up: a new dict may let another thread run, and end it.
                 let data = dict()?;
-                let Some(call) = state.calls.borrow().get(index).copied() else { break };
+                let calls = state.calls.read();
+                let Some(call) = calls.get(index) else { break };
                 // SAFETY: calls take themselves out before they end.
-                let call = unsafe { &*call };
-                let data = call.data.borrow_mut().get_or_insert(data).clone();
+                let call = unsafe { &**call };
+                let data = call.data.write().get_or_insert(data).clone();
                 register(&active, call, &data)?;
             }
             let _ = state.active_requests.set(active);

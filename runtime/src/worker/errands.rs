@@ -146,10 +146,10 @@ impl Messenger {
         // Where there is none yet the request waits for its import.
         for interpreter in application.interpreters().filter(|each| self.is_for(each)) {
             let attached = self.enter(interpreter);
-            // With the GIL: the request that is found now cannot end before it is released.
-            let Some((_, exchange)) = worker().requests.find(slot, since) else { return };
             let state = attached.interpreter.state();
-            let calls = state.calls.borrow();
+            // No call gets in or out meanwhile: the request that is found now is the one of its exchange.
+            let calls = state.calls.read();
+            let Some((_, exchange)) = worker().requests.find(slot, since) else { return };
             // SAFETY: calls take themselves out, attached, before they end.
             let call = calls.iter().map(|call| unsafe { &**call }).find(|call| call.exchange == exchange);
             if let Some(call) = call {

@@ -1,8 +1,8 @@
 //! One request's state between Python and the server: the head, and what has been sent.
 
-use std::cell::{Cell, RefCell};
 use std::ffi::{c_long, c_void};
-use std::sync::Mutex;
+use std::mem;
+use std::sync::{Mutex, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use burrow_abi::{
@@ -19,6 +19,7 @@ use crate::head::Head;
 use crate::log;
 use crate::object::{raise_runtime_error, Object, Result};
 use crate::observe::{self, Watch};
+use crate::sync::{Guarded, Shared};
 
 /// Bodies up to this many bytes are copied, so that the GIL is taken once and the objects freed before
 /// anything is sent.
@@ -48,28 +49,29 @@ pub struct Call<'r> {
     pub request: &'r burrow_request,
     pub io: &'r burrow_io,
     pub exchange: *mut c_void,
-    head: RefCell<Option<Head>>,
-    progress: Cell<Progress>,
-    sent: Cell<u64>,
-    excess: Cell<bool>,
-    failed: Cell<bool>,
-    timed_out: Cell<bool>,
-    gone: Cell<bool>,
-    finished: Cell<bool>,
-    interruption: Cell<Interruption>,
+    head: Guarded<Option<Head>>,
+    progress: Shared<Progress>,
+    sent: Shared<u64>,
+    excess: Shared<bool>,
+    failed: Shared<bool>,
+    timed_out: Shared<bool>,
+    gone: Shared<bool>,
+    finished: Shared<bool>,
+    interruption: Mutex<Interruption>,
     /// As Python calls the thread.
     thread: c_long,
     /// A small body that `end` sends, together with the head.
-    body: RefCell<Option<Vec<u8>>>,
+    body: Guarded<Option<Vec<u8>>>,
     /// When the application was called, in microseconds since the epoch.
     pub started: i64,
     /// What `mod_wsgi.request_data()` gives; taken out before the thread detaches for good.
-    pub data: RefCell<Option<Object>>,
+    pub data: Guarded<Option<Object>>,
     /// For those who look on, if there are any.
     pub watch: Option<Box<Watch>>,
-    /// Held while a thread of the application reads the body or sends: the request does not end before.
-    pub reading: Mutex<()>,
+    /// Held while a thread sends.
     pub sending: Mutex<()>,
+    /// Threads of the application read it while they are in here: the request does not end before.
+    inside: RwLock<()>,
 }
 
 impl<'r> Call<'r> {
@@ -85,23 +87,23 @@ impl<'r> Call<'r> {
             request,
             io,
             exchange,
-            head: RefCell::new(None),
-            progress: Cell::new(Progress::Open),
-            sent: Cell::new(0),
-            excess: Cell::new(false),
-            failed: Cell::new(false),
-            timed_out: Cell::new(false),
-            gone: Cell::new(false),
-            finished: Cell::new(false),
-            interruption: Cell::new(Interruption::Possible),
+            head: Guarded::new(None),
+            progress: Shared::new(Progress::Open),
+            sent: Shared::new(0),
+            excess: Shared::new(false),
+            failed: Shared::new(false),
+            timed_out: Shared::new(false),
+            gone: Shared::new(false),
+            finished: Shared::new(false),
+            interruption: Mutex::new(Interruption::Possible),
             // SAFETY: no precondition.
             thread: unsafe { libc::pthread_self() } as c_long,
-            body: RefCell::new(None),
+            body: Guarded::new(None),
             started: observe::now(),
-            data: RefCell::new(None),
+            data: Guarded::new(None),
             watch,
-            reading: Mutex::new(()),
             sending: Mutex::new(()),
+            inside: RwLock::new(()),
         }
     }
 
@@ -126,8 +128,9 @@ impl<'r> Call<'r> {
     /// Raises RequestTimeout in the application, as soon as it executes Python code. Called by another thread,
     /// attached to the same interpreter.
     pub fn interrupt(&self, state: &State) {
-        if self.interruption.get() == Interruption::Possible {
-            self.interruption.set(Interruption::Sent);
+        let mut interruption = self.interruption.lock().unwrap();
+        if *interruption == Interruption::Possible {
+            *interruption = Interruption::Sent;
             // SAFETY: attached, as the caller vouches; a live class.
             unsafe { ffi::PyThreadState_SetAsyncExc(self.thread, state.request_timeout.as_ptr()) };
         }
@@ -135,7 +138,8 @@ impl<'r> Call<'r> {
 
     /// The application has returned: what has not reached it yet must not reach anything else.
     pub fn withdraw_interruption(&self, _attached: &Attached) {
-        if self.interruption.replace(Interruption::Over) == Interruption::Sent {
+        let mut interruption = self.interruption.lock().unwrap();
+        if mem::replace(&mut *interruption, Interruption::Over) == Interruption::Sent {
             // SAFETY: attached; NULL takes back what is pending.
             unsafe { ffi::PyThreadState_SetAsyncExc(self.thread, std::ptr::null_mut()) };
         }
@@ -151,17 +155,17 @@ impl<'r> Call<'r> {
         let Ok(_guard) = self.sending.try_lock() else {
             return raise_runtime_error("another thread is sending this answer");
         };
-        *self.head.borrow_mut() = Some(head);
+        *self.head.write() = Some(head);
         Ok(())
     }
 
     /// 0 while there is no head.
     pub fn status(&self) -> u16 {
-        self.head.borrow().as_ref().map_or(0, |head| head.status)
+        self.head.read().as_ref().map_or(0, |head| head.status)
     }
 
     pub fn has_head(&self) -> bool {
-        self.head.borrow().is_some()
+        self.head.read().is_some()
     }
 
     pub fn is_started(&self) -> bool {
@@ -175,16 +179,18 @@ impl<'r> Call<'r> {
 
     /// Whether the client gets no body, whatever the application makes.
     pub fn is_bodiless(&self) -> bool {
-        self.is_head_request() || self.head.borrow().as_ref().is_some_and(Head::is_bodiless)
+        self.is_head_request() || self.head.read().as_ref().is_some_and(Head::is_bodiless)
     }
 
     /// The whole body is known: its length becomes the Content-Length if the application gave none.
     pub fn set_length(&self, length: u64) {
         let bodiless = self.is_bodiless();
+        // Another thread that sends has no use for it any more.
+        let Ok(_guard) = self.sending.try_lock() else { return };
         if self.is_started() {
             return;
         }
-        if let Some(head) = self.head.borrow_mut().as_mut() {
+        if let Some(head) = self.head.write().as_mut() {
             // An empty body may stand for "none was made" there: no length is better than a wrong one.
             if !(bodiless && length == 0) {
                 head.content_length.get_or_insert(length);
@@ -194,13 +200,13 @@ impl<'r> Call<'r> {
 
     /// The bytes that may still be sent under the application's Content-Length.
     pub fn room(&self) -> u64 {
-        let length = self.head.borrow().as_ref().and_then(|head| head.content_length);
+        let length = self.head.read().as_ref().and_then(|head| head.content_length);
         length.map_or(u64::MAX, |length| length.saturating_sub(self.sent.get()))
     }
 
     /// Keeps a small whole body for `end`, which runs without the GIL.
     pub fn keep(&self, body: &[u8]) {
-        *self.body.borrow_mut() = Some(body.to_vec());
+        *self.body.write() = Some(body.to_vec());
     }
 
     /// Whether no more data will reach the client, so that an endless iteration may stop.
@@ -234,7 +240,7 @@ impl<'r> Call<'r> {
 
     /// Runs `work`, which gives something to the server, detached and as the only sender.
     fn exclusively(&self, attached: &Attached, work: impl FnOnce() -> bool) -> Result<bool> {
-        // Tried, not waited for: this thread has the GIL. Taken attached, so before `settle` waits for it.
+        // Tried, not waited for: this thread is attached.
         let Ok(guard) = self.sending.try_lock() else {
             return raise_runtime_error("another thread is sending this answer");
         };
@@ -242,19 +248,21 @@ impl<'r> Call<'r> {
         if !sent {
             self.gone.set(true);
         }
-        // Last: the call may be gone as soon as this is released.
         drop(guard);
         Ok(sent)
     }
 
-    /// Waits, detached, until no other thread of the application reads or sends any more. Python can no
-    /// longer reach this call when it is called.
+    /// The request does not end before the result is dropped. To be had while the pointer to this call, which
+    /// led here, cannot be taken away.
+    pub fn enter(&self) -> RwLockReadGuard<'_, ()> {
+        self.inside.read().unwrap()
+    }
+
+    /// Waits, detached, until no other thread of the application is in here any more. Python can no longer
+    /// reach this call when it is called.
     pub fn settle(&self, attached: &Attached) {
-        if self.reading.try_lock().is_err() || self.sending.try_lock().is_err() {
-            attached.detached(|| {
-                drop(self.reading.lock());
-                drop(self.sending.lock());
-            });
+        if self.inside.try_write().is_err() {
+            attached.detached(|| drop(self.inside.write()));
         }
     }
 
@@ -278,7 +286,7 @@ impl<'r> Call<'r> {
         if flags & BURROW_LAST != 0 {
             log::flush_thread();
         }
-        let head = self.head.borrow();
+        let head = self.head.read();
         let head = head.as_ref().expect("checked by every caller");
         let send = self.io.send.expect("every server sends");
         let began = self.watch.as_ref().map(|_| Instant::now());
@@ -321,7 +329,7 @@ impl<'r> Call<'r> {
     }
 
     fn complete(&self) {
-        let body = self.body.take().unwrap_or_default();
+        let body = self.body.write().take().unwrap_or_default();
         let lengthless = self.room() == u64::MAX || self.request.flags & BURROW_HEADER_ONLY != 0;
         if !self.transmit(&body, if lengthless { BURROW_LAST } else { 0 }) {
             self.gone.set(true);

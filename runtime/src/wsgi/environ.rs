@@ -315,11 +315,12 @@ fn environ_name(name: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn add_headers(state: &State, environ: &Object, request: &burrow_request) -> Result<()> {
+    let mut names = state.header_names.write();
     // SAFETY: as many pairs as it says, which live as long as the call.
     for header in unsafe { slice(request.headers, request.n_headers) } {
         // SAFETY: as above.
         let (name, value) = unsafe { (header.name.bytes(), header.value.bytes()) };
-        let Some(key) = state.header_names.borrow_mut().key(name)? else { continue };
+        let Some(key) = names.key(name)? else { continue };
         let text = latin1(value)?;
         // SAFETY: a live dict and live objects; what is found is borrowed: the text, or one from before.
         let (found, is_new) = unsafe {

@@ -16,6 +16,7 @@ use crate::module::{free, method, slot, table, Type, DISALLOW_INSTANTIATION};
 use crate::object::{
     bytes, none, raise_reset, raise_runtime_error, raise_value_error, Object, Raised, Result,
 };
+use crate::sync::Guarded;
 
 /// Bytes read ahead when a line is looked for.
 const AHEAD: usize = 16 << 10;
@@ -25,7 +26,7 @@ const FIRST: usize = 1 << 20;
 #[repr(C)]
 struct Input {
     ob_base: PyObject,
-    reader: ManuallyDrop<Reader>,
+    reader: ManuallyDrop<Guarded<Reader>>,
 }
 
 enum Reader {
@@ -76,7 +77,7 @@ fn make(kind: *mut PyTypeObject, reader: Reader) -> Result<Object> {
     // SAFETY: the type's instances have our layout; the reader is written before anyone sees it.
     unsafe {
         let object = Object::owned(ffi::PyType_GenericAlloc(kind, 0))?;
-        (&raw mut (*object.as_ptr().cast::<Input>()).reader).write(ManuallyDrop::new(reader));
+        (&raw mut (*object.as_ptr().cast::<Input>()).reader).write(ManuallyDrop::new(Guarded::new(reader)));
         Ok(object)
     }
 }
@@ -104,22 +105,23 @@ pub fn new(state: &State, call: &Call) -> Result<Option<Object>> {
 /// The request is over: nothing of it is reachable from here any more.
 pub fn expire(object: &Object) {
     // SAFETY: an instance of our type, and the thread is attached. What was read ahead is freed here.
-    unsafe { **reader_of(object.as_ptr()) = Reader::Over }
+    let reader = std::mem::replace(unsafe { &mut *reader_of(object.as_ptr()).write() }, Reader::Over);
+    drop(reader);
 }
 
 unsafe extern "C" fn dealloc(object: *mut PyObject) {
     // SAFETY: the last reference is gone; `free` releases only the memory.
     unsafe {
-        ManuallyDrop::drop(reader_of(object));
+        ManuallyDrop::drop(&mut (*object.cast::<Input>()).reader);
         free(object);
     }
 }
 
 /// # Safety
-/// `object` is an Input; the thread is attached and does not detach while it uses the result.
-unsafe fn reader_of<'a>(object: *mut PyObject) -> &'a mut ManuallyDrop<Reader> {
+/// `object` is an Input, and stays alive; the thread is attached.
+unsafe fn reader_of<'a>(object: *mut PyObject) -> &'a Guarded<Reader> {
     // SAFETY: the layout is ours.
-    unsafe { &mut (*object.cast::<Input>()).reader }
+    unsafe { &(*object.cast::<Input>()).reader }
 }
 
 /// What is asked for: a number of bytes, or all (None).
@@ -222,35 +224,45 @@ unsafe fn access(
     memory: impl FnOnce(&mut Memory) -> Result<Object>,
     stream: impl FnOnce(&mut Stream, &Attached) -> Result<Object>,
 ) -> Result<Object> {
-    // SAFETY: `object` is an Input and the thread attached. `memory` does not detach. While `stream`
-    // does, the stream is out of the object, and `Call::reading` keeps the call alive.
+    // SAFETY: `object` is an Input and the thread attached. The pointers to the call are good while the reader
+    // is locked, since `expire` takes them away before the call ends, or while this thread is in the call.
+    // `memory` does not detach; while `stream` does, the stream is out of the object.
     unsafe {
-        let reader = reader_of(object);
-        match &mut **reader {
-            Reader::Empty => bytes(&[]),
-            Reader::Over => raise_value_error("the request is over"),
-            Reader::Reading => raise_runtime_error("another thread is reading this body"),
+        let mut reader = reader_of(object).write();
+        let (mut taken, call) = match &mut *reader {
             Reader::Memory { call, position } => {
                 let call = &**call;
-                timed(call, || memory(&mut Memory { body: call.request.body.bytes(), position }))
+                return timed(call, || memory(&mut Memory { body: call.request.body.bytes(), position }));
             }
-            Reader::Stream(_) => {
-                let taken = std::mem::replace(reader, ManuallyDrop::new(Reader::Reading));
-                let Reader::Stream(mut taken) = ManuallyDrop::into_inner(taken) else { unreachable!() };
-                let call = &*taken.call;
-                let guard = call.reading.lock().unwrap();
-                let result = timed(call, || {
-                    Attached::callback(interpreter_of(object), |attached| stream(&mut taken, attached))
-                });
-                let reader = reader_of(object);
-                if matches!(**reader, Reader::Reading) {
-                    **reader = Reader::Stream(taken);
-                }
-                // Last: the call may be gone as soon as this is released.
-                drop(guard);
-                result
+            Reader::Stream(stream) => {
+                let call = stream.call;
+                (std::mem::replace(&mut *reader, Reader::Reading), &*call)
             }
+            Reader::Empty => return bytes(&[]),
+            Reader::Over | Reader::Reading => {
+                let is_over = matches!(*reader, Reader::Over);
+                // Raising runs the collector now and then, and so any code.
+                drop(reader);
+                return match is_over {
+                    true => raise_value_error("the request is over"),
+                    false => raise_runtime_error("another thread is reading this body"),
+                };
+            }
+        };
+        let inside = call.enter();
+        drop(reader);
+        let Reader::Stream(stream_taken) = &mut taken else { unreachable!("matched above") };
+        let result = timed(call, || {
+            Attached::callback(interpreter_of(object), |attached| stream(stream_taken, attached))
+        });
+        let mut reader = reader_of(object).write();
+        if matches!(*reader, Reader::Reading) {
+            *reader = taken;
         }
+        drop(reader);
+        // Last: the call may be gone as soon as this is released.
+        drop(inside);
+        result
     }
 }
 

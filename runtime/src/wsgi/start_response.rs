@@ -1,6 +1,7 @@
 //! `start_response` and the `write` it returns (PEP 3333).
 
 use std::ffi::{c_char, c_void};
+use std::mem::ManuallyDrop;
 use std::ptr::null_mut;
 
 use pyo3_ffi as ffi;
@@ -16,13 +17,14 @@ use crate::object::{
     restore, type_name, Object, Raised, Result,
 };
 use crate::observe;
+use crate::sync::Guarded;
 
 #[repr(C)]
 struct StartResponse {
     ob_base: PyObject,
     vectorcall: ffi::vectorcallfunc,
     /// Null when the request is over.
-    call: *const Call<'static>,
+    call: ManuallyDrop<Guarded<*const Call<'static>>>,
 }
 
 pub fn describe() -> Type {
@@ -42,7 +44,7 @@ pub fn describe() -> Type {
         slots: vec![
             slot(ffi::Py_tp_call, ffi::PyVectorcall_Call as *mut c_void),
             slot(ffi::Py_tp_members, members.cast()),
-            slot(ffi::Py_tp_dealloc, free as *mut c_void),
+            slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
         ],
     }
 }
@@ -55,7 +57,8 @@ pub fn new(state: &State, call: &Call) -> Result<Object> {
         let own = object.as_ptr().cast::<StartResponse>();
         (*own).vectorcall = start_response;
         // `expire` ends the borrow before the call does.
-        (*own).call = std::ptr::from_ref(call).cast();
+        let call = Guarded::new(std::ptr::from_ref(call).cast());
+        (&raw mut (*own).call).write(ManuallyDrop::new(call));
         Ok(object)
     }
 }
@@ -63,15 +66,29 @@ pub fn new(state: &State, call: &Call) -> Result<Object> {
 /// The request is over: nothing of it is reachable from here any more.
 pub fn expire(object: &Object) {
     // SAFETY: an instance of our type; the thread is attached.
-    unsafe { (*object.as_ptr().cast::<StartResponse>()).call = std::ptr::null() }
+    unsafe { *(*object.as_ptr().cast::<StartResponse>()).call.write() = std::ptr::null() }
 }
 
+unsafe extern "C" fn dealloc(object: *mut PyObject) {
+    // SAFETY: the last reference is gone; `free` releases only the memory.
+    unsafe {
+        ManuallyDrop::drop(&mut (*object.cast::<StartResponse>()).call);
+        free(object);
+    }
+}
+
+/// Does something with the call, if the request is not over.
+///
 /// # Safety
 /// `object` is a StartResponse and the thread is attached.
-unsafe fn call_of<'a>(object: *mut PyObject) -> Result<&'a Call<'static>> {
-    // SAFETY: the pointer is null or good: it is cleared, attached, before the call ends.
-    match unsafe { (*object.cast::<StartResponse>()).call.as_ref() } {
-        Some(call) => Ok(call),
+unsafe fn with_call(object: *mut PyObject, work: impl FnOnce(&Call) -> Result<()>) -> Result<()> {
+    // SAFETY: the pointer is null or good: it is cleared before the call waits for those that are inside.
+    let entered = unsafe {
+        let pointer = (*object.cast::<StartResponse>()).call.read();
+        pointer.as_ref().map(|call| (call, call.enter()))
+    };
+    match entered {
+        Some((call, _inside)) => work(call),
         None => raise_runtime_error("the request is over"),
     }
 }
@@ -88,8 +105,7 @@ unsafe extern "C" fn start_response(
         let keywords = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) as usize };
         let given = std::slice::from_raw_parts(arguments, positional + keywords);
         named_rightly(positional, names, keywords)
-            .and_then(|()| call_of(object))
-            .and_then(|call| start(call, given))
+            .and_then(|()| with_call(object, |call| start(call, given)))
             .and_then(|()| WRITE.of(object, c"write", write, ffi::METH_O))
     };
     result.map_or(null_mut(), Object::into_ptr)
@@ -145,8 +161,7 @@ fn reraise(info: *mut PyObject) -> Result<()> {
 /// Both are live objects.
 unsafe fn parse(status: *mut PyObject, headers: *mut PyObject) -> Result<Head> {
     let mut head = Head::new();
-    // SAFETY: types are checked before they are relied on; a list's items are borrowed and used before
-    // any Python code could change the list.
+    // SAFETY: types are checked before they are relied on.
     unsafe {
         head.status = parse_status(status, &mut head)?;
         if ffi::PyList_Check(headers) == 0 {
@@ -155,7 +170,8 @@ unsafe fn parse(status: *mut PyObject, headers: *mut PyObject) -> Result<Head> {
         let count = ffi::PyList_GET_SIZE(headers);
         head.reserve(count as usize);
         for index in 0..count {
-            parse_header(ffi::PyList_GET_ITEM(headers, index), &mut head)?;
+            let header = Object::owned(ffi::PySequence_GetItem(headers, index))?;
+            parse_header(header.as_ptr(), &mut head)?;
         }
     }
     if head.status == 204 {
@@ -218,7 +234,7 @@ static WRITE: Function = Function::new();
 unsafe extern "C" fn write(object: *mut PyObject, data: *mut PyObject) -> *mut PyObject {
     // SAFETY: self is the StartResponse that PyCFunction_New was given; the thread is attached.
     let result = unsafe {
-        call_of(object).and_then(|call| {
+        with_call(object, |call| {
             Attached::callback(interpreter_of(object), |attached| write_to(attached, call, data))
         })
     };
