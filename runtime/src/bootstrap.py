@@ -32,8 +32,8 @@ log = take("_log")
 observe_requests, active_requests = take("_observe"), take("_active_requests")
 record_metrics, metrics = take("_record_metrics"), take("_metrics")
 # of an event loop, see asgi.py
-drain, flush, retire, look, begun, stopped = map(
-    take, ("_drain", "_flush", "_retire", "_look", "_begun", "_stopped")
+drain, flush, retire, look, ready, begun, stopped = map(
+    take, ("_drain", "_flush", "_retire", "_look", "_ready", "_begun", "_stopped")
 )
 # in httpd's own processes
 ssl_is_https, ssl_variable = take("_ssl_is_https", None), take("_ssl_variable", None)

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void, CStr};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub enum Message {
     Submit(Submission, Chosen),
     Wake(*mut c_void, u32),
     Retire(u32),
+    /// To call the function whenever the descriptor is readable, from now on.
+    Watch(RawFd, fn()),
     /// The process ends. Tells when the applications have shut down.
     Stop(Sender<()>),
 }
@@ -82,6 +85,18 @@ impl EventLoop {
     /// An application was imported; it replaces another import.
     pub fn begin(&self, instance: &'static Instance, loaded: Arc<Loaded>, replaced: Option<Arc<Loaded>>) {
         self.inbox.push(std::iter::once(Message::Begin(instance, loaded, replaced)));
+    }
+
+    /// Calls `ready` on the loop's thread, attached, whenever the descriptor is readable. It has one such.
+    pub fn watch(&self, descriptor: RawFd, ready: fn()) {
+        self.inbox.push(std::iter::once(Message::Watch(descriptor, ready)));
+    }
+
+    /// Does so no longer. On the loop's thread, attached.
+    pub fn unwatch(&self, descriptor: RawFd) {
+        if let Some(running) = self.interpreter.state().asgi.get() {
+            running.unwatch(descriptor);
+        }
     }
 
     /// Logs what the loop's thread is doing. Attached to its interpreter.
@@ -122,6 +137,7 @@ pub struct Running {
     task_arguments: Object,
     call_soon: Object,
     call_later: Object,
+    ready: Object,
     flush: Object,
     retire: Object,
     pub look: Object,
@@ -143,6 +159,8 @@ pub struct Running {
     /// `look` will be called: there are WebSockets.
     pub looks: Cell<bool>,
     batch: RefCell<Vec<Message>>,
+    /// See [`EventLoop::watch`].
+    watched: Cell<Option<fn()>>,
     /// For pieces of bodies.
     pub buffer: RefCell<Box<[u8]>>,
 }
@@ -213,6 +231,7 @@ impl Running {
             call_soon: python.attr(c"call_soon")?,
             call_later: python.attr(c"call_later")?,
             python,
+            ready: function(c"ready")?,
             flush: function(c"flush")?,
             retire: function(c"retire")?,
             look: function(c"look")?,
@@ -228,6 +247,7 @@ impl Running {
             flushes: Cell::new(false),
             looks: Cell::new(false),
             batch: RefCell::default(),
+            watched: Cell::new(None),
             buffer: RefCell::new(vec![0; http::PIECE].into()),
         };
         Ok((running, function(c"run")?, function(c"drain")?))
@@ -331,6 +351,27 @@ impl Running {
         drop(forgotten);
     }
 
+    fn watch(&self, descriptor: RawFd, ready: fn()) -> Result<()> {
+        self.watched.set(Some(ready));
+        let add = self.python.attr(c"add_reader")?;
+        add.call(&[&integer(descriptor as u64)?, &self.ready]).map(drop)
+    }
+
+    fn unwatch(&self, descriptor: RawFd) {
+        let remove = self.python.attr(c"remove_reader");
+        if remove.and_then(|remove| remove.call(&[&integer(descriptor as u64)?])).is_err() {
+            self.state().report(take_exception());
+        }
+    }
+
+    /// What is watched is readable: whatever the loop is told of it, it does at once.
+    fn ready(&'static self) {
+        let Some(ready) = self.watched.get() else { return };
+        self.event_loop.inbox.expect();
+        ready();
+        self.drain();
+    }
+
     /// Does what it was told, all of it; then wakes the host, once.
     fn drain(&'static self) {
         let flushes = self.flushes.replace(true);
@@ -368,6 +409,11 @@ impl Running {
                     self.state().report(take_exception());
                 }
             }
+            Message::Watch(descriptor, ready) => {
+                if self.watch(descriptor, ready).is_err() {
+                    self.state().report(take_exception());
+                }
+            }
             Message::Stop(stopped) => self.stop(stopped),
         }
     }
@@ -401,9 +447,10 @@ impl Running {
     }
 }
 
-pub fn functions() -> [PyMethodDef; 6] {
+pub fn functions() -> [PyMethodDef; 7] {
     [
         method(c"_drain", drain),
+        method(c"_ready", ready),
         method(c"_flush", flush),
         method(c"_retire", retire),
         method(c"_look", look),
@@ -432,6 +479,11 @@ unsafe fn call(module: *mut PyObject, work: impl FnOnce(&'static Running)) -> *m
 unsafe extern "C" fn drain(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
     // SAFETY: as above.
     unsafe { call(module, Running::drain) }
+}
+
+unsafe extern "C" fn ready(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above.
+    unsafe { call(module, Running::ready) }
 }
 
 unsafe extern "C" fn flush(module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {

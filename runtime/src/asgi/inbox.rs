@@ -19,6 +19,8 @@ struct State {
     queue: Vec<Message>,
     /// The loop has been told, and takes everything that is in the queue by then.
     told: bool,
+    /// … by the eventfd.
+    written: bool,
     /// How often the loop has taken what there was.
     taken: u64,
     /// The watchdog sleeps.
@@ -44,6 +46,7 @@ impl Inbox {
         let mut state = self.lock();
         state.queue.extend(messages);
         let tell = !std::mem::replace(&mut state.told, true);
+        state.written |= tell;
         let watch = std::mem::take(&mut state.unwatched);
         drop(state);
         if tell {
@@ -55,10 +58,18 @@ impl Inbox {
         }
     }
 
+    /// On the loop, which takes what there is soon in any case.
+    pub fn expect(&self) {
+        self.lock().told = true;
+    }
+
     /// Takes what there is. On the loop, which was told.
     pub fn take(&self, into: &mut Vec<Message>) {
-        let _ = self.eventfd.read();
         let mut state = self.lock();
+        if std::mem::take(&mut state.written) {
+            // Where whoever writes it has not come to that yet, the loop comes here once more.
+            let _ = self.eventfd.read();
+        }
         state.told = false;
         state.taken += 1;
         std::mem::swap(&mut state.queue, into);

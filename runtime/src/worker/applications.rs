@@ -5,14 +5,14 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
 use std::sync::{OnceLock, RwLock};
 
-use burrow_abi::{burrow_request, burrow_str, RuntimeApp, BURROW_RELOADING};
+use burrow_abi::{burrow_request, burrow_str, RuntimeApp, ASGI, BURROW_RELOADING};
 use burrow_daemon::config;
 use burrow_daemon::control::FromWorker;
 use burrow_daemon::request::Addressed;
 
 use super::{log, ownership, worker};
 use crate::app::{self, App};
-use crate::asgi;
+use crate::asgi::{self, EventLoop};
 use crate::interpreter::Interpreter;
 
 #[derive(Default)]
@@ -111,6 +111,14 @@ impl Application {
     pub fn interface(&self, request: &burrow_request) -> c_int {
         // SAFETY: made by `app::open`; a live request.
         unsafe { asgi::interface(self.runtime, request) }
+    }
+
+    /// The event loop that runs it, where it is imported, and there is one.
+    pub fn event_loop(&self) -> Option<&'static EventLoop> {
+        match self.app().instances() {
+            [instance] if self.app().interface() == ASGI => instance.event_loop(),
+            _ => None,
+        }
     }
 
     /// For [`crate::wsgi::serve`].

@@ -26,6 +26,9 @@ use super::{log, worker};
 /// What the epoll says where it is not a connection's place.
 const LISTENER: u64 = u64::MAX;
 
+/// How much an event loop looks at before it does something else.
+const AT_ONCE: usize = 64;
+
 // The states of a place.
 /// There is no connection.
 const FREE: u8 = 0;
@@ -164,6 +167,21 @@ impl Connections {
                     }
                 }
             }
+        }
+    }
+
+    /// What an event loop watches that takes requests itself.
+    pub fn descriptor(&self) -> RawFd {
+        self.epoll.0.as_raw_fd()
+    }
+
+    /// What there is to do now, at most so many.
+    pub fn look(&self) -> io::Result<Vec<Event>> {
+        let mut events = [EpollEvent::empty(); AT_ONCE];
+        match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Err(Errno::EINTR) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+            Ok(count) => Ok(events[..count].iter().filter_map(|event| self.look_at(event)).collect()),
         }
     }
 

@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{pipe2, read, write};
 use pyo3_ffi as ffi;
 
-use super::{errands, frozen_stacks, keeper, signals, threads, title, worker};
+use super::{errands, frozen_stacks, keeper, reception, signals, title, worker};
 use crate::attach::Attached;
 use crate::bootstrap::{self, named};
 use crate::object::{boolean, fs_decoded, integer, take_exception, Result};
@@ -131,7 +131,7 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
             worker.control.end(1)
         }
         None => {
-            threads::start()?;
+            reception::open()?;
             worker.connections.listen(true)?;
             worker.control.set_ready();
         }

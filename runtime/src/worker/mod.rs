@@ -25,6 +25,7 @@ mod manager;
 mod on_loop;
 mod outgoing;
 mod ownership;
+mod reception;
 mod requests;
 mod reserve;
 mod settings;

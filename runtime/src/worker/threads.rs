@@ -25,14 +25,19 @@ use crate::wsgi;
 const STACK_SIZE: usize = 8 << 20;
 const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
-/// Starts as many as were asked for.
-pub fn start() -> io::Result<()> {
+/// A request that was received, and is served next.
+pub type Job = (Box<Desk>, Connection, Entry<'static>);
+
+/// Starts as many as were asked for; the first one begins with a job where there is one.
+pub fn start(mut job: Option<Job>) -> io::Result<()> {
     let config = &worker().config;
     let stack_size = if config.stack_size == 0 { STACK_SIZE } else { config.stack_size as usize };
+    worker().page.summary().threads.store(config.threads, Relaxed);
     for number in 1..=config.threads {
+        let job = job.take();
         Builder::new().name(format!("burrow:{number}")).stack_size(stack_size).spawn(|| {
             add_signal_stack();
-            let Err(error) = work();
+            let Err(error) = work(job);
             fail(&error)
         })?;
     }
@@ -47,9 +52,16 @@ fn add_signal_stack() {
     unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) };
 }
 
-fn work() -> io::Result<std::convert::Infallible> {
+fn work(job: Option<Job>) -> io::Result<std::convert::Infallible> {
     let worker = worker();
-    let mut desk = Desk::new();
+    let mut desk = match job {
+        Some((mut desk, connection, entry)) => {
+            let attended = desk.serve(&connection, entry, false);
+            desk.go_on(connection, attended)?;
+            desk
+        }
+        None => Box::new(Desk::new()),
+    };
     loop {
         worker.reserve.come();
         let event = worker.connections.wait()?;
@@ -60,23 +72,24 @@ fn work() -> io::Result<std::convert::Infallible> {
         };
         while let Some(connection) = next {
             let entry = worker.control.enter();
-            next = match desk.attend(&connection, entry) {
-                Ok(Some(_entry)) => worker.connections.release(connection)?,
-                Ok(None) => None,
-                Err(error) => {
-                    if error.kind() == ErrorKind::InvalidData {
-                        log::error(&format!("a connection is closed, since its server has sent {error}"));
-                    }
-                    worker.connections.close(connection)?;
-                    None
-                }
-            }
+            let attended = desk.attend(&connection, entry, false);
+            next = desk.go_on(connection, attended)?;
         }
     }
 }
 
+/// What became of a connection.
+pub enum Attended {
+    /// Nothing had arrived, or it was served.
+    Done(Entry<'static>),
+    /// An event loop serves it, and has the connection.
+    Lent,
+    /// What was received is for a thread that may wait.
+    ForThread(Entry<'static>),
+}
+
 /// What a thread works with, from request to request.
-struct Desk {
+pub struct Desk {
     received: Received,
     /// Room for what arrives of a body, for an answer's frames and for headers.
     body: Vec<u8>,
@@ -84,13 +97,16 @@ struct Desk {
     pairs: Vec<burrow_pair>,
 }
 
+// SAFETY: the pairs are made anew, from what was received, before they are used.
+unsafe impl Send for Desk {}
+
 impl Desk {
-    fn new() -> Desk {
+    pub fn new() -> Desk {
         Desk { received: Received::new(), body: vec![0; AHEAD], frames: Vec::new(), pairs: Vec::new() }
     }
 
     /// Accepts a connection and says who we are.
-    fn accept(&mut self) -> io::Result<Option<Connection>> {
+    pub fn accept(&mut self) -> io::Result<Option<Connection>> {
         let worker = worker();
         let connection = match worker.connections.accept(&worker.config.peers) {
             Err(error) if is_exhaustion(&error) => {
@@ -115,20 +131,57 @@ impl Desk {
         Ok(Some(connection))
     }
 
-    /// Serves the request that has arrived, if one has. None where an event loop does that from here on, which
-    /// has the connection then. An error where that is to be closed.
-    fn attend(
+    /// Gives back a connection that nobody has any more. It is to be attended to again where something has
+    /// arrived meanwhile.
+    pub fn go_on(
+        &self,
+        connection: Connection,
+        attended: io::Result<Attended>,
+    ) -> io::Result<Option<Connection>> {
+        let connections = &worker().connections;
+        match attended {
+            Ok(Attended::Done(_entry)) => connections.release(connection),
+            Ok(Attended::Lent) => Ok(None),
+            Ok(Attended::ForThread(_)) => unreachable!("threads serve everything"),
+            Err(error) => {
+                if error.kind() == ErrorKind::InvalidData {
+                    log::error(&format!("a connection is closed, since its server has sent {error}"));
+                }
+                connections.close(connection).map(|()| None)
+            }
+        }
+    }
+
+    /// Serves the request that has arrived, if one has. An error where the connection is to be closed.
+    pub fn attend(
         &mut self,
         connection: &Connection,
         entry: Entry<'static>,
-    ) -> io::Result<Option<Entry<'static>>> {
+        on_loop: bool,
+    ) -> io::Result<Attended> {
+        match self.received.receive(connection.as_fd())? {
+            true => self.serve(connection, entry, on_loop),
+            false => Ok(Attended::Done(entry)),
+        }
+    }
+
+    /// Serves the request that was received; `on_loop`: only if an event loop does that.
+    fn serve(
+        &mut self,
+        connection: &Connection,
+        entry: Entry<'static>,
+        on_loop: bool,
+    ) -> io::Result<Attended> {
         let worker = worker();
         let socket = connection.as_fd();
-        if !self.received.receive(socket)? {
-            return Ok(Some(entry));
-        }
         let read = request::read(self.received.payload(), &mut self.pairs);
         let (address, mut request) = read.ok_or_else(|| malformed("what is no request"))?;
+        let application = worker.applications.find(&address);
+        application.look_at_script(&mut request);
+        let is_looped = application.interface(&request) == ASGI;
+        if on_loop && !is_looped {
+            return Ok(Attended::ForThread(entry));
+        }
         let now = page::now();
         if address.queue_deadline != 0 && now > address.queue_deadline {
             // The server has answered it by now.
@@ -141,9 +194,7 @@ impl Desk {
         if limit > 0 && served.load(Relaxed) >= limit {
             worker.control.retire("maximum_requests");
         }
-        let application = worker.applications.find(&address);
-        application.look_at_script(&mut request);
-        if application.interface(&request) != ASGI {
+        if !is_looped {
             let body = self.received.body(socket, &mut self.body);
             let sender = Sender::new(socket, &mut self.frames);
             let exchange = Exchange::new(&request, connection.slot, body, sender);
@@ -157,11 +208,11 @@ impl Desk {
             }
             finished?;
             if is_served {
-                return Ok(Some(entry));
+                return Ok(Attended::Done(entry));
             }
         }
         on_loop::submit(&self.received, &request, (connection, now), application, entry)?;
-        Ok(None)
+        Ok(Attended::Lent)
     }
 }
 
