@@ -117,6 +117,7 @@ typedef struct {
     ngx_chain_t *busy;
     ngx_chain_t *free;
     ngx_queue_t waiting;
+    ngx_msec_t begun_at;
     ngx_msec_t give_up;  /* when it has waited for too long */
     ngx_event_t overdue; /* when it should have been taken by a thread */
     ngx_event_t next;    /* this attempt is over: see lost and outcome */

@@ -154,6 +154,17 @@ void ngx_burrow_open_group(ngx_burrow_group_t *group, ngx_log_t *log)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
+/* For all attempts together: that on_overdue be called in time. */
+static void limit_queueing(ngx_burrow_relay_t *relay)
+{
+    ngx_msec_t timeout = (ngx_msec_t) relay->group->options.queue_timeout;
+    ngx_msec_t gone = ngx_current_msec - relay->begun_at;
+
+    if (timeout > 0) {
+        ngx_add_timer(&relay->overdue, gone < timeout ? timeout - gone : 0);
+    }
+}
+
 /* On a connection of its own; also again, where the first one was of no use. */
 static void start(ngx_burrow_relay_t *relay)
 {
@@ -164,6 +175,7 @@ static void start(ngx_burrow_relay_t *relay)
         finish(relay, NGX_HTTP_INTERNAL_SERVER_ERROR);
         return;
     }
+    limit_queueing(relay); /* again: the end of an upstream ends that, too */
     relay->lost = 0;
     relay->give_up = ngx_current_msec + (ngx_msec_t) relay->group->options.connect_timeout;
     rc = ngx_queue_empty(&relay->group->waiting) ? ngx_burrow_reach(relay) : NGX_AGAIN;
@@ -283,8 +295,6 @@ void ngx_burrow_relay(ngx_http_request_t *r)
         ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
         return;
     }
-    if (relay->group->options.queue_timeout > 0) {
-        ngx_add_timer(&relay->overdue, (ngx_msec_t) relay->group->options.queue_timeout);
-    }
+    relay->begun_at = ngx_current_msec;
     start(relay);
 }

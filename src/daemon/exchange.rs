@@ -17,7 +17,7 @@ use nix::sys::socket::{send, MsgFlags};
 use super::client::{Body, Client, Gone};
 use super::ending::{self, Cause, Next, Progress};
 use super::inbox::Inbox;
-use super::incoming::{Incoming, Malformed, Part};
+use super::incoming::{Incoming, Malformed, Part, OTHER_RELEASE};
 use super::links::{Link, GLANCE};
 use super::outgoing::Outgoing;
 use super::response::Response;
@@ -207,7 +207,7 @@ impl Exchange<'_> {
                 Part::More(length) => Some(length),
                 Part::Hello(payload, descriptors) => {
                     let greeted = group.links.greet(group, link, &payload, descriptors);
-                    greeted.map_err(|_| "a HELLO of another release")?;
+                    greeted.map_err(|_| OTHER_RELEASE)?;
                     None
                 }
                 Part::Abort(outcome) => {

@@ -37,6 +37,8 @@ pub enum Part<'a> {
 /// Why an answer is not read any further: for the log.
 pub type Malformed = &'static str;
 
+pub const OTHER_RELEASE: Malformed = "a HELLO of another release: stop the server and start it";
+
 #[derive(Debug, Default, PartialEq)]
 enum Progress {
     #[default]
@@ -211,7 +213,7 @@ impl Incoming {
         let payload = &start[frame::HEADER..][..header.length];
         match header.kind {
             Kind::Hello => {
-                let payload = payload.try_into().map_err(|_| "a HELLO of another release")?;
+                let payload = payload.try_into().map_err(|_| OTHER_RELEASE)?;
                 self.have = 0;
                 return Ok(Some(Part::Hello(payload, self.descriptors.drain(..).collect())));
             }

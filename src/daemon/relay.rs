@@ -11,7 +11,7 @@ use nix::sys::socket::MsgFlags;
 
 use super::begun::Begun;
 use super::ending::{self, Cause, Next, Progress};
-use super::incoming::{Incoming, Malformed, Part};
+use super::incoming::{Incoming, Malformed, Part, OTHER_RELEASE};
 use super::pool::{Connection, Pool};
 use super::socket::Space;
 use super::Group;
@@ -141,7 +141,7 @@ impl Relay {
                 Part::Hello(payload, descriptors) => {
                     let connection = self.connection.as_mut().ok_or("a HELLO without a connection")?;
                     let greeted = self.workers.pool.borrow_mut().greet(connection, &payload, descriptors);
-                    greeted.map_err(|_| "a HELLO of another release")?;
+                    greeted.map_err(|_| OTHER_RELEASE)?;
                 }
                 part => return Ok(part),
             }

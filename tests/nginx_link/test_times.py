@@ -42,6 +42,17 @@ def test_queue_timeout(hasty, clients, path):
 
 
 @PATHS
+def test_queue_timeout_of_what_is_sent_again(hasty, clients, path):
+    server, group = hasty
+    group.listen()
+    answer = timed(clients, server.get, path)
+    group.accept().close()
+    with group.accept():
+        status, took = answer.result()
+    assert status == 504 and took > 1.9
+
+
+@PATHS
 def test_socket_timeout(hasty, clients, path):
     server, group = hasty
     group.listen()
