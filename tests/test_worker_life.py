@@ -149,6 +149,7 @@ def test_more_connections_than_there_are_places(worker):
         connection = worker.connect()
         assert connection.get(worker.target("hello.py")).status == 200
         idle.append(connection)
+    assert idle[0].summary()[4] == 1024
     one_more = worker.connect()
     one_more.send(request(worker.target("hello.py")))
     # one of those that are told to close does

@@ -194,8 +194,8 @@ class Connection:
         return struct.unpack_from("<I", self.page, 64 + 128 * self.slot)[0]
 
     def summary(self):
-        """(pid, threads, busy, draining, served) of the worker."""
-        return struct.unpack_from("<4xIIIIxxxxQ", self.page, 0)
+        """(pid, threads, busy, draining, connections, served) of the worker."""
+        return struct.unpack_from("<4xIIIIIQ", self.page, 0)
 
 
 class Worker:

@@ -20,6 +20,8 @@ use nix::unistd::{ftruncate, pipe2, write};
 
 /// Connections that a worker can have at once.
 pub const SLOTS: usize = 1024;
+/// With so many none is kept that is idle: a server's process that has none must be able to connect.
+const CROWD: u32 = (SLOTS - SLOTS / 4) as u32;
 /// Bytes of a request's description.
 const WHAT: usize = 108;
 
@@ -34,6 +36,8 @@ pub struct Summary {
     pub busy: AtomicU32,
     /// Not 0 once it takes no further connection: it is being replaced.
     draining: AtomicU32,
+    /// Connections that it has.
+    pub connections: AtomicU32,
     /// Requests taken since its start.
     pub served: AtomicU64,
 }
@@ -229,6 +233,11 @@ impl Reader {
     pub fn has_free_thread(&self) -> bool {
         let summary = self.summary();
         !summary.is_draining() && summary.busy.load(Relaxed) < summary.threads.load(Relaxed)
+    }
+
+    /// Whether a connection should rather be closed than be idle.
+    pub fn is_crowded(&self) -> bool {
+        self.summary().connections.load(Relaxed) >= CROWD
     }
 
     /// What is being served.

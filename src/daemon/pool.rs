@@ -116,7 +116,8 @@ impl<C> Pool<C> {
     /// Keeps a connection whose last answer is whole. What is not kept is to be closed.
     #[must_use]
     pub fn put(&mut self, connection: Connection<C>) -> Option<Connection<C>> {
-        let Some((worker, _)) = connection.worker.as_ref().filter(|(worker, _)| !worker.is_draining()) else {
+        let keeps = |(worker, _): &&(Arc<Worker>, u32)| !worker.is_draining() && !worker.page.is_crowded();
+        let Some((worker, _)) = connection.worker.as_ref().filter(keeps) else {
             return Some(connection);
         };
         match self.workers.iter_mut().find(|(other, _)| Arc::ptr_eq(other, worker)) {
@@ -272,6 +273,17 @@ mod tests {
         assert_eq!(pool.put(last).unwrap().handle, 1001, "its worker drains");
         assert!(pool.take().is_none());
         assert!(pool.put(Connection::new(4)).is_some(), "there was no HELLO");
+    }
+
+    #[test]
+    fn none_is_kept_where_others_need_room() {
+        let page = Writer::new(1).unwrap();
+        let mut pool = Pool::new(1, 1);
+        let connection = greet(&mut pool, &page, 1);
+        page.summary().connections.store(page::SLOTS as u32, Relaxed);
+        let connection = pool.put(connection).unwrap();
+        page.summary().connections.store(page::SLOTS as u32 / 2, Relaxed);
+        assert!(pool.put(connection).is_none());
     }
 
     #[test]

@@ -143,6 +143,8 @@ impl Connections {
     }
 
     fn watch_listener(&self, vacancies: &mut Vacancies) -> io::Result<()> {
+        let count = SLOTS - vacancies.places.len();
+        worker().page.summary().connections.store(count as u32, Relaxed);
         let listening = vacancies.wanted && !vacancies.places.is_empty();
         if listening && !vacancies.listening {
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
