@@ -12,7 +12,7 @@ import pytest
 import servers
 from daemons import await_daemons, burrow, daemons, socket_folder, sockets
 from servers import IS_ROOT, Mount, wait_for
-from test_manager import await_end, manager, ours
+from test_manager import await_end, manager, ours, successor
 from test_reload import Load
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root's servers change their user")
@@ -85,6 +85,18 @@ def test_a_change_is_not_forgotten_with_the_manager(server):
     first.kill()
     await_daemons(server, "shop", 1, without=before)
     wait_for(lambda: server.get("/").text == "Hello, World!\n", "the new code")
+
+
+def test_adopted_processes_are_replaced_when_they_die(server):
+    server.start(mounts=[Mount("/", "daemon.py", process="shop")], groups={"shop": "processes=2"})
+    before = await_daemons(server, "shop", 2)
+    server.crash = None
+    first = manager(server)
+    first.kill()
+    successor(server, first, timeout=30)
+    wait_for(lambda: all(f"{pid} " in burrow(server, "status", check=False).stdout for pid in before), "both")
+    os.kill(min(before), signal.SIGKILL)
+    await_daemons(server, "shop", 2, without=[min(before)])
 
 
 def test_a_script_that_is_gone_holds_nothing_up(apache):

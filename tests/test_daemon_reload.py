@@ -15,7 +15,10 @@ TURNS = 3
 def start(server, options="processes=2", app="daemon.py"):
     server.write_app("shop.py", (server.apps / app).read_text())
     server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": options}, threads=16)
-    return await_daemons(server, "shop", int(options.split("processes=")[1].split()[0]))
+    count = int(options.split("processes=")[1].split()[0])
+    # One that takes connections may not have told the manager yet, who would not miss it.
+    server.wait_log(f"'shop': {count} new processes serve")
+    return await_daemons(server, "shop", count)
 
 
 def change(server, version, extra=""):

@@ -44,6 +44,8 @@ pub struct Worker {
     pub copies: u32,
     /// Imported before the worker is ready.
     pub apps: Vec<App>,
+    /// It takes no requests: once it has imported, workers are forked from it.
+    pub is_template: bool,
     /// Folders for sys.path.
     pub paths: Vec<Vec<u8>>,
     pub interpreters: Vec<Interpreter>,
@@ -89,6 +91,7 @@ pub struct App {
 
 /// What differs from interpreter to interpreter.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Interpreter {
     /// None: of any application group that has no entry of its own.
     pub application_group: Option<Vec<u8>>,

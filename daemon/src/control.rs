@@ -34,6 +34,12 @@ pub enum FromWorker {
     /// It wants to be replaced: one of mod_wsgi's words for a shutdown's reason, such as
     /// "maximum_requests". It goes on until it is told to drain.
     Retire { reason: String },
+    /// From a template: it forks a worker for each `Fork`.
+    Template,
+    /// From a template, which ends: nothing may be forked from it.
+    Unfit { reason: String },
+    /// From a template, for each `Fork`: the worker's pid; 0: it could not be forked.
+    Forked { pid: i32 },
     /// The answer to `Stacks`: a descriptor of a file with the text comes along.
     Stacks,
 }
@@ -49,6 +55,8 @@ pub enum ToWorker {
     Stop { reason: String },
     /// Import this: another process of the group has done so.
     Import { app: App },
+    /// To a template: fork a worker. The descriptors that one is started with come along, in their order.
+    Fork,
     /// The log's new descriptor comes along.
     Log,
     /// The Python stacks of all threads are wanted.

@@ -165,6 +165,16 @@ impl App {
         self.instances().iter().any(|instance| instance.is_outdated(modified))
     }
 
+    /// In a process that was forked: it is another one. Called attached.
+    pub fn name_process(&'static self) {
+        self.instances().iter().for_each(|instance| instance.name_process());
+    }
+
+    /// Whether what was imported needs an event loop.
+    pub fn needs_event_loop(&'static self) -> bool {
+        self.instances().iter().any(|instance| instance.needs_event_loop())
+    }
+
     /// Logs what the application has raised, in mod_wsgi's words.
     pub fn report(&self, attached: &Attached, exception: Object) {
         let state = attached.interpreter.state();

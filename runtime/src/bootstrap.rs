@@ -323,7 +323,7 @@ impl State {
 }
 
 /// A text that bootstrap.py has encoded.
-fn text_of(bytes: &Object) -> String {
+pub fn text_of(bytes: &Object) -> String {
     // SAFETY: bytes, as its functions return them.
     String::from_utf8_lossy(unsafe { bytes_of(bytes.as_ptr()) }).into_owned()
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::worker;
 
 static CHILD: AtomicBool = AtomicBool::new(false);
+/// The child is to serve: a worker that is forked from its template.
+static SERVES: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// The forking thread's mask.
@@ -35,8 +37,11 @@ extern "C" fn in_parent() {
 /// Default dispositions and an empty mask: else nobody could end the child. Handlers that the application has
 /// set in a worker stay.
 extern "C" fn in_child() {
-    CHILD.store(true, Ordering::Relaxed);
     worker::abandon();
+    if SERVES.load(Ordering::Relaxed) {
+        return in_parent();
+    }
+    CHILD.store(true, Ordering::Relaxed);
     // SAFETY: all of these may be called in a forked child; what is read is filled before.
     unsafe {
         for signal in 1..=libc::SIGRTMAX() {
@@ -58,6 +63,18 @@ extern "C" fn in_child() {
 pub fn watch() {
     // SAFETY: the handlers call only what a forked child may.
     unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+}
+
+/// Until the result is dropped, children are those that serve.
+pub fn children_serve() -> impl Drop {
+    struct Serve;
+    impl Drop for Serve {
+        fn drop(&mut self) {
+            SERVES.store(false, Ordering::Relaxed);
+        }
+    }
+    SERVES.store(true, Ordering::Relaxed);
+    Serve
 }
 
 pub fn is_child() -> bool {

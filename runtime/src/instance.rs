@@ -71,7 +71,7 @@ impl Instance {
         let Some(interpreter) = self.interpreter() else { return false };
         let _busy = interpreter.busy();
         let Some(loaded) = self.loaded(interpreter, None) else { return false };
-        let begun = loaded.asgi.as_ref().is_none_or(asgi::Application::wait);
+        let begun = worker::is_template() || loaded.asgi.as_ref().is_none_or(asgi::Application::wait);
         // A request may have replaced the import meanwhile: its last reference goes while attached.
         let _attached = Attached::to(interpreter);
         drop(loaded);
@@ -113,6 +113,8 @@ impl Instance {
             }
         };
         let event_loop = match loaded.asgi {
+            // Whose event loop would be a thread in a process that is to be forked.
+            Some(_) if worker::is_template() => None,
             Some(_) => Some(attached.detached(|| interpreter.event_loop())?),
             None => None,
         };
@@ -180,6 +182,20 @@ impl Instance {
             take_exception().into_iter().for_each(|exception| self.app.report(&attached, exception));
             false
         })
+    }
+
+    /// Whether what was imported needs an event loop.
+    pub fn needs_event_loop(&self) -> bool {
+        self.loaded.lock().unwrap().as_ref().is_some_and(|loaded| loaded.asgi.is_some())
+    }
+
+    /// In a process that was forked: it is another one. Called attached.
+    pub fn name_process(&self) {
+        if let Some(loaded) = &*self.loaded.lock().unwrap() {
+            if loaded.template.name_process().is_err() {
+                take_exception();
+            }
+        }
     }
 
     /// Never the last reference, which must go attached: nothing is cloned that may be replaced meanwhile

@@ -9,7 +9,7 @@
 //! the thread that let go is awake again at once. So a helper keeps the GIL until that one sleeps in the
 //! queue too, at its end: the next is then whoever has waited longest.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
 use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ const SETTLE: Duration = Duration::from_micros(100);
 const STACK: usize = 256 << 10;
 
 /// Interpreters watched. With one there is nothing to do.
-static WATCHED: AtomicU32 = AtomicU32::new(0);
+static WATCHED: Mutex<Vec<&'static Interpreter>> = Mutex::new(Vec::new());
 /// The clock sleeps: whoever makes the first interpreter busy wakes it.
 static ASLEEP: AtomicBool = AtomicBool::new(false);
 static AWAKE: Condvar = Condvar::new();
@@ -52,12 +52,21 @@ impl Clock {
     }
 }
 
-/// Starts the interpreter's helper, and with the second one the clock. They inherit the signal mask of
-/// the thread that makes interpreters. Where a thread cannot be started requests are served less evenly.
+/// With the second interpreter the helpers start, and the clock. They inherit the signal mask of the
+/// thread that makes interpreters. Where a thread cannot be started requests are served less evenly.
 pub fn watch(interpreter: &'static Interpreter) {
-    let _ = Builder::new().name("burrow:fair".into()).stack_size(STACK).spawn(move || help(interpreter));
-    if WATCHED.fetch_add(1, SeqCst) == 1 {
-        let _ = Builder::new().name("burrow:clock".into()).stack_size(STACK).spawn(clock);
+    let mut watched = WATCHED.lock().unwrap();
+    watched.push(interpreter);
+    let without_helper = match watched.len() {
+        1 => return,
+        2 => {
+            let _ = Builder::new().name("burrow:clock".into()).stack_size(STACK).spawn(clock);
+            &watched[..]
+        }
+        _ => &[interpreter][..],
+    };
+    for interpreter in without_helper.iter().copied() {
+        let _ = Builder::new().name("burrow:fair".into()).stack_size(STACK).spawn(move || help(interpreter));
     }
 }
 

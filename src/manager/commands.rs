@@ -59,7 +59,7 @@ pub struct GroupStatus {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct WorkerStatus {
     pub pid: i32,
-    /// starting, ready, draining or stopping
+    /// starting, ready, template, draining or stopping
     pub state: String,
     /// In seconds.
     pub age: f64,
@@ -145,7 +145,8 @@ impl Commands {
     }
 
     fn ask_for_stacks(&mut self, link: Link, group: &Group) {
-        let asked = group.workers.iter().filter(|worker| worker.send(&ToWorker::Stacks, &[]));
+        let serve = group.workers.iter().filter(|worker| !worker.is_template);
+        let asked = serve.filter(|worker| worker.send(&ToWorker::Stacks, &[]));
         let waits_for: Vec<Pid> = asked.map(|worker| worker.pid).collect();
         if waits_for.is_empty() {
             return refuse(&link, format!("process group '{}' has no process now", group.spec().name));
@@ -250,6 +251,7 @@ fn describe_worker(worker: &Worker) -> WorkerStatus {
     let state = match worker.state {
         State::Starting(_) => "starting",
         State::Ready => "ready",
+        State::Template => "template",
         State::Draining(_) => "draining",
         State::Stopping(_) | State::Killed => "stopping",
     };

@@ -323,7 +323,8 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         cpu_time_limit: seconds("cpu-time-limit"),
         maximum_requests: group.number("maximum-requests"),
         max_memory: group.number("max-memory"),
-        server_metrics: group.value("server-metrics").eq_ignore_ascii_case("on"),
+        server_metrics: group.is_on("server-metrics"),
+        is_template: group.is_on("preload"),
     }
 }
 

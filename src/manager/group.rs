@@ -4,6 +4,8 @@
 //! there, after everything that happens, and does the next thing. A process is current when it was started with the
 //! settings and the revision that are in force; the others are replaced, each once a current one is ready.
 
+mod template;
+
 use super::{
     backoff::Backoff,
     configuration::{self, Configuration},
@@ -55,6 +57,8 @@ pub struct Group {
     broken: Vec<App>,
     /// A process with these settings and of this revision has been ready.
     proven: bool,
+    /// Processes cannot be forked with these settings and at this revision, though preload=on.
+    unfit: bool,
     /// What is new does not start: what was there before goes on, and nothing is tried again.
     held: bool,
     backoff: Backoff,
@@ -81,6 +85,7 @@ impl Group {
             imported: Vec::new(),
             broken: Vec::new(),
             proven: false,
+            unfit: false,
             held: false,
             backoff: Backoff::default(),
             tried: HashMap::new(),
@@ -125,7 +130,7 @@ impl Group {
     fn replace(&mut self, reason: &'static str) {
         self.reason = reason;
         self.rolling = true;
-        (self.held, self.proven) = (false, false);
+        (self.held, self.proven, self.unfit) = (false, false, false);
         self.broken.clear();
         self.backoff = Backoff::default();
         let root = self.spec.launch.chroot.as_deref();
@@ -170,6 +175,7 @@ impl Group {
                 // The path leads nowhere any more: what remains comes from those that are connected.
                 let _ = fs::remove_file(&self.socket);
                 self.drain(|_| true, usize::MAX);
+                self.stop_templates(|_| true);
             }
             return;
         }
@@ -180,6 +186,7 @@ impl Group {
                 worker.stop(self.reason, self.spec.shutdown_timeout());
             }
         }
+        self.stop_templates(|worker| !is_current(worker));
         let wanted = self.spec.processes as usize;
         if self.is_service() {
             self.drain(|worker| !is_current(worker), usize::MAX);
@@ -189,6 +196,7 @@ impl Group {
         let up = self.workers.iter().filter(|worker| worker.is_up());
         let current = up.clone().filter(|worker| is_current(worker)).count();
         let serving = up.filter(|worker| worker.state == State::Ready).count();
+        let current = current + self.ordered();
         if self.held && serving == 0 && current == 0 {
             self.held = false;
         }
@@ -209,7 +217,8 @@ impl Group {
 
     /// Drains so many at most of the processes that serve and that `which` is about. How many it were.
     fn drain(&mut self, which: impl Fn(&Worker) -> bool, most: usize) -> usize {
-        let chosen = self.workers.iter_mut().filter(|worker| worker.is_up() && which(worker)).take(most);
+        let serve = self.workers.iter_mut().filter(|worker| worker.is_up() && !worker.is_template);
+        let chosen = serve.filter(|worker| which(worker)).take(most);
         let mut drained = 0;
         for worker in chosen {
             let reason = worker.retiring.clone().unwrap_or_else(|| self.reason.into());
@@ -222,6 +231,12 @@ impl Group {
             drained += 1;
         }
         drained
+    }
+
+    fn stop_templates(&mut self, which: impl Fn(&Worker) -> bool) {
+        let shutdown = self.spec.shutdown_timeout();
+        let templates = self.workers.iter_mut().filter(|worker| worker.state == State::Template);
+        templates.filter(|worker| which(worker)).for_each(|worker| worker.stop(self.reason, shutdown));
     }
 
     /// It takes no requests: a script runs, and of each process there is to be just one.
@@ -271,7 +286,7 @@ impl Group {
         if self.backoff.due().is_some() {
             return;
         }
-        for _ in 0..missing {
+        for _ in 0..self.startable(missing) {
             if let Err(error) = self.start(host) {
                 let delay = self.backoff.failed(false, Duration::ZERO);
                 let text = format!("cannot start a process: {error}; again in {:.1} s", delay.as_secs_f32());
@@ -282,6 +297,8 @@ impl Group {
 
     fn start(&mut self, host: &Host) -> io::Result<()> {
         let apps = self.apps_to_import();
+        let template = self.template();
+        let is_template = self.preloads() && template.is_none();
         let listener = match &self.listener {
             Some(listener) => listener,
             None => self.listener.insert(folder::listen_for_requests(&self.socket, &self.spec.socket)?),
@@ -294,13 +311,17 @@ impl Group {
             most => most + jitter,
         };
         let spec = self.spec.worker.clone();
-        let configuration = config::Worker { settings: settings.clone(), apps, maximum_requests, ..spec };
+        let configuration =
+            config::Worker { settings: settings.clone(), apps, maximum_requests, is_template, ..spec };
         let configuration = configuration.to_file()?;
         let files = [listener.as_fd(), configuration.as_fd(), theirs.as_fd()];
+        if let Some(index) = template {
+            return Group::order(&mut self.workers[index], link, files);
+        }
         let pid = launch::start(&self.spec.name, &self.spec.launch, files, host.runtimes, host.log)?;
-        // A service is at work as soon as it runs.
-        let startup_timeout = if self.is_service() { 0 } else { self.spec.startup_timeout };
-        self.workers.push(Worker::started(pid, link, settings, Duration::from_secs(startup_timeout))?);
+        let mut worker = Worker::started(pid, link, settings, self.startup_timeout())?;
+        worker.is_template = is_template;
+        self.workers.push(worker);
         Ok(())
     }
 
@@ -343,6 +364,13 @@ impl Group {
                 }
             }
             FromWorker::Broken { .. } => {}
+            FromWorker::Template if worker.is_template && worker.is_up() => worker.state = State::Template,
+            FromWorker::Unfit { reason } if worker.is_template => {
+                worker.state = State::Stopping(Instant::now() + self.spec.shutdown_timeout());
+                self.cannot_fork(host, is_current, &reason);
+            }
+            FromWorker::Forked { pid: child } if worker.is_template => self.forked(host, pid, child),
+            FromWorker::Template | FromWorker::Unfit { .. } | FromWorker::Forked { .. } => {}
             FromWorker::Imported { app } => {
                 self.broken.retain(|broken| broken.target != app.target);
                 self.imported(pid, app);
@@ -415,6 +443,8 @@ impl Group {
             worker.send(&ToWorker::Import { app: app.clone() }, &[]);
         }
         self.workers.push(worker);
+        let label = self.label();
+        self.proven = self.workers.iter().any(|worker| worker.was_ready && worker.settings == label);
     }
 
     /// A process has ended.
@@ -431,6 +461,9 @@ impl Group {
         let mut text = format!("process {} {how}", worker.pid);
         if !serving.is_empty() {
             text = format!("{text} while it served {serving}");
+        }
+        if worker.state == State::Template {
+            return self.lost_template(host, worker, &text);
         }
         if !worker.is_up() {
             // It was asked to: what is worth a line is only what that has cost.

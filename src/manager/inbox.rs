@@ -37,6 +37,8 @@ pub enum Event {
     Ready(usize),
     /// The log is another file now.
     LogMoved,
+    /// A process has ended.
+    ChildEnded,
     /// The time that was given has come.
     Due,
 }
@@ -72,7 +74,10 @@ impl Inbox {
         Ok(Inbox {
             link: link_from_stdin()?,
             master: None,
-            signals: blocked(&[Signal::SIGTERM, Signal::SIGINT])?,
+            signals: blocked(match role {
+                Role::Guardian => &[Signal::SIGTERM, Signal::SIGINT],
+                Role::Manager => &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD],
+            })?,
             log: Log::new(server, role.name()),
         })
     }
@@ -90,7 +95,12 @@ impl Inbox {
                 None => PollTimeout::NONE,
             };
             match self.poll(watched, timeout)? {
-                Some(Source::Signals) => return Ok(Event::stop("a signal")),
+                Some(Source::Signals) => match self.signals.read_signal()? {
+                    Some(signal) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
+                        return Ok(Event::ChildEnded)
+                    }
+                    _ => return Ok(Event::stop("a signal")),
+                },
                 Some(Source::Master) => return Ok(Event::stop("the server is gone")),
                 Some(Source::Watched(index)) => return Ok(Event::Ready(index)),
                 Some(Source::Log) if self.log.reopen() => return Ok(Event::LogMoved),

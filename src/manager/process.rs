@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{python::runtime_dir, settings::ServerKind};
 use burrow_daemon::control::{FromWorker, Hello, ToWorker};
-use nix::unistd::Pid;
+use nix::{sys::prctl, unistd::Pid};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -29,6 +29,8 @@ const RESERVE: Duration = Duration::from_millis(500);
 
 pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
     let inbox = Inbox::open(Role::Manager, server)?;
+    // Of a process that is forked from another, by way of one that ends: it becomes ours.
+    prctl::set_child_subreaper(true)?;
     inbox.log.write(Level::Notice, &format!("started, instance {instance}"));
     let mut manager = Manager {
         inbox,
@@ -95,9 +97,12 @@ impl Manager {
                 Source::Link(pid) => self.receive(pid),
                 Source::End(pid) => self.ended(pid),
             },
-            Event::Due => {}
+            // All are looked for below.
+            Event::ChildEnded | Event::Due => {}
         }
         self.balance();
+        let workers = || self.groups.iter().flat_map(|group| &group.workers);
+        worker::reap_strangers(|pid| workers().any(|worker| worker.pid == pid));
         Ok(None)
     }
 

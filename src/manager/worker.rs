@@ -16,11 +16,12 @@ use nix::{
     unistd::{getpgid, Pid},
 };
 use std::{
+    collections::VecDeque,
     ffi::OsStr,
-    io,
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -35,6 +36,8 @@ pub enum State {
     /// Imports what it is to serve.
     Starting(Option<Instant>),
     Ready,
+    /// Has imported, and the others are forked from it.
+    Template,
     /// Serves what it has got.
     Draining(Instant),
     Stopping(Instant),
@@ -58,6 +61,10 @@ pub struct Worker {
     pub retiring: Option<String>,
     /// Has been ready at some time.
     pub was_ready: bool,
+    /// It takes no requests: the others are forked from it.
+    pub is_template: bool,
+    /// Our ends of the links of processes that it is to fork, and has not yet.
+    pub orders: VecDeque<Link>,
     /// The kernel's count of processes that it killed for want of memory, when this one was started.
     pub memory_kills: u64,
 }
@@ -77,6 +84,8 @@ impl Worker {
             state: State::Starting(until),
             retiring: None,
             was_ready: false,
+            is_template: false,
+            orders: VecDeque::new(),
             memory_kills: memory_kills(),
         })
     }
@@ -128,6 +137,11 @@ impl Worker {
         matches!(self.state, State::Starting(_) | State::Ready)
     }
 
+    /// It was told to end, or does so by itself.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, State::Draining(_) | State::Stopping(_) | State::Killed)
+    }
+
     pub fn ready(&mut self) {
         if matches!(self.state, State::Starting(_)) {
             self.state = State::Ready;
@@ -145,7 +159,8 @@ impl Worker {
     }
 
     pub fn stop(&mut self, reason: &str, timeout: Duration) {
-        if !self.send(&ToWorker::Stop { reason: reason.into() }, &[]) {
+        // A template that imports listens to nothing else.
+        if !self.send(&ToWorker::Stop { reason: reason.into() }, &[]) || self.is_template {
             self.kill(Signal::SIGTERM);
         }
         self.state = State::Stopping(Instant::now() + timeout + GRACE);
@@ -160,7 +175,7 @@ impl Worker {
         match self.state {
             State::Starting(until) => until,
             State::Draining(until) | State::Stopping(until) => Some(until),
-            State::Ready | State::Killed => None,
+            State::Ready | State::Template | State::Killed => None,
         }
     }
 
@@ -214,6 +229,24 @@ impl Worker {
     }
 }
 
+/// Whether this is a child of this process, and runs as this user.
+pub fn is_child_of(pid: Pid, uid: u32) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let metadata = fs::metadata(format!("/proc/{pid}"));
+    waitid(Id::Pid(pid), look).is_ok() && metadata.is_ok_and(|metadata| metadata.uid() == uid)
+}
+
+/// Takes notice of the end of processes that others have left to this one.
+pub fn reap_strangers(is_known: impl Fn(Pid) -> bool) {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
+        if is_known(pid) {
+            return; // Its own end is told by its pidfd, and the next one's afterwards.
+        }
+        let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED);
+    }
+}
+
 /// Waits until one of them has ended; None when the time is over.
 pub fn first_to_end(workers: &[Worker], due: Instant) -> Option<usize> {
     let mut watched: Vec<_> =
@@ -226,14 +259,14 @@ pub fn first_to_end(workers: &[Worker], due: Instant) -> Option<usize> {
 
 /// How many processes the kernel has killed for want of memory.
 fn memory_kills() -> u64 {
-    let counts = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = counts.lines().find_map(|line| line.strip_prefix("oom_kill "));
     count.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
 /// What it has in memory.
 pub fn resident_bytes(pid: Pid) -> u64 {
-    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm"));
+    let pages = fs::read_to_string(format!("/proc/{pid}/statm"));
     let pages = pages.ok().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
     // SAFETY: asks for a number.
     pages.unwrap_or_default() * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64

@@ -322,12 +322,26 @@ impl Settings {
         &self.notes
     }
 
+    fn check_preload(&self, group: &ProcessGroup) -> Result<(), String> {
+        let is_in_another = |app: &Arc<App>| !app.key().group.is_empty();
+        if !group.is_on("preload")
+            || self.hosts_one_app(&group.name)
+            || !self.apps_of(&group.name).iter().any(is_in_another)
+        {
+            return Ok(());
+        }
+        Err("preload=on needs one interpreter for all of its applications: give them the application group %{GLOBAL}, \
+             or a process group each"
+            .into())
+    }
+
     /// Whether everything is there that the configuration needs: its process groups, and the Python of embedded
     /// applications where there is need of one.
     pub fn check(&self) -> Result<(), String> {
         self.process_groups.check_names(self.server)?;
         self.process_groups
             .check_each(|group| startable::check(group, &self.instance, self.python_home(), &self.gil))?;
+        self.process_groups.check_each(|group| self.check_preload(group))?;
         self.make_daemons();
         if self.python_home.is_none() && !self.needs_python() {
             return Ok(());

@@ -160,6 +160,12 @@ pub const OPTIONS: &[Definition] = &[
         "whether a reload of the server replaces the processes though their settings are the same; else On for \
          httpd, Off for nginx",
     ),
+    option(
+        "preload",
+        Flag,
+        "Off",
+        "whether the applications are imported once and the processes forked from there, so that they share memory",
+    ),
     option("server-metrics", Flag, "Off", "whether applications may read the server's own metrics"),
 ];
 
@@ -215,6 +221,12 @@ impl ProcessGroup {
         if self.values.contains_key("python") && self.values.contains_key("python-home") {
             return Err("there can be python or python-home, not both".into());
         }
+        if self.is_on("preload") && self.number("threads") == 0 {
+            return Err("preload=on is for processes that take requests: remove it, or threads=0".into());
+        }
+        if self.is_on("preload") && self.copies() > 0 {
+            return Err("preload=on needs one interpreter: remove it, or interpreters=".into());
+        }
         Ok(())
     }
 
@@ -247,6 +259,10 @@ impl ProcessGroup {
 
     pub fn event_loop(&self) -> Option<c_int> {
         self.written("loop").and_then(|value| options::event_loop(value).ok())
+    }
+
+    pub fn is_on(&self, option: &str) -> bool {
+        self.value(option).eq_ignore_ascii_case("on")
     }
 
     pub fn seconds(&self, option: &str) -> Duration {
@@ -353,7 +369,7 @@ mod tests {
         let mut names: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), OPTIONS.len()), (51, 51));
+        assert_eq!((names.len(), OPTIONS.len()), (54, 54));
         for option in OPTIONS.iter().filter(|option| !option.default.is_empty()) {
             assert_eq!(option.kind.check(option.default), Ok(()), "{}", option.name);
         }
@@ -408,6 +424,7 @@ mod tests {
         assert!(group(&[("python", "/usr/bin/python3"), ("python-home", "/usr")])
             .unwrap_err()
             .contains("both"));
+        assert!(group(&[("preload", "on"), ("threads", "0")]).unwrap_err().contains("threads=0"));
         assert!(group(&[("chroot", "/srv"), ("python-home", "/nonexistent")]).is_ok());
     }
 

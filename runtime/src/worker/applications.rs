@@ -65,6 +65,17 @@ impl Applications {
         added
     }
 
+    pub fn need_event_loop(&self) -> bool {
+        self.0.read().unwrap().iter().any(|each| each.app().needs_event_loop())
+    }
+
+    /// For a process that was forked: what was imported is imported there, too. Called attached.
+    pub fn share(&self) -> Applications {
+        let all = self.0.read().unwrap().clone();
+        all.iter().for_each(|each| each.app().name_process());
+        Applications(RwLock::new(all))
+    }
+
     /// Tells a new manager what the last one knew.
     pub fn announce_again(&self) {
         for each in self.0.read().unwrap().iter().filter(|each| each.known.load(Relaxed)) {

@@ -10,7 +10,7 @@ use std::thread::Builder;
 
 use burrow_daemon::page;
 
-use super::{log, stacks, worker, WORKER};
+use super::{existing, log, stacks, worker};
 use crate::attach::Attached;
 use crate::interpreter::{self, Interpreter};
 
@@ -169,7 +169,7 @@ pub fn start(own: Option<&'static Interpreter>) -> io::Result<()> {
 
 /// There is a new interpreter with a lock of its own, if this is a worker.
 pub fn watch(interpreter: &'static Interpreter) {
-    if WORKER.get().is_none() {
+    if existing().is_none() {
         return;
     }
     if let Err(error) = start(Some(interpreter)) {

@@ -15,7 +15,7 @@ use nix::poll::{poll, PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
-use super::{thread_id, WORKER};
+use super::{existing, thread_id};
 
 /// How long one thread has for it.
 const PATIENCE_MS: u16 = 1000;
@@ -111,7 +111,7 @@ pub fn handler() -> usize {
 }
 
 extern "C" fn write_stack(signal: c_int) {
-    let Some(worker) = WORKER.get() else { return };
+    let Some(worker) = existing() else { return };
     // SAFETY: errno is this thread's; the address is that of faulthandler's handler, or 0.
     unsafe {
         let errno = *libc::__errno_location();

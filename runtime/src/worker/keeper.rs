@@ -140,6 +140,8 @@ impl Keeper {
                 }
             }
             ToWorker::Stacks => self.stacks.add(Reader::Manager),
+            // For templates.
+            ToWorker::Fork => {}
         }
         Ok(())
     }

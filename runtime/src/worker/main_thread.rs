@@ -21,8 +21,8 @@ use pyo3_ffi as ffi;
 
 use super::{errands, frozen_stacks, keeper, reception, signals, title, worker};
 use crate::attach::Attached;
-use crate::bootstrap::{self, named};
-use crate::object::{boolean, fs_decoded, integer, take_exception, Result};
+use crate::bootstrap::{self, named, text_of};
+use crate::object::{boolean, fs_decoded, integer, take_exception, Object, Result};
 use crate::{interpreter, start};
 
 const SOURCE: &CStr = bootstrap::text(concat!(include_str!("main.py"), "\0").as_bytes());
@@ -142,24 +142,40 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
     worker.control.end((broken.is_some() && !signals::has_interrupted()).into())
 }
 
+/// Python's part of what comes before the imports.
+pub fn prepare_imports() {
+    python(|globals| {
+        let locale = fs_decoded(worker().config.locale.as_deref().unwrap_or_default().as_bytes())?;
+        named(globals, c"set_up_for_imports")?.call(&[&locale]).map(drop)
+    });
+}
+
+/// Before this process is forked. The threads that stand in the way.
+pub fn freeze() -> String {
+    let threads = python(|globals| Ok(text_of(&named(globals, c"freeze")?.call(&[])?)));
+    threads.unwrap_or_else(|| "they cannot be told".into())
+}
+
 /// Python's part of the preparations.
 fn prepare() {
     let worker = worker();
-    let attached = Attached::to(interpreter::main());
-    let prepared = || -> Result<()> {
-        let globals = bootstrap::run(&[SOURCE], &[])?;
-        let locale = fs_decoded(worker.config.locale.as_deref().unwrap_or_default().as_bytes())?;
-        let set_up = named(&globals, c"set_up")?;
+    python(|globals| {
         let number = |number| integer(number as u64);
         let wakeup = number(worker.main_thread.wake.as_raw_fd())?;
         let stacks = [number(frozen_stacks::signal())?, number(worker.frozen_stacks.descriptor())?];
-        set_up
-            .call(&[&boolean(worker.config.threads == 0), &wakeup, &stacks[0], &stacks[1], &locale])
-            .map(drop)
-    };
-    if prepared().is_err() {
+        let is_service = boolean(worker.config.threads == 0);
+        named(globals, c"set_up")?.call(&[&is_service, &wakeup, &stacks[0], &stacks[1]]).map(drop)
+    });
+}
+
+/// Does something with main.py. None where it has raised an exception, which was logged.
+fn python<T>(work: impl FnOnce(&Object) -> Result<T>) -> Option<T> {
+    let attached = Attached::to(interpreter::main());
+    let result = bootstrap::run(&[SOURCE], &[]).and_then(|globals| work(&globals));
+    if result.is_err() {
         attached.interpreter.state().report(take_exception());
     }
+    result.ok()
 }
 
 /// Does what the end of the process interrupts. None where that was asked for before.
@@ -174,7 +190,7 @@ fn interruptibly<T>(work: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Imports what the configuration names. The first that does not import.
-fn import_applications() -> Option<&'static App> {
+pub fn import_applications() -> Option<&'static App> {
     worker().config.apps.iter().find(|app| !import(app))
 }
 

@@ -31,6 +31,7 @@ mod reserve;
 mod settings;
 mod signals;
 mod stacks;
+mod template;
 mod threads;
 mod title;
 
@@ -39,7 +40,8 @@ use std::convert::Infallible;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering::*};
 
 use burrow_daemon::config::{self, CONFIGURATION, CONTROL, LISTENER};
 use burrow_daemon::page;
@@ -74,10 +76,17 @@ struct Worker {
     main_thread: MainThread,
 }
 
-static WORKER: OnceLock<Worker> = OnceLock::new();
+/// NULL, or what lives as long as the process. Another one in a process that is forked from its template.
+static WORKER: AtomicPtr<Worker> = AtomicPtr::new(ptr::null_mut());
 
 fn worker() -> &'static Worker {
-    WORKER.get().expect("set before anything else runs")
+    existing().expect("set before anything else runs")
+}
+
+/// None: not yet, or this process is none.
+fn existing() -> Option<&'static Worker> {
+    // SAFETY: see WORKER.
+    unsafe { WORKER.load(Acquire).as_ref() }
 }
 
 /// The extension module `burrow_runtime`, which has the one function `run`.
@@ -116,27 +125,35 @@ unsafe fn live() -> Result<Infallible, String> {
     let begun = || -> io::Result<OwnedFd> {
         // SAFETY: the caller's word.
         let (listener, file, link) = unsafe { (take(LISTENER)?, take(CONFIGURATION)?, take(CONTROL)?) };
-        let config = config::Worker::from_file(file)?;
-        let begun = WORKER.set(Worker {
-            page: page::Writer::new(config.threads)?,
-            connections: Connections::new(listener, &config)?,
-            reserve: Reserve::default(),
-            requests: Requests::new(),
-            applications: Applications::default(),
-            frozen_stacks: FrozenStacks::new()?,
-            control: Control::new()?,
-            errands: Errands::default(),
-            main_thread: MainThread::new()?,
-            config,
-        });
-        assert!(begun.is_ok(), "run is called once");
+        begin(listener, file)?;
         Ok(link)
     };
     let link = begun().map_err(|error| error.to_string())?;
     host::set(settings::host());
     // SAFETY: the caller's word.
     unsafe { start::adopt()? };
-    main_thread::live(link).map_err(|error| error.to_string())
+    main_thread::prepare_imports();
+    let link = if worker().config.is_template { template::live(link) } else { Ok(link) };
+    link.and_then(main_thread::live).map_err(|error| error.to_string())
+}
+
+/// Makes this process the worker of a configuration. One that is forked has the applications of its template.
+fn begin(listener: OwnedFd, configuration: OwnedFd) -> io::Result<()> {
+    let config = config::Worker::from_file(configuration)?;
+    let worker = Worker {
+        page: page::Writer::new(config.threads)?,
+        connections: Connections::new(listener, &config)?,
+        reserve: Reserve::default(),
+        requests: Requests::new(),
+        applications: existing().map(|template| template.applications.share()).unwrap_or_default(),
+        frozen_stacks: FrozenStacks::new()?,
+        control: Control::new()?,
+        errands: Errands::default(),
+        main_thread: MainThread::new()?,
+        config,
+    };
+    WORKER.store(Box::into_raw(Box::new(worker)), Release);
+    Ok(())
 }
 
 /// One of the descriptors that the process was started with; no child inherits it.
@@ -156,15 +173,20 @@ pub fn has_interrupted() -> bool {
     signals::has_interrupted()
 }
 
+/// Whether workers are to be forked from this process, which has one thread.
+pub fn is_template() -> bool {
+    existing().is_some_and(|worker| worker.config.is_template)
+}
+
 /// Whether this signal handler, by its address, is one that the application of a worker has set.
 pub fn is_the_applications(handler: usize) -> bool {
-    WORKER.get().is_some() && handler != signals::handler() && handler != frozen_stacks::handler()
+    existing().is_some() && handler != signals::handler() && handler != frozen_stacks::handler()
 }
 
 /// In a child that the application forked, whose parent's connections must end with its parent. Does what a
 /// signal handler may.
 pub fn abandon() {
-    if let Some(worker) = WORKER.get() {
+    if let Some(worker) = existing() {
         worker.connections.abandon();
         worker.control.abandon();
         worker.frozen_stacks.abandon();
@@ -181,11 +203,13 @@ fn fail(error: &io::Error) -> ! {
 
 /// This thread, as the system numbers it.
 fn thread_id() -> i32 {
-    thread_local!(static ID: Cell<i32> = const { Cell::new(0) });
-    if ID.get() == 0 {
-        ID.set(gettid().as_raw());
+    thread_local!(static ID: Cell<(u32, i32)> = const { Cell::new((0, 0)) });
+    // A thread that has forked is another one in the child.
+    let process = std::process::id();
+    if ID.get().0 != process {
+        ID.set((process, gettid().as_raw()));
     }
-    ID.get()
+    ID.get().1
 }
 
 /// Ends the process at once, without anybody's exit functions.

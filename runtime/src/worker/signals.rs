@@ -11,7 +11,7 @@ use libc::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use pyo3_ffi as ffi;
 
-use super::WORKER;
+use super::existing;
 
 const OURS: [c_int; 6] = [SIGTERM, SIGINT, SIGUSR1, SIGXCPU, SIGHUP, SIGUSR2];
 
@@ -49,7 +49,7 @@ extern "C" fn note(signal: c_int) {
         // SAFETY: may be called in a signal handler.
         unsafe { ffi::PyErr_SetInterruptEx(SIGTERM) };
     }
-    if let Some(worker) = WORKER.get() {
+    if let Some(worker) = existing() {
         worker.control.wake();
     }
     // SAFETY: as above.

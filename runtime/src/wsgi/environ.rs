@@ -130,13 +130,20 @@ impl Template {
         set(c"mod_wsgi.application_group", &latin1(&app.group)?)?;
         set(c"mod_wsgi.callable_object", &latin1(&app.callable)?)?;
         set(c"mod_wsgi.handler_script", &latin1(b"")?)?;
-        set(c"mod_wsgi.server_pid", &latin1(std::process::id().to_string().as_bytes())?)?;
         set(c"mod_wsgi.queue_start", &float(0.0)?)?;
         set(c"mod_wsgi.daemon_start", &float(0.0)?)?;
         if let Some(apache) = host().apache() {
             set(c"apache.version", &integers(&apache.version.map(u64::from))?)?;
         }
-        Ok(Template { fixed, learned: OnceLock::new() })
+        let template = Template { fixed, learned: OnceLock::new() };
+        template.name_process()?;
+        Ok(template)
+    }
+
+    /// Before its first request, in the process that it is for. Called attached.
+    pub fn name_process(&self) -> Result<()> {
+        let pid = latin1(std::process::id().to_string().as_bytes())?;
+        set_named(&self.fixed, c"mod_wsgi.server_pid", &pid)
     }
 
     /// The template to copy. No Python code runs between the look and the copy.
