@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -96,17 +97,28 @@ application = validator(application)
 """
 
 
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory):
+    """What the Django example's commands make: a folder, and the administrator's password."""
+    data = tmp_path_factory.mktemp("guestbook")
+
+    def manage(*command):
+        return subprocess.run(
+            [sys.executable, "manage.py", *command], cwd=EXAMPLES / "django", text=True, check=True,
+            env={**os.environ, "GUESTBOOK_DATA": str(data)}, stdout=subprocess.PIPE,
+        ).stdout.strip()  # fmt: skip
+
+    manage("migrate")
+    manage("collectstatic", "--noinput")
+    return data, manage("demo_admin")
+
+
 @pytest.fixture(params=["plain", "main", "validated"])
-def guestbook(request, server):
+def guestbook(request, server, managed):
     """The Django example, served with its static files."""
-    project = EXAMPLES / "django"
-    data = server.data
-    environment = {**os.environ, "GUESTBOOK_DATA": str(data)}
-    for command in (["migrate"], ["collectstatic", "--noinput"]):
-        subprocess.run([sys.executable, "manage.py", *command], cwd=project, env=environment,
-                       check=True, capture_output=True)  # fmt: skip
-    admin = subprocess.run([sys.executable, "manage.py", "demo_admin"], cwd=project, env=environment,
-                          check=True, capture_output=True, text=True).stdout  # fmt: skip
+    project, data = EXAMPLES / "django", server.data
+    made, server.password = managed
+    shutil.copytree(made, data, dirs_exist_ok=True)
     if IS_ROOT:
         for path in [data, *data.rglob("*")]:
             os.chown(path, WORKER.pw_uid, WORKER.pw_gid)
@@ -120,7 +132,6 @@ def guestbook(request, server):
         nginx=f"location /static/ {{ alias {data}/static/; }}",
         apache=f"Alias /static/ {data}/static/",
     )
-    server.password = admin.strip()
     return server
 
 

@@ -89,7 +89,7 @@ def test_what_was_read_ahead_is_freed(server):
         return server.get("/memory").json()
 
     before = memory_after(100)
-    assert memory_after(1000) < before + 1000 * 8000
+    assert memory_after(300) < before + 300 * 8000
 
 
 @pytest.mark.parametrize("mount", ["/body", "/stream"])

@@ -38,10 +38,14 @@ def test_idle_processes_sleep(server):
     server.client.close()
     server.wait_log("1 new processes serve")
     pids = [*found, *(process.pid for process in ours(server, "manager", "guardian"))]
-    time.sleep(2.3)  # The limits of a request are looked at for some time after it.
-    before = wakeups(pids)
-    time.sleep(1.5)
-    assert wakeups(pids) == before
+
+    def sleep():
+        before = wakeups(pids)
+        time.sleep(1.5)
+        return wakeups(pids) == before
+
+    # The limits of a request are looked at for some time after it.
+    wait_for(sleep, "a time in which no thread wakes up")
 
 
 def test_a_replacement_imports_what_its_predecessor_had(apache):
