@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pwd
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from daemons import await_daemons, burrow, daemons, socket_folder, sockets
 from servers import IS_ROOT, Mount, wait_for
 from test_manager import await_end, manager, ours, successor
 from test_reload import Load
+from workers import Connection
 
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root's servers change their user")
 GAMES = pwd.getpwnam("games")
@@ -167,11 +169,79 @@ def test_a_socket_that_was_removed_is_made_again(server):
     assert server.get("/pid").status_code == 200
 
 
+def copy_into(root, *paths):
+    """These files and folders, with those that links lead to, at the same places below another root."""
+    for path in map(pathlib.Path, paths):
+        copy = root / path.relative_to("/")
+        if os.path.lexists(copy):
+            continue
+        if path.is_symlink():
+            # /lib may be one itself.
+            copy_into(root, path.parent / os.readlink(path))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if subprocess.run(["cp", "-al", path, copy], stderr=subprocess.DEVNULL).returncode:
+            subprocess.run(["cp", "-a", path, copy], check=True)
+
+
+def libraries(*files):
+    listed = subprocess.run(["ldd", *files], capture_output=True, text=True).stdout
+    return sorted(set(re.findall(r"(?:=> |^\t)(/\S+) \(", listed, re.M)))
+
+
+def fill_root(server):
+    """A folder that has what the system's Python needs, Burrow's runtimes and the applications."""
+    root = server.root / "another"
+    python = pathlib.Path("/usr/bin/python3").resolve()
+    standard = pathlib.Path("/usr/lib") / python.name
+    runtimes = servers.DIST / "lib/burrow/runtime"
+    needed = libraries(python, *runtimes.glob("*.so"), *standard.glob("lib-dynload/*.so"))
+    copy_into(root, "/usr/bin/python3", standard, runtimes, server.apps, *needed)
+    return root
+
+
 @as_root
-def test_another_root(server):
-    """The one that there is anyway: what is not the same is another one that has to be filled first."""
-    start(server, "chroot=/ home=/tmp")
-    assert server.get("/facts").json()["cwd"] == "/tmp"
+@pytest.mark.parametrize("preload", ["off", "on"])
+def test_another_root(server, preload):
+    """Nothing is there but what was put there: no /proc, no /dev, no users."""
+    root = fill_root(server)
+    (root / "only_here").write_text("")
+    options = f'chroot={root} python-home=/usr user=nobody group=nogroup preload={preload} processes=2'
+    server.start(mounts=[Mount("/", "daemon.py", "%{GLOBAL}", process="shop")], groups={"shop": options})
+    uid = pwd.getpwnam("nobody").pw_uid
+    for pid in await_daemons(server, "shop", 2):
+        assert [os.readlink(f"/proc/{pid}/{name}") for name in ("root", "cwd")] == [str(root)] * 2
+        assert psutil.Process(pid).uids() == (uid, uid, uid)
+    assert server.get("/file?file=/only_here").status_code == 200
+    pid = int(server.get("/pid").text)
+    assert f"Process {pid} of process group 'shop'" in burrow(server, "stacks", "shop").stdout
+    assert "preload=on is not possible" not in server.log()
+    # The manager finds its scripts there.
+    before = daemons(server, "shop", serving=True)
+    script = root / server.apps.relative_to("/") / "daemon.py"
+    text = script.read_text().replace('VERSION = "one"', 'VERSION = "two"')
+    script.unlink()
+    script.write_text(text)
+    os.utime(server.apps / "daemon.py")
+    wait_for(lambda: server.get("/version").text == "two", "the new code")
+    await_daemons(server, "shop", 2, without=before)
+
+
+@as_root
+def test_who_may_connect(server):
+    """The socket's user, who may be another one than that of the server's workers."""
+    start(server, "socket-user=games connect-timeout=1")
+    path = socket_folder(server) / "shop.sock"
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (GAMES.pw_uid, 0o600)
+    assert server.get("/pid", timeout=10).status_code == 503
+    server.wait_log("Permission denied")
+    os.seteuid(GAMES.pw_uid)
+    try:
+        connection = Connection(path)
+    finally:
+        os.seteuid(0)
+    with connection:
+        assert connection.get(server.apps / "shop.py", "/version").body == b"one"
+    assert "refused" not in server.log()
 
 
 def test_children_of_processes_end_with_the_server(server):

@@ -84,7 +84,10 @@ def install_streams():
         log = native.Log(level, name)
         return io.TextIOWrapper(log, "utf-8", "backslashreplace", line_buffering=True, write_through=True)
 
-    sys.stdin = open(os.devnull)
+    try:
+        sys.stdin = open(os.devnull)
+    except OSError:  # below another root
+        sys.stdin = io.StringIO()
     sys.stdout = sys.__stdout__ = stream(ERR, "<stdout>")
     sys.stderr = sys.__stderr__ = stream(ERR, "<stderr>")
     logging.lastResort = LogHandler(logging.WARNING)
