@@ -58,6 +58,8 @@ struct State {
     last: bool,
     /// The server's request is gone.
     gone: bool,
+    /// Application threads that wait for a change.
+    waiting: usize,
     /// Where an event loop of Python's serves it.
     on_loop: Option<OnLoop>,
 }
@@ -191,8 +193,11 @@ impl Exchange {
         self.state.lock().expect("no panic under this lock")
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).expect("no panic under this lock")
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self.changed.wait(state).expect("no panic under this lock");
+        state.waiting -= 1;
+        state
     }
 
     // ---- the event loop's side
@@ -226,7 +231,9 @@ impl Exchange {
     fn tell(&self, state: &mut State, event: u32) {
         match &mut state.on_loop {
             Some(on_loop) => on_loop.tell(self, event),
-            None => self.changed.notify_all(),
+            // It is a system call, whoever waits.
+            None if state.waiting > 0 => self.changed.notify_all(),
+            None => {}
         }
     }
 

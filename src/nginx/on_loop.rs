@@ -49,12 +49,19 @@ impl OnLoop {
 /// Takes a request that is known to be Python's event loop's. On nginx's event loop.
 pub fn take(exchange: &Arc<Exchange>) -> bool {
     let Some(runtime) = embedded::running() else { return false };
-    // SAFETY: the application's record is this runtime's.
-    let interface = unsafe { (runtime.interface)(exchange.app().runtime(runtime), exchange.request()) };
-    if interface == ASGI {
-        SUBMITTED.with_borrow_mut(|submitted| submitted.push(exchange.clone()));
-    }
-    interface == ASGI
+    SUBMITTED.with_borrow_mut(|submitted| {
+        // Scripts are looked at once in a turn.
+        let known = submitted.last().is_some_and(|last| std::ptr::eq(last.app(), exchange.app()));
+        let takes = known || {
+            let app = exchange.app().runtime(runtime);
+            // SAFETY: the application's record is this runtime's.
+            unsafe { (runtime.interface)(app, exchange.request()) == ASGI }
+        };
+        if takes {
+            submitted.push(exchange.clone());
+        }
+        takes
+    })
 }
 
 /// Submits those that were taken.

@@ -52,14 +52,14 @@ pub unsafe extern "C" fn submit(submitted: *const Submission, count: usize) {
         })
     };
     // SAFETY: as many as it says.
-    let mut chosen: Vec<_> = unsafe { slice(submitted, count) }.iter().filter_map(choose).collect();
-    while let Some((event_loop, ..)) = chosen.first() {
-        let event_loop = *event_loop;
-        let (together, others): (Vec<_>, _) =
-            chosen.into_iter().partition(|(other, ..)| std::ptr::eq(*other, event_loop));
-        let messages = together.into_iter();
-        event_loop.inbox.push(messages.map(|(_, submission, chosen)| Message::Submit(submission, chosen)));
-        chosen = others;
+    let mut chosen = unsafe { slice(submitted, count) }.iter().filter_map(choose).peekable();
+    while let Some((event_loop, submission, chosen_instance)) = chosen.next() {
+        let first = iter::once(Message::Submit(submission, chosen_instance));
+        let more = iter::from_fn(|| {
+            let same = chosen.next_if(|(other, ..)| std::ptr::eq(*other, event_loop));
+            same.map(|(_, submission, chosen)| Message::Submit(submission, chosen))
+        });
+        event_loop.inbox.push(first.chain(more));
     }
 }
 
