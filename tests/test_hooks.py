@@ -89,6 +89,9 @@ DIRECTIVE = {
 def test_access(hook_site, answer, status):
     assert hook_site.get(f"/access?{answer}").status_code == status
     assert TRACEBACK not in hook_site.log()
+    if status == 403:
+        told = {"nginx": 'access forbidden by ".*hooks.py"', "apache": "WSGI0057: Client denied"}
+        hook_site.wait_log(told[hook_site.kind])
 
 
 @pytest.mark.parametrize("answer", [*FAILURES, "text", "empty"])
@@ -136,11 +139,16 @@ def test_user(hook_site):
     assert response.content.split()[0] == USER[0]
 
 
-@pytest.mark.parametrize("password", ["wrong", "who"])
-def test_user_refused(hook_site, password):
+@pytest.mark.parametrize(
+    ("password", "nginx_says", "apache_says"),
+    [("wrong", 'user "me": password mismatch', "AH01617"), ("who", 'user "me" was not found in ', "AH01618")],
+)
+def test_user_refused(hook_site, password, nginx_says, apache_says):
     response = hook_site.get("/user", auth=("me", password))
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == 'Basic realm="the realm"'
+    # What watchers of logs look for.
+    hook_site.wait_log({"nginx": nginx_says, "apache": apache_says}[hook_site.kind])
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer x"}, {"Authorization": "Basic !"}])

@@ -215,6 +215,10 @@ static ngx_int_t check_access(ngx_http_request_t *r)
         return NGX_OK;
     case BURROW_NONE:
         return NGX_DECLINED;
+    case BURROW_FALSE:
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0, "access forbidden by \"%V\"",
+                      &conf->access.target);
+        return NGX_HTTP_FORBIDDEN;
     default:
         return NGX_HTTP_FORBIDDEN;
     }
@@ -275,7 +279,21 @@ static ngx_int_t rename_user(ngx_http_request_t *r, ngx_str_t name)
     return ngx_http_auth_basic_user(r);
 }
 
-static ngx_int_t judge_user(ngx_http_request_t *r, const ngx_str_t *realm,
+/* What nginx's own auth_basic logs: people's monitors look for it. */
+static void log_mismatch(ngx_http_request_t *r, const ngx_burrow_script_t *script,
+                         burrow_verdict verdict)
+{
+    (void) ngx_http_auth_basic_user(r); /* it was forgotten until there is an answer */
+    if (verdict == BURROW_FALSE) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0, "user \"%V\": password mismatch",
+                      &r->headers_in.user);
+    } else {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0, "user \"%V\" was not found in \"%V\"",
+                      &r->headers_in.user, &script->target);
+    }
+}
+
+static ngx_int_t judge_user(ngx_http_request_t *r, const ngx_burrow_script_t *script,
                             const ngx_burrow_ask_t *ask)
 {
     switch (ask->verdict) {
@@ -290,8 +308,9 @@ static ngx_int_t judge_user(ngx_http_request_t *r, const ngx_str_t *realm,
         break;
     case BURROW_FALSE:
     case BURROW_NONE:
+        log_mismatch(r, script, ask->verdict);
         forget_user(r);
-        return demand(r, realm);
+        return demand(r, &script->realm);
     default:
         break;
     }
@@ -320,7 +339,7 @@ static ngx_int_t check_user(ngx_http_request_t *r)
     }
     if (ask->done) {
         ask->done = 0;
-        return judge_user(r, &conf->auth_user.realm, ask);
+        return judge_user(r, &conf->auth_user, ask);
     }
     rc = ngx_http_auth_basic_user(r);
     if (rc == NGX_DECLINED) {
