@@ -42,7 +42,7 @@ impl Arriving {
 
     /// Reads some bytes, none at the end. None when nothing has arrived.
     pub fn read(&mut self, socket: BorrowedFd<'_>, to: &mut [u8]) -> io::Result<Option<usize>> {
-        if !self.begin_frame(socket)? {
+        if !self.begin_frame(socket, AHEAD)? {
             return Ok(None);
         }
         let wanted = to.len().min(self.left);
@@ -60,7 +60,7 @@ impl Arriving {
                 count => count,
             }
         } else {
-            return match self.fill(socket)? {
+            return match self.fill(socket, AHEAD)? {
                 true => self.read(socket, to),
                 false => Ok(None),
             };
@@ -69,13 +69,14 @@ impl Arriving {
         Ok(Some(count))
     }
 
-    /// Drops what the application has left. Whether that was all.
+    /// Drops what the application has left. Whether that was all. Nothing behind it is received: once the
+    /// server has the answer, that may be its next request.
     pub fn discard(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
-        while self.begin_frame(socket)? {
+        while self.begin_frame(socket, HEADER)? {
             if self.left == 0 {
                 return Ok(true);
             }
-            if self.position == self.bytes.len() && !self.fill(socket)? {
+            if self.position == self.bytes.len() && !self.fill(socket, self.left.min(AHEAD))? {
                 return Ok(false);
             }
             let count = self.left.min(self.bytes.len() - self.position);
@@ -85,12 +86,13 @@ impl Arriving {
         Ok(false)
     }
 
-    /// Takes the header of the next frame, where the present one was read. False where it has not arrived; with
-    /// nothing left of the frame that begins, it is the end.
-    fn begin_frame(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+    /// Takes the header of the next frame, where the present one was read; so much may be received with it. False
+    /// where it has not arrived; with nothing left of the frame that begins, it is the end.
+    fn begin_frame(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<bool> {
         while self.left == 0 && !self.last {
             let Some(header) = self.bytes[self.position..].first_chunk::<HEADER>() else {
-                if !self.fill(socket)? {
+                let have = self.bytes.len() - self.position;
+                if !self.fill(socket, most - have)? {
                     return Ok(false);
                 }
                 continue;
@@ -104,12 +106,12 @@ impl Arriving {
         Ok(true)
     }
 
-    /// Receives some more. False when nothing has arrived.
-    fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+    /// Receives some more, at most so much. False when nothing has arrived.
+    fn fill(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<bool> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.drain(..std::mem::take(&mut self.position));
         let filled = bytes.len();
-        bytes.resize(filled + AHEAD, 0);
+        bytes.resize(filled + most, 0);
         let count = self.receive(socket, &mut bytes[filled..]);
         bytes.truncate(filled + *count.as_ref().unwrap_or(&0));
         if bytes.is_empty() {
@@ -141,7 +143,7 @@ impl Arriving {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
@@ -176,9 +178,12 @@ mod tests {
         let (mut server, worker) = UnixStream::pair().unwrap();
         let mut arriving = Arriving::new(&frame(0, b"abc")[..9], false, true);
         assert!(!arriving.discard(worker.as_fd()).unwrap());
-        server.write_all(&[b"bc", &frame(LAST, &[0; 1000])[..]].concat()).unwrap();
+        server.write_all(&[b"bc", &frame(LAST, &[0; 1000])[..], b"the next request"].concat()).unwrap();
         assert!(!arriving.discard(worker.as_fd()).unwrap(), "nothing was reported");
         arriving.look_again();
-        assert!(arriving.discard(worker.as_fd()).unwrap() && arriving.is_exhausted());
+        assert!(arriving.discard(worker.as_fd()).unwrap() && !arriving.is_exhausted());
+        let mut next = [0; 16];
+        assert_eq!((&worker).read(&mut next).unwrap(), next.len());
+        assert_eq!(&next, b"the next request");
     }
 }

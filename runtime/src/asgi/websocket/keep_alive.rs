@@ -76,7 +76,8 @@ impl Socket {
             }
             Some(pinged) if now.saturating_duration_since(pinged) >= PATIENCE => {
                 let close = Close::new(INTERNAL_ERROR, "no answer to a ping");
-                self.close(call, &close, false);
+                self.closed.borrow_mut().get_or_insert(close.clone());
+                self.close(call, &close, false)?;
                 self.tell_closed(call, close)?;
                 call.lose();
             }

@@ -182,13 +182,14 @@ impl Socket {
         }
     }
 
-    /// Says goodbye to the client.
-    fn close(&self, call: &Call, close: &Close, by_application: bool) {
+    /// Says goodbye to the client, and waits for its answer.
+    fn close(&self, call: &Call, close: &Close, by_application: bool) -> Result<()> {
         if let Some(connection) = &mut *self.connection.borrow_mut() {
             connection.close(close);
         }
         self.enter(Phase::Closing { by_application });
         self.flush(call);
+        self.pump(call)
     }
 
     /// The application gets no more messages but this.
@@ -224,7 +225,8 @@ impl Socket {
             return Ok(());
         }
         let close = Close::new(SERVICE_RESTART, "the server is being reloaded or stopped");
-        self.close(call, &close, false);
+        self.closed.borrow_mut().get_or_insert(close.clone());
+        self.close(call, &close, false)?;
         self.tell_closed(call, close)?;
         call.hang_up()
     }
@@ -233,7 +235,8 @@ impl Socket {
     pub fn leave(&self, call: &Call, raised: bool) -> bool {
         if self.phase.get() == Phase::Open {
             let code = if raised { INTERNAL_ERROR } else { NORMAL };
-            self.close(call, &Close::new(code, ""), true);
+            let closed = self.close(call, &Close::new(code, ""), true);
+            call.check(closed);
         }
         matches!(self.phase.get(), Phase::Closing { .. })
     }

@@ -1,7 +1,7 @@
 //! `websocket.accept`, `websocket.send` and `websocket.close`, and the answer of who does not accept.
 
 use burrow_abi::{burrow_body, BURROW_DONE, BURROW_FLUSH, BURROW_LAST};
-use burrow_websocket::close::{is_sendable, LONGEST_REASON, NORMAL, SERVICE_RESTART};
+use burrow_websocket::close::{is_sendable, LONGEST_REASON, NORMAL};
 use burrow_websocket::handshake::is_token;
 use burrow_websocket::{Close, Connection, Kind};
 use pyo3_ffi as ffi;
@@ -81,7 +81,7 @@ impl Socket {
         self.enter(Phase::Open);
         keep_alive::watch(call.running)?;
         if self.retired.get() {
-            self.close(call, &Close::new(SERVICE_RESTART, ""), false);
+            self.retire(call)?;
         }
         Ok(())
     }
@@ -166,7 +166,8 @@ impl Socket {
             return raise_value_error("the reason of websocket.close is longer than 123 bytes");
         }
         let close = Close::new(code, reason);
-        self.close(call, &close, true);
+        self.closed.borrow_mut().get_or_insert(close.clone());
+        self.close(call, &close, true)?;
         self.tell_closed(call, close)
     }
 }
