@@ -4,6 +4,7 @@ import os
 import re
 
 import psutil
+import pytest
 from servers import wait_for
 from workers import app
 
@@ -100,6 +101,21 @@ def test_log_lines_of_nginx(worker):
         r'host: "shop\.example"',
         line,
     )
+
+
+BEGINNINGS = {
+    "apache": r"\[.*\d{{4}}\] \[wsgi:error\] \[pid {pid}:tid {pid}\] ",
+    "nginx": r"\d{{4}}/.* \[error\] {pid}#{pid}: ",
+}
+
+
+@pytest.mark.parametrize("server", BEGINNINGS)
+def test_log_lines_before_there_is_a_worker(worker, server):
+    with pytest.raises(EOFError):
+        worker.start(server=server, version=99)
+    said = "burrow: a worker cannot start: the manager is of another release"
+    assert re.search("^" + BEGINNINGS[server].format(pid=worker.pid) + said, worker.log(), re.M)
+    assert worker.wait() == 1
 
 
 def test_the_log_is_replaced(worker):

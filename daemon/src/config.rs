@@ -128,9 +128,13 @@ impl Worker {
         let file = File::from(file);
         let mut text = vec![0; file.metadata()?.len() as usize];
         file.read_exact_at(&mut text, 0)?;
-        let worker: Worker = serde_json::from_slice(&text)?;
-        match worker.version {
-            Self::VERSION => Ok(worker),
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// Whether all of it is understood here.
+    pub fn check_version(&self) -> io::Result<()> {
+        match self.version {
+            Self::VERSION => Ok(()),
             other => Err(io::Error::other(format!(
                 "the manager is of another release of burrow (version {other}, not {}): stop the server and \
                  start it",

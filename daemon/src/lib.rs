@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod frame;
 pub mod head;
+pub mod log;
 pub mod packet;
 pub mod page;
 pub mod request;

@@ -1,6 +1,7 @@
 //! Lines in the server's error log, which is descriptor 2, and following that file when it is rotated.
 
 use crate::settings::ServerKind;
+use burrow_daemon::log;
 use nix::{
     sys::{
         inotify::{AddWatchFlags, InitFlags, Inotify},
@@ -9,7 +10,6 @@ use nix::{
     unistd::dup2_stderr,
 };
 use std::{
-    ffi::CStr,
     fs::File,
     io::{self, Write},
     os::{
@@ -17,7 +17,6 @@ use std::{
         unix::fs::OpenOptionsExt,
     },
     path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 #[derive(Clone, Copy)]
@@ -71,19 +70,10 @@ impl Log {
 
     /// One line, in the server's own style.
     pub fn write(&self, level: Level, text: &str) {
-        let (level, role, pid) = (level.name(), self.role, std::process::id());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let local = |format| local_time(now.as_secs() as i64, format);
-        let line = match self.server {
-            ServerKind::Apache => {
-                let (time, micros, year) = (local(c"%a %b %d %H:%M:%S"), now.subsec_micros(), local(c"%Y"));
-                format!("[{time}.{micros:06} {year}] [wsgi:{level}] [pid {pid}] burrow {role}: {text}\n")
-            }
-            ServerKind::Nginx => {
-                let time = local(c"%Y/%m/%d %H:%M:%S");
-                format!("{time} [{level}] {pid}#{pid}: burrow {role}: {text}\n")
-            }
-        };
+        // The only thread.
+        let thread = std::process::id() as i32;
+        let beginning = log::beginning(self.server(), level.name(), thread);
+        let line = format!("{beginning}burrow {}: {text}\n", self.role);
         // There is nowhere else to say that the log is gone.
         let _ = io::stderr().write_all(line.as_bytes());
     }
@@ -128,15 +118,4 @@ fn is_same(one: &FileStat, other: &FileStat) -> bool {
 
 fn is_regular(file: impl AsFd) -> bool {
     fstat(file).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG)
-}
-
-fn local_time(seconds: i64, format: &CStr) -> String {
-    let mut text = [0u8; 64];
-    // SAFETY: both calls write into memory of ours whose size they know; a zeroed `tm` is valid.
-    let length = unsafe {
-        let mut time: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&seconds, &mut time);
-        libc::strftime(text.as_mut_ptr().cast(), text.len(), format.as_ptr(), &time)
-    };
-    String::from_utf8_lossy(&text[..length]).into_owned()
 }

@@ -70,7 +70,7 @@ pub fn run(role: Role, server: &str, instance: &str) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("burrow {}: {error}", role.name());
+            log::Log::new(server, role.name()).write(log::Level::Error, &error.to_string());
             ExitCode::FAILURE
         }
     }

@@ -1,14 +1,15 @@
 //! The error log, which is descriptor 2: lines as the server's own.
 
-use std::ffi::{c_int, c_void, CStr};
+use std::ffi::{c_int, c_void};
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
 
 use burrow_abi::{
     burrow_level, burrow_request, burrow_str, BURROW_CONNECTION_ID, BURROW_LOG_CRIT, BURROW_LOG_ERR,
     BURROW_LOG_INFO, BURROW_LOG_NOTICE, BURROW_LOG_WARN, BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT,
     BURROW_REQUEST_METHOD, BURROW_REQUEST_URI, BURROW_SERVER_NAME, BURROW_SERVER_PROTOCOL,
 };
+use burrow_daemon::log;
 
 use super::{thread_id, worker};
 
@@ -32,28 +33,39 @@ pub fn warn(text: &str) {
     crate::log::line(BURROW_LOG_WARN, format!("burrow: {text}").as_bytes());
 }
 
+/// Whose style lines have.
+static SERVER: OnceLock<String> = OnceLock::new();
+
+/// As soon as that is known; `write` needs more.
+pub fn set_style(server: &str) {
+    // A process that was forked has that of its template.
+    let _ = SERVER.set(server.to_owned());
+}
+
+/// The process does not get as far as to be a worker.
+pub fn cannot_start(why: &str) {
+    let beginning = SERVER.get().map(|server| log::beginning(server, "error", thread_id()));
+    let line = format!("{}burrow: a worker cannot start: {why}\n", beginning.unwrap_or_default());
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
 fn write(request: Option<&burrow_request>, level: burrow_level, text: &[u8]) {
     let config = &worker().config;
     if config.log_level != 0 && level > config.log_level {
         return;
     }
     let mut line = Vec::with_capacity(text.len() + 256);
+    line.extend_from_slice(log::beginning(&config.server, name(level), thread_id()).as_bytes());
     match &config.server[..] {
-        "nginx" => nginx(&mut line, request, level, text),
-        _ => apache(&mut line, request, level, text),
+        "nginx" => nginx(&mut line, request, text),
+        _ => apache(&mut line, request, text),
     }
     line.push(b'\n');
     // In one piece, as others write to the same file. There is nowhere else to say that it cannot be.
     let _ = io::stderr().write_all(&line);
 }
 
-fn apache(line: &mut Vec<u8>, request: Option<&burrow_request>, level: burrow_level, text: &[u8]) {
-    let (pid, thread, name) = (std::process::id(), thread_id(), name(level));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = |format| local_time(now.as_secs() as i64, format);
-    let (day, micros, year) = (time(c"%a %b %d %H:%M:%S"), now.subsec_micros(), time(c"%Y"));
-    let start = format!("[{day}.{micros:06} {year}] [wsgi:{name}] [pid {pid}:tid {thread}] ");
-    line.extend_from_slice(start.as_bytes());
+fn apache(line: &mut Vec<u8>, request: Option<&burrow_request>, text: &[u8]) {
     if let Some(request) = request {
         let [address, port] = [BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT].map(|var| value(request, var));
         line.extend_from_slice(&[b"[remote ", address, b":", port, b"] "].concat());
@@ -61,11 +73,7 @@ fn apache(line: &mut Vec<u8>, request: Option<&burrow_request>, level: burrow_le
     line.extend_from_slice(text);
 }
 
-fn nginx(line: &mut Vec<u8>, request: Option<&burrow_request>, level: burrow_level, text: &[u8]) {
-    let (pid, thread, name) = (std::process::id(), thread_id(), name(level));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = local_time(now.as_secs() as i64, c"%Y/%m/%d %H:%M:%S");
-    line.extend_from_slice(format!("{time} [{name}] {pid}#{thread}: ").as_bytes());
+fn nginx(line: &mut Vec<u8>, request: Option<&burrow_request>, text: &[u8]) {
     let Some(request) = request else { return line.extend_from_slice(text) };
     let value = |var| value(request, var);
     line.extend_from_slice(&[b"*", value(BURROW_CONNECTION_ID), b" ", text].concat());
@@ -105,15 +113,4 @@ fn name(level: burrow_level) -> &'static str {
         BURROW_LOG_INFO => "info",
         _ => "debug",
     }
-}
-
-fn local_time(seconds: i64, format: &CStr) -> String {
-    let mut text = [0u8; 64];
-    // SAFETY: both calls write into memory of ours whose size they know; a zeroed `tm` is valid.
-    let length = unsafe {
-        let mut time: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&seconds, &mut time);
-        libc::strftime(text.as_mut_ptr().cast(), text.len(), format.as_ptr(), &time)
-    };
-    String::from_utf8_lossy(&text[..length]).into_owned()
 }

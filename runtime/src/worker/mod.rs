@@ -115,7 +115,7 @@ pub unsafe extern "C" fn PyInit_burrow_runtime() -> *mut PyObject {
 unsafe extern "C" fn run(_module: *mut PyObject, _arguments: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by Python, so attached; the manager has passed the descriptors.
     let Err(why) = unsafe { live() };
-    eprintln!("burrow: a worker cannot start: {why}");
+    log::cannot_start(&why);
     exit(1)
 }
 
@@ -140,6 +140,8 @@ unsafe fn live() -> Result<Infallible, String> {
 /// Makes this process the worker of a configuration. One that is forked has the applications of its template.
 fn begin(listener: OwnedFd, configuration: OwnedFd) -> io::Result<()> {
     let config = config::Worker::from_file(configuration)?;
+    log::set_style(&config.server);
+    config.check_version()?;
     let worker = Worker {
         page: page::Writer::new(config.threads)?,
         connections: Connections::new(listener, &config)?,
