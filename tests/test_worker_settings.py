@@ -113,9 +113,9 @@ BEGINNINGS = {
 def test_log_lines_before_there_is_a_worker(worker, server):
     with pytest.raises(EOFError):
         worker.start(server=server, version=99)
+    assert worker.wait() == 1
     said = "burrow: a worker cannot start: the manager is of another release"
     assert re.search("^" + BEGINNINGS[server].format(pid=worker.pid) + said, worker.log(), re.M)
-    assert worker.wait() == 1
 
 
 def test_the_log_is_replaced(worker):
