@@ -16,7 +16,7 @@ CARGO   := cargo build --locked --profile $(PROFILE)
 # until then is this shell's, since make may run twice at once.
 place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).$$$$ && mv $(3).$$$$ $(3); }
 
-.PHONY: help build runtimes install clean setup setup-test run test test-here test-fresh lint soak bench FORCE
+.PHONY: help build runtimes install clean setup setup-test setup-bench run test test-here test-fresh lint soak bench bench-quick FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -81,7 +81,12 @@ lint: setup-test $(VENV)/.test  ## formatting and linters
 soak: setup-test build  ## long runs: requests, reloads, kills, big bodies; memory, descriptors, processes
 	python3 benches/soak.py
 
-bench: build  ## Burrow beside its peers; writes benches/results.md
+setup-bench:
 	@scripts/setup.sh test bench
 	@scripts/venv.sh target/bench/venv benches/requirements.txt
+
+bench: build setup-bench  ## Burrow beside its peers, about an hour; writes benches/results.md and its chart
 	target/bench/venv/bin/python benches/compare.py
+
+bench-quick: build setup-bench  ## the same for hello, in three minutes; writes target/bench/quick.md
+	target/bench/venv/bin/python benches/compare.py --rounds 1 --seconds 2 --endpoints hello --output target/bench/quick.md

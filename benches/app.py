@@ -1,12 +1,13 @@
 """The application that is measured, and soaked."""
 
 import os
+import sys
 import time
 
 HELLO = b"Hello, World!\n"
 BODY10K = b"0123456789abcdef" * 640
 CHUNK = b"\0" * 65536
-_flask = None
+_made = {}
 
 
 def answer(start_response, body):
@@ -26,16 +27,45 @@ def echo(environ, start_response):
     return answer(start_response, environ["wsgi.input"].read())
 
 
-def flask(environ, start_response):
-    """Flask's hello, imported when first asked for."""
-    global _flask
-    if _flask is None:
-        from flask import Flask, Response
+def flask_app():
+    from flask import Flask, Response
 
-        app = Flask(__name__)
-        app.add_url_rule("/flask", view_func=lambda: Response(HELLO, mimetype="text/plain"), endpoint="hello")
-        _flask = app.wsgi_app
-    return _flask(environ, start_response)
+    app = Flask(__name__)
+    app.add_url_rule("/framework", view_func=lambda: Response(HELLO, mimetype="text/plain"), endpoint="hello")
+    return app.wsgi_app
+
+
+def django_app():
+    sys.path.insert(0, os.path.dirname(__file__))
+    import django_site
+
+    return django_site.wsgi()
+
+
+def made(make):
+    """The application that `make` gives, imported when first asked for."""
+    if make not in _made:
+        _made[make] = make()
+    return _made[make]
+
+
+def framework(environ, start_response):
+    return made(flask_app)(environ, start_response)
+
+
+def django(environ, start_response):
+    return made(django_app)(environ, start_response)
+
+
+def pause(environ, start_response):
+    time.sleep(0.01)
+    return answer(start_response, HELLO)
+
+
+def stream(environ, start_response):
+    """1 MiB in chunks of 64 KiB."""
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    return (CHUNK for _ in range(16))
 
 
 def pid(environ, start_response):
@@ -70,7 +100,9 @@ def file(environ, start_response):
     return environ["wsgi.file_wrapper"](open(environ["QUERY_STRING"], "rb"))
 
 
-VIEWS = (hello, body10k, echo, flask, pid, slow, upload, download, file)
+VIEWS = (
+    hello, body10k, echo, framework, django, pause, stream, pid, slow, upload, download, file,
+)  # fmt: skip
 ROUTES = {f"/{view.__name__}": view for view in VIEWS}
 
 

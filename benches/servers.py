@@ -16,9 +16,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 DIST = HERE.parent / "target/dist"
 MODULES = DIST / "lib/burrow"
 APP = HERE / "app.py"
+ASGI_APP = HERE / "app_asgi.py"
 HTTPD_MODULES = pathlib.Path("/usr/lib/apache2/modules")
 # The event MPM closes kept-alive connections when all its threads are busy: more threads than clients.
-HTTPD_THREADS = 64
+HTTPD_THREADS = 80
 WORKER = "www-data"
 
 
@@ -38,6 +39,11 @@ class Server:
 
     def url(self, path):
         return f"http://127.0.0.1:{self.port}{path}"
+
+    @property
+    def socket(self):
+        """Where what stands behind a web server listens."""
+        return self.folder / "app.sock"
 
     @property
     def log(self):
@@ -116,25 +122,51 @@ http {{
         self.commands.append(["nginx", "-e", str(self.log), "-c", str(config)])
         return self
 
-    def uwsgi(self, venv, threads=16):
-        """uWSGI behind an nginx that the caller adds."""
-        self.commands.append([
-            "uwsgi", "--plugin", "python3", "--virtualenv", str(venv), "--wsgi-file", str(APP), "--need-app",
-            "--single-interpreter", "--master", "--die-on-term", "--disable-logging", "--listen", "1024",
-            "--enable-threads", "--processes", "1", "--threads", str(threads),
-            "--uwsgi-socket", str(self.folder / "app.sock"), "--chmod-socket=666",
-        ])  # fmt: skip
+    def asgi(self):
+        """With the application that speaks ASGI."""
+        self.app = ASGI_APP
         return self
 
-    def gunicorn(self, venv, threads=16):
-        """gunicorn with threads behind an nginx that the caller adds."""
-        self.commands.append([
-            str(venv / "bin/gunicorn"), "--chdir", str(HERE), "--workers", "1", "--worker-class", "gthread",
-            "--threads", str(threads), "--worker-connections", "1000", "--backlog", "1024",
-            "--keep-alive", "75", "--log-level", "warning", "--no-control-socket",
-            "--bind", f"unix:{self.folder}/app.sock", "app:application",
-        ])  # fmt: skip
+    def run(self, *command):
+        self.commands.append([str(word) for word in command])
         return self
+
+    def uwsgi(self, venv, threads):
+        """uWSGI behind an nginx that the caller adds."""
+        return self.run(
+            "uwsgi", "--plugin", "python3", "--virtualenv", venv, "--wsgi-file", APP, "--need-app",
+            "--single-interpreter", "--master", "--die-on-term", "--disable-logging", "--listen", 1024,
+            "--enable-threads", "--processes", 1, "--threads", threads,
+            "--uwsgi-socket", self.socket, "--chmod-socket=666",
+        )  # fmt: skip
+
+    def gunicorn(self, venv, threads):
+        """gunicorn with threads behind an nginx that the caller adds."""
+        return self.run(
+            venv / "bin/gunicorn", "--chdir", HERE, "--workers", 1, "--worker-class", "gthread",
+            "--threads", threads, "--worker-connections", 1000, "--backlog", 1024,
+            "--keep-alive", 75, "--log-level", "warning", "--no-control-socket",
+            "--bind", f"unix:{self.socket}", "app:application",
+        )  # fmt: skip
+
+    def uvicorn(self, venv, bind):
+        return self.run(
+            venv / "bin/uvicorn", "--app-dir", HERE, "--loop", "uvloop", "--http", "httptools",
+            "--no-access-log", "--log-level", "warning", "--backlog", 1024, bind, "app_asgi:application",
+        )  # fmt: skip
+
+    def granian(self, venv, interface, threads):
+        app = {"wsgi": "app:application", "asgi": "app_asgi:application"}[interface]
+        options = ["--blocking-threads", threads] if interface == "wsgi" else ["--loop", "uvloop"]
+        return self.run(
+            venv / "bin/granian", "--host", "127.0.0.1", "--port", self.port, "--interface", interface,
+            "--workers", 1, "--http", 1, "--no-ws", "--log-level", "warning", "--working-dir", HERE,
+            *options, app,
+        )  # fmt: skip
+
+    def bjoern(self, venv):
+        code = f"import bjoern, app; bjoern.run(app.application, '127.0.0.1', {self.port})"
+        return self.run(venv / "bin/python", "-c", f"import sys; sys.path[0] = {str(HERE)!r}; {code}")
 
     def burrow_httpd(self, python_home=None, **size):
         return self.wsgi_httpd(MODULES / "mod_burrow.so", python_home, **size)
@@ -284,3 +316,15 @@ def cpu_seconds(pids):
         except (FileNotFoundError, ProcessLookupError):
             pass
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def pss_kib(pids):
+    """The memory of these processes; what several share counts once."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as rollup:
+                total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return total

@@ -79,7 +79,7 @@ packages="ca-certificates curl gcc libc6-dev make libclang-dev python3 python3-v
 for extra; do
     case $extra in
     test) packages="$packages openssl nghttp2-client strace wrk" ;;
-    bench) packages="$packages wrk python3-dev uwsgi-core uwsgi-plugin-python3" ;;
+    bench) packages="$packages wrk libev-dev python3-dev uwsgi-core uwsgi-plugin-python3" ;;
     fresh) packages="$packages debootstrap" ;;
     *) fail "unknown argument: $extra" ;;
     esac
