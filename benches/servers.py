@@ -1,5 +1,6 @@
 """Starting nginx, httpd and what stands behind them, each with a configuration made for the run."""
 
+import collections
 import grp
 import os
 import pathlib
@@ -281,17 +282,31 @@ def check_access(path):
 
 
 def children(pid):
-    try:
-        return [int(child) for child in open(f"/proc/{pid}/task/{pid}/children").read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    return children_of_all().get(pid, [])
 
 
 def descendants(pid):
-    found = []
-    for child in children(pid):
-        found += [child, *descendants(child)]
-    return found
+    tree = children_of_all()
+    found = [pid]
+    for parent in found:
+        found += tree.get(parent, [])
+    return found[1:]
+
+
+def children_of_all():
+    """Every process's children. /proc/PID/task/PID/children may leave out some while others end."""
+    tree = collections.defaultdict(list)
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            tree[stat_fields(pid)[1]].append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return {int(parent): pids for parent, pids in tree.items()}
+
+
+def stat_fields(pid):
+    """Those of /proc/PID/stat from the state on."""
+    return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
 
 
 def executable(pid):
@@ -311,7 +326,7 @@ def cpu_seconds(pids):
     ticks = 0
     for pid in pids:
         try:
-            fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+            fields = stat_fields(pid)
             ticks += int(fields[11]) + int(fields[12])
         except (FileNotFoundError, ProcessLookupError):
             pass
