@@ -33,9 +33,9 @@ def judge_log(server):
     judge(server.name, "crashes and alerts in the error log", len(crashes), 0)
 
 
-def h2load(server, path, count, *options):
+def h2load(server, path, count, *options, connections=CONNECTIONS):
     """So many requests on kept-alive connections; how many of them failed."""
-    command = ["h2load", "--h1", f"-n{count}", f"-c{CONNECTIONS}", *options, server.url(path)]
+    command = ["h2load", "--h1", f"-n{count}", f"-c{connections}", *options, server.url(path)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return count - int(re.search(r"status codes: (\d+) 2xx", printed).group(1))
 

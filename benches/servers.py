@@ -28,7 +28,9 @@ class Server:
     """Commands that together answer on one port; the last one is the web server."""
 
     def __init__(self, name, port, cpu=None):
-        self.name, self.port, self.cpu = name, port, cpu
+        self.name, self.port = name, port
+        #: What the commands are started by.
+        self.pin = ["taskset", "-c", str(cpu)] if cpu is not None else []
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="burrow-bench-"))
         self.app = APP
         self.commands = []
@@ -201,12 +203,11 @@ http {{
 
     def __enter__(self):
         environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
-        pin = ["taskset", "-c", str(self.cpu)] if self.cpu is not None else []
         try:
             for command in self.commands:
                 self.processes.append(
                     subprocess.Popen(
-                        pin + command,
+                        self.pin + command,
                         env=environment,
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
@@ -239,6 +240,10 @@ http {{
         return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
     def __exit__(self, *_):
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def stop(self):
         for process in reversed(self.processes):
             process.terminate()
         for process in reversed(self.processes):
@@ -248,7 +253,6 @@ http {{
                 print(f"{self.name} does not stop", file=sys.stderr)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        shutil.rmtree(self.folder)
 
     def reload(self):
         """A graceful reload of the web server."""
