@@ -78,6 +78,9 @@ ASGI_IN_NGINX = "Burrow in nginx, ASGI"
 ASGI_HTTPD_DAEMON = "Burrow daemon, httpd, ASGI"
 ASGI_NGINX_DAEMON = "Burrow daemon, nginx, ASGI"
 
+#: One request at a time: what sleeps keeps all others waiting.
+without_pause = tuple(name for name in ENDPOINTS if name != "pause")
+
 PEERS = [
     Peer("httpd, a C handler", lambda s: s.httpd(f"LoadModule floor_module {floor_module()}"), tuple(FLOOR)),
     Peer("nginx, return 200", lambda s: s.nginx('location / { return 200 "Hello, World!\\n"; }'), ("hello",)),
@@ -86,12 +89,12 @@ PEERS = [
     Peer(WSGI_HTTPD_DAEMON, lambda s: s.burrow_httpd(VENV, daemon=DAEMON)),
     Peer("mod_wsgi daemon", lambda s: s.wsgi_httpd(mod_wsgi(), VENV, daemon=DAEMON)),
     Peer(WSGI_IN_NGINX, lambda s: s.burrow_nginx(VENV, location=f"wsgi_threads {THREADS};")),
+    Peer(WSGI_ON_LOOP, lambda s: s.burrow_nginx(VENV, location="wsgi_threads 0;"), without_pause),
     Peer(WSGI_NGINX_DAEMON, lambda s: s.burrow_nginx(VENV, daemon=DAEMON)),
     Peer("nginx + uWSGI", lambda s: s.uwsgi(VENV, THREADS).nginx(uwsgi_location(s))),
     Peer("nginx + gunicorn gthread", lambda s: behind_nginx(s.gunicorn(VENV, THREADS))),
     Peer("granian WSGI", lambda s: s.granian(VENV, "wsgi", THREADS)),
-    # One request at a time: what sleeps keeps all others waiting.
-    Peer("bjoern", lambda s: s.bjoern(VENV), tuple(name for name in ENDPOINTS if name != "pause")),
+    Peer("bjoern", lambda s: s.bjoern(VENV), without_pause),
     Peer(ASGI_IN_HTTPD, lambda s: s.asgi().burrow_httpd(VENV)),
     Peer(ASGI_HTTPD_DAEMON, lambda s: s.asgi().burrow_httpd(VENV, daemon=DAEMON)),
     Peer(ASGI_IN_NGINX, lambda s: s.asgi().burrow_nginx(VENV)),

@@ -117,6 +117,10 @@ char *ngx_burrow_find_application(ngx_conf_t *cf, ngx_burrow_loc_conf_t *conf)
     if (conf->app != NULL && !burrow_app_is_daemon(conf->app)) {
         main->embeds = 1;
         error = burrow_settings_refuse_embedded(main->settings);
+        if (error == NULL && conf->threads == 0 && !conf->request_buffering) {
+            error = "with wsgi_threads 0 nginx cannot wait for a body while the application runs: "
+                    "set wsgi_request_buffering on, or give it threads";
+        }
     }
     if (error != NULL) {
         return refuse_at(cf, &conf->place, "wsgi_pass", error);

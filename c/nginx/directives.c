@@ -106,7 +106,7 @@ static char *check_group(ngx_conf_t *cf, void *post, void *data)
 }
 
 static ngx_conf_post_t group_post = { check_group };
-static ngx_conf_num_bounds_t threads_bounds = { ngx_conf_check_num_bounds, 1, MOST_THREADS };
+static ngx_conf_num_bounds_t threads_bounds = { ngx_conf_check_num_bounds, 0, MOST_THREADS };
 
 /* An option of src/settings/options.rs, for all interpreters or, the second, for some. */
 #define PYTHON_OPTION(directive, option) \

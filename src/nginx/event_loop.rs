@@ -88,6 +88,13 @@ pub fn drain() {
     }
 }
 
+/// The same for what was queued on the event loop itself, quietly.
+pub fn handle_queued() {
+    if let Some(event_loop) = LOOP.get() {
+        event_loop.handle_queued();
+    }
+}
+
 impl EventLoop {
     fn new(ops: burrow_loop_ops) -> io::Result<Self> {
         // SAFETY: plain system call.
@@ -124,6 +131,10 @@ impl EventLoop {
         let mut count = 0u64;
         // SAFETY: reads eight bytes into `count`. That it fails when nothing is to be read is fine.
         unsafe { libc::read(self.eventfd.as_raw_fd(), ptr::from_mut(&mut count).cast(), 8) };
+        self.handle_queued();
+    }
+
+    fn handle_queued(&self) {
         let receiver = self.receiver.lock().expect("no panic under this lock");
         for _ in 0..BATCH {
             let message = receiver.try_recv().or_else(|empty| {

@@ -256,6 +256,11 @@ impl Exchange {
 
     // ---- the application's side
 
+    /// Whether the event loop serves it itself, and nothing may wait.
+    pub fn runs_on_event_loop(&self) -> bool {
+        self.app.threads() == 0 && self.question.is_none()
+    }
+
     /// Runs the application, or asks the script.
     pub fn serve(self: &Arc<Self>) {
         if self.lock().gone {
@@ -303,6 +308,8 @@ impl Exchange {
             // SAFETY: as the caller vouches.
             match unsafe { self.take_body(state, buf, len) } {
                 Ok(count) => return count,
+                // nginx has all of a body before it submits such a request.
+                Err(_) if self.runs_on_event_loop() => return -1,
                 Err(locked) => state = self.wait(locked),
             }
         }
@@ -390,7 +397,8 @@ impl Exchange {
     /// function to post them with; None when the client is gone.
     fn reserve(&self, bytes: usize, last: bool) -> Option<fn(Message)> {
         let mut state = self.lock();
-        while bytes > 0 && state.unsent > ANSWER_HIGH && !state.gone && state.on_loop.is_none() {
+        let waits = state.on_loop.is_none() && !self.runs_on_event_loop();
+        while bytes > 0 && state.unsent > ANSWER_HIGH && !state.gone && waits {
             state = self.wait(state);
         }
         if state.gone || state.last {
@@ -400,7 +408,7 @@ impl Exchange {
             state.unsent += PIECE_COST + bytes;
         }
         state.last = last;
-        Some(if state.on_loop.is_some() { event_loop::post_quietly } else { event_loop::post })
+        Some(if waits { event_loop::post } else { event_loop::post_quietly })
     }
 
     // ---- the side of an event loop of Python's, which never waits

@@ -7,6 +7,7 @@ mod exchange;
 mod on_loop;
 mod question;
 mod queue;
+mod without_threads;
 
 use crate::embedded::App;
 use block::Block;
@@ -133,7 +134,7 @@ unsafe extern "C" fn burrow_exchange_body_end(of: *mut Exchange, whole: c_int) {
 unsafe extern "C" fn burrow_exchange_submit(submitted: *mut Exchange) {
     // SAFETY: the shim vouches for the exchange; this makes a count of its own.
     let exchange = unsafe { exchange::borrow(submitted.cast()) };
-    if on_loop::take(&exchange) {
+    if on_loop::take(&exchange) || without_threads::take(&exchange) {
         return;
     }
     let group = group(exchange.app().group());
@@ -148,6 +149,7 @@ extern "C" fn burrow_loop_wake_threads() {
         group.wake_for_submitted();
     }
     on_loop::submit_taken();
+    without_threads::serve_taken();
 }
 
 #[no_mangle]

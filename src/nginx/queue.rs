@@ -45,7 +45,8 @@ impl Group {
             exchange.unavailable(&format!("{QUEUE} requests wait already; more wsgi_threads may help"));
             return false;
         }
-        state.most = state.most.max(exchange.app().threads());
+        // Scripts that are asked have a thread also where applications have none.
+        state.most = state.most.max(exchange.app().threads()).max(1);
         state.waiting.push_back(exchange);
         !mem::replace(&mut state.submitted, true)
     }
