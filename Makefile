@@ -16,7 +16,7 @@ CARGO   := cargo build --locked --profile $(PROFILE)
 # until then is this shell's, since make may run twice at once.
 place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).$$$$ && mv $(3).$$$$ $(3); }
 
-.PHONY: help build runtimes install clean setup setup-test setup-bench run test test-here test-fresh lint soak bench bench-quick FORCE
+.PHONY: help build runtimes install clean setup setup-test setup-bench run test test-here test-fresh lint soak instructions bench bench-quick FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -80,6 +80,9 @@ lint: setup-test $(VENV)/.test  ## formatting and linters
 
 soak: setup-test build  ## long runs: requests, reloads, kills, big bodies; memory, descriptors, processes
 	python3 benches/soak.py
+
+instructions: build  ## instructions of a request under callgrind, beside those of benches/instructions.json
+	python3 benches/instructions.py
 
 setup-bench:
 	@scripts/setup.sh test bench
