@@ -83,7 +83,7 @@ class Answer:
     reason: str = ""
     headers: list = field(default_factory=list)
     length: int = -1
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     #: (offset, length, descriptor) of each piece that came as a file.
     files: list = field(default_factory=list)
     #: How an answer ended that is not whole.

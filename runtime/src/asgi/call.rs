@@ -266,7 +266,7 @@ impl Call {
 
     /// The process takes no further requests, and the time of this one is over.
     pub fn retire(&self) {
-        let told = self.protocol.disconnect(self);
+        let told = self.protocol.give_up(self);
         self.check(told);
     }
 

@@ -75,6 +75,15 @@ impl Protocol {
         }
     }
 
+    /// The process takes no further requests, and the time of this one is over.
+    pub fn give_up(&self, call: &Call) -> Result<()> {
+        match self {
+            // Its client was told, and may answer.
+            Protocol::WebSocket(socket) if socket.is_closed() => Ok(()),
+            _ => self.disconnect(call),
+        }
+    }
+
     /// What the application's `receive()` returns.
     pub fn receive(&self, call: &Call) -> Result<Object> {
         match self {

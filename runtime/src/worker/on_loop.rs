@@ -297,6 +297,10 @@ impl LoopExchange {
     /// Whether the answer has left and the body has arrived; if not, what happens next is reported.
     fn settle(&self, state: &mut State) -> io::Result<bool> {
         let through = state.leaving.is_empty() || self.push(state)?;
+        if through {
+            // The end of the process need not wait for what the client may still send.
+            state.entry = None;
+        }
         Ok(state.arriving.discard(self.connection.as_fd())? && through)
     }
 
