@@ -13,6 +13,8 @@ use burrow_abi::{burrow_pair, burrow_request, burrow_str, BURROW_VAR_COUNT};
 const ABSENT: u32 = u32::MAX;
 const VARS: usize = BURROW_VAR_COUNT as usize;
 const FIXED: usize = 5 * 8 + 4 * 4;
+/// Bytes of all texts, mostly.
+const USUAL: usize = 1024;
 
 /// Whom a request is for, and how long it may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,25 +44,23 @@ pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<
         address.queue_deadline,
     ];
     let texts = 3 + VARS + 2 * (headers.len() + params.len());
-    let parts = || {
-        [address.target, address.callable, address.application_group]
-            .into_iter()
-            .map(burrow_str::new)
-            .chain(request.vars)
-            .chain(headers.iter().chain(params).flat_map(|pair| [pair.name, pair.value]))
-    };
-    to.reserve(FIXED + 4 * texts + parts().map(|part| part.len).sum::<usize>());
+    let parts = [address.target, address.callable, address.application_group]
+        .into_iter()
+        .map(burrow_str::new)
+        .chain(request.vars)
+        .chain(headers.iter().chain(params).flat_map(|pair| [pair.name, pair.value]));
+    to.reserve(FIXED + 4 * texts + USUAL);
     for number in numbers {
         to.extend_from_slice(&number.to_le_bytes());
     }
     for number in [request.flags, headers.len() as u32, params.len() as u32, texts as u32] {
         to.extend_from_slice(&number.to_le_bytes());
     }
-    for part in parts() {
+    let lengths = to.len();
+    to.resize(lengths + 4 * texts, 0);
+    for (index, part) in parts.enumerate() {
         let length = if part.is_absent() { ABSENT } else { part.len as u32 };
-        to.extend_from_slice(&length.to_le_bytes());
-    }
-    for part in parts() {
+        to[lengths + 4 * index..][..4].copy_from_slice(&length.to_le_bytes());
         // SAFETY: the caller's word.
         to.extend_from_slice(unsafe { part.bytes() });
     }

@@ -26,7 +26,12 @@ pub struct Application {
     known: AtomicBool,
     /// The modification time of its script that the manager was last told of.
     reported: AtomicI64,
+    /// When its script was last looked at, in microseconds of CLOCK_MONOTONIC.
+    looked_at: AtomicI64,
 }
+
+/// For so many microseconds a script is taken to be what it was: to look costs as much as to receive a request.
+const LOOK: i64 = 1000;
 
 // SAFETY: `runtime` is an `App`, which threads may share.
 unsafe impl Send for Application {}
@@ -101,7 +106,13 @@ impl Application {
         // SAFETY: the strings are there for the call.
         let runtime =
             unsafe { app::open(target, callable, group, config.copies, (config.threads > 1).into()) };
-        Application { key, runtime, known: AtomicBool::new(false), reported: AtomicI64::new(0) }
+        Application {
+            key,
+            runtime,
+            known: AtomicBool::new(false),
+            reported: AtomicI64::new(0),
+            looked_at: AtomicI64::new(0),
+        }
     }
 
     fn is(&self, address: &Addressed) -> bool {
@@ -160,14 +171,18 @@ impl Application {
     }
 
     /// A worker serves the code that it has imported. Where the script is another one by now, the manager
-    /// is told, once, and replaces the worker.
-    pub fn look_at_script(&self, request: &mut burrow_request) {
+    /// is told, once, and replaces the worker. `now`: microseconds of CLOCK_MONOTONIC.
+    pub fn look_at_script(&self, request: &mut burrow_request, now: i64) {
         if request.flags & BURROW_RELOADING == 0 {
             return;
         }
         request.flags &= !BURROW_RELOADING;
         let modified = match request.script_modified {
-            0 => self.app().modified_now(),
+            0 if now - self.looked_at.load(Relaxed) < LOOK => return,
+            0 => {
+                self.looked_at.store(now, Relaxed);
+                self.app().modified_now()
+            }
             known => known,
         };
         let changed = self.app().is_outdated(modified);

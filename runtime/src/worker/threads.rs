@@ -176,13 +176,13 @@ impl Desk {
         let socket = connection.as_fd();
         let read = request::read(self.received.payload(), &mut self.pairs);
         let (address, mut request) = read.ok_or_else(|| malformed("what is no request"))?;
+        let now = page::now();
         let application = worker.applications.find(&address);
-        application.look_at_script(&mut request);
+        application.look_at_script(&mut request, now);
         let is_looped = application.interface(&request) == ASGI;
         if on_loop && !is_looped {
             return Ok(Attended::ForThread(entry));
         }
-        let now = page::now();
         if address.queue_deadline != 0 && now > address.queue_deadline {
             // The server has answered it by now.
             return Err(ErrorKind::TimedOut.into());
