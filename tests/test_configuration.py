@@ -173,6 +173,8 @@ PROCESS_GROUP = {
     "processes=0": "from 1",
     "colour=blue": "no option colour",
     "home=relative": "relative",
+    "home=/nonexistent": "does not exist",
+    "home=/etc/hostname": "not a folder",
 }
 
 

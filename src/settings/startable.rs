@@ -1,6 +1,7 @@
 //! Whether the processes of a group can be started: judged once all of the configuration is read.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,10 +22,24 @@ pub fn check(group: &ProcessGroup, instance: &Instance, home: &Path, gil: &Gil) 
     match group.written("chroot") {
         Some(root) => check_root(Path::new(root)),
         None => {
+            check_home(group)?;
             let installation = installation(group, home)?;
             gil.check(group.name.as_bytes(), installation.version, group.written("interpreters").is_some())?;
             installation.runtime(&runtime_dir()).map(drop)
         }
+    }
+}
+
+/// Whether its working directory is there. What lies behind folders that are closed to this process its own user
+/// may see.
+fn check_home(group: &ProcessGroup) -> Result<(), String> {
+    let Some(home) = group.written("home") else { return Ok(()) };
+    match fs::metadata(home) {
+        Ok(found) if !found.is_dir() => Err(format!("home={home} is not a folder")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(format!("home={home} does not exist: make it, or correct the path"))
+        }
+        _ => Ok(()),
     }
 }
 
