@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use burrow_abi::{
-    burrow_request, burrow_var, slice, BURROW_PATH_INFO, BURROW_QUERY_STRING, BURROW_REMOTE_ADDR,
-    BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD, BURROW_REQUEST_SCHEME, BURROW_REQUEST_URI, BURROW_SCRIPT_NAME,
-    BURROW_SERVER_ADDR, BURROW_SERVER_NAME, BURROW_SERVER_PORT, BURROW_SERVER_PROTOCOL,
+    burrow_pair, burrow_request, burrow_var, slice, BURROW_LISTENER_PORT, BURROW_PATH_INFO,
+    BURROW_QUERY_STRING, BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD,
+    BURROW_REQUEST_SCHEME, BURROW_REQUEST_URI, BURROW_SCRIPT_NAME, BURROW_SERVER_ADDR, BURROW_SERVER_NAME,
+    BURROW_SERVER_PORT, BURROW_SERVER_PROTOCOL,
 };
 use pyo3_ffi as ffi;
 
@@ -146,7 +147,8 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     set(&keys.headers, &headers(template, request)?)?;
     set(&keys.client, &client(template, var(BURROW_REMOTE_ADDR), var(BURROW_REMOTE_PORT))?)?;
     let address = if var(BURROW_SERVER_ADDR).is_empty() { BURROW_SERVER_NAME } else { BURROW_SERVER_ADDR };
-    set(&keys.server, &server(template, var(address), var(BURROW_SERVER_PORT))?)?;
+    let port = if var(BURROW_LISTENER_PORT).is_empty() { BURROW_SERVER_PORT } else { BURROW_LISTENER_PORT };
+    set(&keys.server, &server(template, var(address), var(port))?)?;
     set(&keys.state, &copy(&call.application().state())?)?;
     Ok(scope)
 }
@@ -232,13 +234,19 @@ impl HeaderNames {
     }
 }
 
+/// As received; but what HTTP/2 says as :authority comes first.
 fn headers(template: &Template, request: &burrow_request) -> Result<Object> {
     // SAFETY: as many pairs as it says, which are there; a new list, each slot of which is filled.
     unsafe {
         let received = slice(request.headers, request.n_headers);
         let list = Object::owned(ffi::PyList_New(received.len() as isize))?;
         let mut names = template.names.borrow_mut();
-        for (index, header) in received.iter().enumerate() {
+        let is_host = |header: &burrow_pair| header.name.bytes().eq_ignore_ascii_case(b"host");
+        let has_authority = !request.vars[BURROW_SERVER_PROTOCOL as usize].bytes().starts_with(b"HTTP/1");
+        let host = has_authority.then(|| received.iter().position(is_host)).flatten();
+        let (before, rest) = received.split_at(host.unwrap_or_default());
+        let in_order = rest.iter().take(1).chain(before).chain(rest.iter().skip(1));
+        for (index, header) in in_order.enumerate() {
             let pair = tuple2(names.get(header.name.bytes())?, bytes(header.value.bytes())?)?;
             ffi::PyList_SET_ITEM(list.as_ptr(), index as isize, pair.into_ptr());
         }
