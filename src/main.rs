@@ -1,6 +1,7 @@
 //! The `burrow` command.
 
 mod control;
+mod doctor;
 mod migrate;
 mod serve;
 
@@ -23,6 +24,8 @@ enum Command {
     Serve(serve::Options),
     /// Say, line by line, what becomes of an Apache configuration with mod_wsgi in it
     Migrate(migrate::Options),
+    /// Say whether an application can have an interpreter with a lock of its own, and what is in the way
+    Doctor(doctor::Options),
     /// Show the process groups of the servers that run here
     Status(control::StatusOptions),
     /// Replace the processes of a group, or of all, without losing a request
@@ -49,6 +52,9 @@ fn main() -> ExitCode {
         }
         Command::Migrate(options) => {
             migrate::run(&options).unwrap_or_else(|error| refuse(&error.to_string()))
+        }
+        Command::Doctor(options) => {
+            doctor::examine(&options).unwrap_or_else(|refusal| refuse(&refusal.to_string()))
         }
         Command::Status(options) => control::status(&options).unwrap_or_else(|error| refuse(&error)),
         Command::Restart(options) => control::restart(&options).unwrap_or_else(|error| refuse(&error)),

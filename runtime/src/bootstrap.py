@@ -344,6 +344,9 @@ def report(exception):
     for text in traceback.format_exception(type(exception), exception, tb):
         for line in text.splitlines():
             log(ERR, line)
+    module = refused_module(exception)
+    if module is not None:
+        log(ERR, f"burrow: {refusal(module)}")
 
 
 def threads():

@@ -71,8 +71,9 @@ unsafe impl Sync for State {}
 // SAFETY: as above.
 unsafe impl Send for State {}
 
-const SOURCES: [&CStr; 4] = [
+const SOURCES: [&CStr; 5] = [
     text(concat!(include_str!("bootstrap.py"), "\0").as_bytes()),
+    text(concat!(include_str!("refusals.py"), "\0").as_bytes()),
     text(concat!(include_str!("interface.py"), "\0").as_bytes()),
     text(concat!(include_str!("hooks.py"), "\0").as_bytes()),
     text(concat!(include_str!("api.py"), "\0").as_bytes()),

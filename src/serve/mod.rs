@@ -6,11 +6,11 @@ mod config;
 mod keeper;
 mod options;
 mod private_dir;
-mod python;
+pub mod python;
 mod reload;
 mod run;
 mod server;
-mod target;
+pub mod target;
 
 use std::fmt;
 use std::io::{self, Write};

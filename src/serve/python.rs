@@ -12,6 +12,7 @@ use burrow_host::python::{runtime_dir, Installation};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
 use super::account::Account;
@@ -190,9 +191,23 @@ impl Import {
     }
 }
 
+/// What a python prints, which is one line of JSON.
+pub fn ask<T: DeserializeOwned>(python: &Path, arguments: &[&str], patience: Duration) -> Result<T, Refusal> {
+    let mut command = Command::new(python);
+    command.args(arguments);
+    let shown = python.display();
+    match answer(command, None, patience) {
+        Err(error) => refuse!("cannot run {shown}: {error}; give a Python with --python"),
+        Ok((line, status)) => match line.and_then(|line| serde_json::from_str(&line).ok()) {
+            Some(answer) => Ok(answer),
+            None => refuse!("{shown} ended with {status}, and did not say what it has found"),
+        },
+    }
+}
+
 /// The executable of a Python or of a virtual environment. The path stays as it is: a virtual
 /// environment's python is a link.
-fn executable(path: &Path) -> Result<PathBuf, Refusal> {
+pub fn executable(path: &Path) -> Result<PathBuf, Refusal> {
     let path = absolute(path).unwrap_or_else(|_| path.to_owned());
     let candidates = match path.is_dir() {
         true => vec![path.join("bin/python3"), path.join("bin/python")],
