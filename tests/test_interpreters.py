@@ -3,7 +3,9 @@
 import concurrent.futures
 import json
 import os
+import pathlib
 import re
+import sys
 
 import pytest
 from servers import KINDS, Mount, wait_for
@@ -11,10 +13,13 @@ from test_pythons import INSTALLATIONS
 from test_worker_limits import SLOW, stacks
 from workers import TIMEOUT, Worker, request
 
+#: The Pythons that there are, with the one that runs the tests.
+HOMES = {f"3.{sys.version_info.minor}": pathlib.Path(sys.prefix), **INSTALLATIONS}
 #: Those whose interpreters can have a lock each.
-VERSIONS = [version for version in INSTALLATIONS if version not in ("3.10", "3.11")]
+VERSIONS = [version for version in HOMES if version not in ("3.10", "3.11")]
 #: One where they cannot, and what is said of it.
-OLD = INSTALLATIONS.get("3.11", "/usr")
+OLD = HOMES.get("3.11")
+needs_an_old_python = pytest.mark.skipif(OLD is None, reason="no Python 3.11")
 SHARED = "the interpreters of Python 3.11 share one lock"
 #: The prefix of a build that can do without its lock.
 FREE_THREADED = os.environ.get("BURROW_FREE_THREADED")
@@ -55,7 +60,7 @@ def running(request):
             Mount("/faults", "faults.py", "one"),
             Mount("/body", "body.py", "two"),
         ],
-        python_home=INSTALLATIONS[version],
+        python_home=HOMES[version],
         threads=8,
         **copies(kind, 2, server.apps),
         **{"http" if kind == "nginx" else "main": OPTIONS[kind]},
@@ -111,6 +116,7 @@ def test_answers_bodies_and_faults(site):
     assert site.log().count("Traceback") == 1
 
 
+@needs_an_old_python
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["directive", "copies"])
 def test_an_old_python_is_refused(fresh, kind, how):
@@ -125,6 +131,7 @@ def test_an_old_python_is_refused(fresh, kind, how):
     assert re.search(rf"\.conf:\d+: {SHARED}: Python 3.12 or newer", said), said
 
 
+@needs_an_old_python
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_old_python_of_a_process_group_is_refused(fresh, kind):
     groups = {"shop": f"python-home={OLD} interpreters=2"}
@@ -135,7 +142,7 @@ def test_an_old_python_of_a_process_group_is_refused(fresh, kind):
 
 def test_copies_are_not_of_the_main_interpreter(nginx):
     code, said = nginx.configtest(
-        group="%{GLOBAL}", http="wsgi_interpreters 2;", python_home=INSTALLATIONS.get("3.13", "/usr")
+        group="%{GLOBAL}", http="wsgi_interpreters 2;", python_home=sys.prefix
     )
     assert code != 0 and "there is one main interpreter" in said
     code, said = nginx.configtest(group="%{GLOBAL}", http="wsgi_interpreters off;")
@@ -212,7 +219,7 @@ def test_a_threads_state_stays(free_threaded, watch):
 
 @pytest.fixture(params=VERSIONS)
 def worker(request):
-    made = Worker(python=INSTALLATIONS[request.param] / "bin" / "python3")
+    made = Worker(python=HOMES[request.param] / "bin" / "python3")
     (made.apps / "slow.py").write_text(SLOW)
     yield made
     made.close()
