@@ -190,7 +190,8 @@ typedef struct {
  * own and returns at once. Refuses (logs, and every request answers 500) where the process is root.
  * `server` is copied. */
 void burrow_process_start(burrow_settings *settings, const burrow_server *server);
-/* The process takes no further connections: closes those to process groups that are idle. */
+/* The process takes no further connections: closes those to process groups that are idle, and
+ * WebSockets in order. */
 void burrow_process_retire(const burrow_settings *settings);
 /* Runs every interpreter's exit functions, for at most timeout_ms. Requests get 503 from now on. */
 void burrow_process_stop(unsigned timeout_ms);
@@ -305,7 +306,8 @@ typedef enum {
 } burrow_outcome;
 
 /* httpd: runs one request to its end on the calling thread, here or in a process group. `exchange`
- * is what `io` and `client` are called with and log lines are bound to. */
+ * is what `io` and `client` are called with and log lines are bound to. It begins with a pointer
+ * that is the host's, NULL at first; so does that of burrow_ask. */
 burrow_outcome burrow_serve(burrow_app *app, const burrow_request *request, const burrow_io *io,
                             const burrow_client *client, void *exchange);
 

@@ -1,5 +1,6 @@
 //! The host: everything between a web server and the Python runtime. It links no Python.
 
+pub mod apache;
 pub mod daemon;
 pub mod embedded;
 pub mod hooks;

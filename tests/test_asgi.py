@@ -30,7 +30,7 @@ def start(server, process):
         server.start(mounts=mounts, threads=4)
 
 
-@pytest.fixture(params=["nginx", "nginx-group", "apache-group"])
+@pytest.fixture(params=["nginx", "nginx-group", "apache", "apache-group"])
 def site(request, started, watch):
     """The server, running, with the applications in its own processes or in a process group."""
     kind, _, process = request.param.partition("-")

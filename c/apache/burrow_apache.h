@@ -102,6 +102,7 @@ typedef struct {
 
 /* A request in flight: what burrow_io and the log are called with. */
 typedef struct {
+    void *host; /* first; the host's */
     request_rec *r;
     apr_bucket_brigade *in;
     apr_bucket_brigade *out;
@@ -109,6 +110,8 @@ typedef struct {
     int body_error; /* the status that a failed read of the body deserves, or 0 */
     apr_time_t body_awaited; /* since when a process group's request waits for its body, or 0 */
     int head_sent;
+    int is_handshake; /* the connection can be had */
+    int is_upgraded; /* what is read and sent are the connection's bytes */
     int is_daemon;
     int error_status;     /* whose page the client gets instead of a process group's, or 0 */
     const char *redirect; /* the path that it gets instead, or NULL */

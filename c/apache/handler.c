@@ -320,6 +320,8 @@ static int finish(exchange *x, burrow_outcome outcome)
     }
     if (outcome == BURROW_DONE)
         return OK;
+    if (x->is_upgraded)
+        return OK;
     if (x->head_sent) {
         wsgi_response_cut(x);
         return OK;
@@ -446,5 +448,6 @@ int wsgi_handler(request_rec *r)
     if (config->proxy_headers)
         wsgi_apply_proxies(&request, r, config);
     x.is_daemon = burrow_app_is_daemon(app);
+    x.is_handshake = (request.flags & BURROW_UPGRADE) != 0;
     return finish(&x, serve(app, &request, &x));
 }

@@ -183,6 +183,20 @@ static void set_params(burrow_request *request, request_rec *r)
     request->n_params = (size_t)(param - request->params);
 }
 
+static int has_token(request_rec *r, const char *header, const char *token)
+{
+    const char *value = apr_table_get(r->headers_in, header);
+    return value && ap_find_token(r->pool, value, token);
+}
+
+/* A WebSocket's, on a connection that is the request's alone. */
+static int is_handshake(request_rec *r)
+{
+    return !r->main && !r->connection->master && r->method_number == M_GET && !r->header_only
+           && r->proto_num >= HTTP_VERSION(1, 1) && has_token(r, "Upgrade", "websocket")
+           && has_token(r, "Connection", "upgrade");
+}
+
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization)
 {
     memset(request, 0, sizeof *request);
@@ -192,12 +206,19 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
     request->content_length = r->read_chunked ? -1 : r->remaining;
     request->request_start = r->request_time;
     if (!ap_should_client_block(r) || r->main)
-        request->flags |= BURROW_NO_BODY;
+        request->flags |= BURROW_NO_BODY | (is_handshake(r) ? BURROW_UPGRADE : 0);
     if (r->header_only)
         request->flags |= BURROW_HEADER_ONLY;
 }
 
 #define NOTHING_YET (-2)
+
+static apr_bucket_brigade *brigade(exchange *x)
+{
+    if (!x->in)
+        x->in = apr_brigade_create(x->r->pool, x->r->connection->bucket_alloc);
+    return x->in;
+}
 
 /* As burrow_io's read; NOTHING_YET where it may not wait. */
 static ssize_t read_body(exchange *x, char *buf, size_t len, apr_read_type_e block)
@@ -208,10 +229,8 @@ static ssize_t read_body(exchange *x, char *buf, size_t len, apr_read_type_e blo
 
     if (x->body_error)
         return -1;
-    if (!x->in)
-        x->in = apr_brigade_create(r->pool, r->connection->bucket_alloc);
     for (n = 0; !n && !x->body_ended && len;) {
-        rv = ap_get_brigade(r->input_filters, x->in, AP_MODE_READBYTES, block, (apr_off_t)len);
+        rv = ap_get_brigade(r->input_filters, brigade(x), AP_MODE_READBYTES, block, (apr_off_t)len);
         if (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(x->in))
             rv = block == APR_BLOCK_READ ? APR_EGENERAL : APR_EAGAIN;
         if (rv == APR_SUCCESS) {
@@ -249,6 +268,24 @@ static void send_continue(request_rec *r)
     r->status_line = status_line;
 }
 
+/* What the client sends behind a 101. It may be silent for as long as the application likes. */
+static ssize_t read_connection(exchange *x, char *buf, size_t len)
+{
+    apr_size_t n = len;
+    apr_status_t rv = ap_get_brigade(x->r->connection->input_filters, brigade(x),
+                                     AP_MODE_READBYTES, APR_NONBLOCK_READ, (apr_off_t)len);
+
+    /* Nothing, without an error: of an end the next call tells. */
+    if (APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(x->in)))
+        return NOTHING_YET;
+    if (rv == APR_SUCCESS)
+        rv = apr_brigade_flatten(x->in, buf, &n);
+    apr_brigade_cleanup(x->in);
+    if (APR_STATUS_IS_EOF(rv))
+        return 0;
+    return rv == APR_SUCCESS ? (ssize_t)n : -1;
+}
+
 /* A client is waited for as long as httpd does where it waits itself. */
 ssize_t wsgi_client_read(void *arg, char *buf, size_t len)
 {
@@ -256,6 +293,8 @@ ssize_t wsgi_client_read(void *arg, char *buf, size_t len)
     request_rec *r = x->r;
     ssize_t n;
 
+    if (x->is_upgraded)
+        return read_connection(x, buf, len);
     if (r->expecting_100 && r->proto_num >= HTTP_VERSION(1, 1) && !x->head_sent)
         send_continue(r);
     n = read_body(x, buf, len, APR_NONBLOCK_READ);

@@ -23,13 +23,11 @@ static void set_status(request_rec *r, const burrow_head *head)
                                       head->reason.data);
 }
 
-static void set_head(request_rec *r, const burrow_head *head)
+static void add_headers(request_rec *r, const burrow_head *head)
 {
     const burrow_pair *header = head->headers, *end = header + head->n_headers;
     static const char content_type[] = "Content-Type";
 
-    set_status(r, head);
-    r->content_type = NULL; /* until here that of the script */
     for (; header < end; header++) {
         const char *value = copy(r, header->value);
         if (header->name.len == sizeof content_type - 1
@@ -38,6 +36,13 @@ static void set_head(request_rec *r, const burrow_head *head)
         else
             apr_table_addn(r->headers_out, copy(r, header->name), value);
     }
+}
+
+static void set_head(request_rec *r, const burrow_head *head)
+{
+    set_status(r, head);
+    r->content_type = NULL; /* until here that of the script */
+    add_headers(r, head);
     if (head->content_length >= 0)
         ap_set_content_length(r, head->content_length);
 }
@@ -93,6 +98,40 @@ static int has_unread_body(const exchange *x)
     return (x->r->read_chunked || x->r->remaining > 0) && !x->body_ended;
 }
 
+/* An interim answer, such as 103 with its links. */
+static int send_interim(request_rec *r, const burrow_head *head)
+{
+    int expecting_100 = r->expecting_100;
+
+    set_status(r, head);
+    add_headers(r, head);
+    ap_send_interim_response(r, 1);
+    r->expecting_100 = expecting_100; /* httpd takes any interim answer for that to it */
+    r->status = HTTP_OK;
+    r->status_line = NULL;
+    return r->connection->aborted ? -1 : 0;
+}
+
+/* The 101, and whatever follows it, are the connection's: no filter of the request's sees them. */
+static void switch_protocols(exchange *x, const burrow_head *head)
+{
+    request_rec *r = x->r;
+    const burrow_pair *header = head->headers, *end = header + head->n_headers;
+
+    x->is_upgraded = 1;
+    r->output_filters = r->proto_output_filters = r->connection->output_filters;
+    r->input_filters = r->proto_input_filters = r->connection->input_filters;
+    ap_remove_input_filter_byhandle(r->input_filters, "reqtimeout");
+    r->connection->keepalive = AP_CONN_CLOSE;
+    set_status(r, head);
+    ap_fputstrs(r->output_filters, x->out, "HTTP/1.1 ", r->status_line, CRLF
+                "Connection: Upgrade" CRLF, NULL);
+    for (; header < end; header++)
+        ap_fputstrs(r->output_filters, x->out, copy(r, header->name), ": ",
+                    copy(r, header->value), CRLF, NULL);
+    ap_fputs(r->output_filters, x->out, CRLF);
+}
+
 int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *body, unsigned flags)
 {
     exchange *x = arg;
@@ -102,12 +141,17 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
 
     if (!x->out)
         x->out = apr_brigade_create(r->pool, c->bucket_alloc);
-    if (head) {
+    if (head && head->status == HTTP_SWITCHING_PROTOCOLS && x->is_handshake) {
+        switch_protocols(x, head);
+    } else if (head && head->status < HTTP_OK) {
+        return send_interim(r, head);
+    } else if (head) {
         set_head(r, head);
         if (x->is_daemon && takes_over(x))
             return 1;
-        x->head_sent = 1;
     }
+    if (head)
+        x->head_sent = 1;
     if (body->fd >= 0)
         rv = add_file(x, body);
     else if (body->len)
@@ -116,7 +160,7 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
     /* httpd reads what is left of the request before it sends what is left of the answer. */
     if (flags & BURROW_FLUSH || (flags & BURROW_LAST && has_unread_body(x)))
         APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(c->bucket_alloc));
-    if (flags & BURROW_LAST)
+    if (flags & BURROW_LAST && !x->is_upgraded)
         APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_eos_create(c->bucket_alloc));
     if (rv == APR_SUCCESS && !APR_BRIGADE_EMPTY(x->out))
         rv = ap_pass_brigade(r->output_filters, x->out);

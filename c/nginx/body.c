@@ -52,7 +52,7 @@ ngx_int_t ngx_burrow_describe_body(ngx_http_request_t *r, burrow_request *reques
         return join(r->pool, bufs, (size_t) size, &request->body);
     }
     if (size == 0) {
-        request->flags |= BURROW_NO_BODY;
+        request->flags |= BURROW_NO_BODY | (ngx_burrow_is_handshake(r) ? BURROW_UPGRADE : 0);
         return NGX_OK;
     }
     request->content_length = r->headers_in.content_length_n;
@@ -151,9 +151,13 @@ void ngx_burrow_read_more(void *request)
     ngx_burrow_ctx_t *ctx = request;
     ngx_connection_t *c = ctx->request->connection;
 
-    if (ctx->request->reading_body) {
+    if (ctx->upgraded || ctx->request->reading_body) {
         ngx_http_set_log_request(c->log, ctx->request);
-        go_on(ctx);
+        if (ctx->upgraded) {
+            ngx_burrow_upgraded_read_more(ctx);
+        } else {
+            go_on(ctx);
+        }
         ngx_http_run_posted_requests(c);
     }
 }
@@ -174,6 +178,9 @@ ngx_int_t ngx_burrow_pass_body(ngx_burrow_ctx_t *ctx, const burrow_request *requ
             return rc;
         }
     }
-    burrow_exchange_body_end(ctx->exchange, 1);
+    /* Behind a handshake there may come what the client sends then. */
+    if (!(request->flags & BURROW_UPGRADE)) {
+        burrow_exchange_body_end(ctx->exchange, 1);
+    }
     return NGX_OK;
 }

@@ -98,7 +98,9 @@ void ngx_burrow_finish(void *request, burrow_outcome outcome)
     ngx_connection_t *c = ctx->request->connection;
 
     ngx_http_set_log_request(c->log, ctx->request);
-    if (ctx->answered) {
+    if (ctx->upgraded) {
+        ngx_burrow_upgraded_end(ctx);
+    } else if (ctx->answered) {
         abort_answer(ctx);
     } else {
         ngx_burrow_finalize(ctx, ngx_burrow_status_of(outcome));

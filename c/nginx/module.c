@@ -23,8 +23,13 @@ static void log_line(void *request, burrow_level level, burrow_str line)
 static void drain(ngx_event_t *event)
 {
     ngx_connection_t *c = event->data;
+    ngx_burrow_main_conf_t *conf;
 
-    c->close = 0; /* a worker that quits closes idle connections, but still needs this one */
+    if (c->close) {
+        c->close = 0; /* a worker that quits closes idle connections, but still needs this one */
+        conf = ngx_http_cycle_get_module_main_conf(ngx_cycle, ngx_http_burrow_module);
+        burrow_process_retire(conf->settings);
+    }
     burrow_loop_drain();
 }
 

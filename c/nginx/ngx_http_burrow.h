@@ -104,6 +104,8 @@ typedef struct {
     ngx_chain_t *free;
     unsigned in_flight:1;
     unsigned answered:1;
+    unsigned upgraded:1;
+    unsigned ending:1; /* an upgraded connection, once all has left */
 } ngx_burrow_ctx_t;
 
 /* A request that a process group answers; in the request's pool. */
@@ -260,6 +262,22 @@ void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *ch
                         const burrow_body *body, unsigned flags);
 void ngx_burrow_write_handler(ngx_http_request_t *r);
 void ngx_burrow_free_chunks(void *ctx);
+/* Takes the chunk over; NULL where there is no memory. */
+ngx_chain_t *ngx_burrow_wrap(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const burrow_body *body,
+                             unsigned flags);
+/* Gives back the pieces that have left: the first ones of ctx->free. */
+void ngx_burrow_reclaim(ngx_burrow_ctx_t *ctx);
+/* Waits until the client takes more, where it does not now. */
+ngx_int_t ngx_burrow_watch_write(ngx_http_request_t *r);
+
+/* upgrade.c */
+ngx_uint_t ngx_burrow_is_handshake(ngx_http_request_t *r);
+void ngx_burrow_upgrade(ngx_burrow_ctx_t *ctx, const burrow_head *head, burrow_chunk *chunk,
+                        const burrow_body *body, unsigned flags);
+void ngx_burrow_upgraded_send(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const burrow_body *body,
+                              unsigned flags);
+void ngx_burrow_upgraded_read_more(ngx_burrow_ctx_t *ctx);
+void ngx_burrow_upgraded_end(ngx_burrow_ctx_t *ctx);
 
 /* manager.c */
 ngx_int_t ngx_burrow_set_instance(ngx_cycle_t *cycle, ngx_burrow_main_conf_t *conf);

@@ -257,7 +257,7 @@ static void describe_body(ngx_http_request_t *r, burrow_request *request)
         request->content_length += ngx_buf_size(cl->buf);
     }
     if (request->content_length == 0) {
-        request->flags |= BURROW_NO_BODY;
+        request->flags |= BURROW_NO_BODY | (ngx_burrow_is_handshake(r) ? BURROW_UPGRADE : 0);
     }
 }
 

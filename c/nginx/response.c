@@ -10,8 +10,7 @@ typedef struct {
 
 #define TAG ((ngx_buf_tag_t) &ngx_http_burrow_module)
 
-/* Gives back the pieces that have left. They are the first of the free ones. */
-static void reclaim(ngx_burrow_ctx_t *ctx)
+void ngx_burrow_reclaim(ngx_burrow_ctx_t *ctx)
 {
     ngx_chain_t *cl;
     chunk_buf_t *piece;
@@ -42,9 +41,8 @@ void ngx_burrow_free_chunks(void *data)
     }
 }
 
-/* Takes the chunk over. */
-static ngx_chain_t *wrap(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const burrow_body *body,
-                         unsigned flags)
+ngx_chain_t *ngx_burrow_wrap(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const burrow_body *body,
+                             unsigned flags)
 {
     ngx_http_request_t *r = ctx->request;
     ngx_chain_t *cl = ctx->free;
@@ -97,12 +95,11 @@ static ngx_int_t output(ngx_burrow_ctx_t *ctx, ngx_chain_t *out)
     ngx_int_t rc = ngx_http_output_filter(ctx->request, out);
 
     ngx_chain_update_chains(ctx->request->pool, &ctx->free, &ctx->busy, &out, TAG);
-    reclaim(ctx);
+    ngx_burrow_reclaim(ctx);
     return rc;
 }
 
-/* Waits until the client takes more, where it does not now. */
-static ngx_int_t watch_write(ngx_http_request_t *r)
+ngx_int_t ngx_burrow_watch_write(ngx_http_request_t *r)
 {
     ngx_http_core_loc_conf_t *clcf = ngx_http_get_module_loc_conf(r->main, ngx_http_core_module);
     ngx_connection_t *c = r->connection;
@@ -136,7 +133,7 @@ void ngx_burrow_write_handler(ngx_http_request_t *r)
         ngx_burrow_finalize(ctx, NGX_ERROR);
         return;
     }
-    if (watch_write(r) != NGX_OK) {
+    if (ngx_burrow_watch_write(r) != NGX_OK) {
         ngx_burrow_finalize(ctx, NGX_ERROR);
     }
 }
@@ -148,7 +145,7 @@ static ngx_int_t send_piece(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const bu
     ngx_int_t rc;
 
     if (chunk != NULL) {
-        out = wrap(ctx, chunk, body, flags);
+        out = ngx_burrow_wrap(ctx, chunk, body, flags);
         return out != NULL ? output(ctx, out) : NGX_ERROR;
     }
     if (flags & BURROW_LAST) {
@@ -171,7 +168,7 @@ static void respond(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const burrow_bod
         ngx_burrow_finalize(ctx, NGX_ERROR);
     } else if (flags & BURROW_LAST) {
         ngx_burrow_complete(ctx, rc);
-    } else if (watch_write(ctx->request) != NGX_OK) {
+    } else if (ngx_burrow_watch_write(ctx->request) != NGX_OK) {
         ngx_burrow_finalize(ctx, NGX_ERROR);
     }
 }
@@ -183,7 +180,15 @@ void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *ch
     ngx_connection_t *c = ctx->request->connection;
 
     ngx_http_set_log_request(c->log, ctx->request);
-    if (head != NULL && ngx_burrow_send_head(ctx, head) != NGX_OK) {
+    if (head != NULL && head->status == NGX_HTTP_SWITCHING_PROTOCOLS
+        && ngx_burrow_is_handshake(ctx->request))
+    {
+        ngx_burrow_upgrade(ctx, head, chunk, body, flags);
+    } else if (ctx->upgraded) {
+        ngx_burrow_upgraded_send(ctx, chunk, body, flags);
+    } else if (head != NULL && head->status < NGX_HTTP_OK) {
+        burrow_chunk_free(chunk); /* nginx sends no interim answers */
+    } else if (head != NULL && ngx_burrow_send_head(ctx, head) != NGX_OK) {
         burrow_chunk_free(chunk); /* no body is wanted */
     } else {
         respond(ctx, chunk, body, flags);

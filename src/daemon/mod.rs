@@ -1,7 +1,7 @@
 //! Daemon mode as the server's processes see it.
 
 mod begun;
-mod client;
+pub mod client;
 pub mod ending;
 mod exchange;
 pub mod file;
@@ -14,7 +14,7 @@ mod outgoing;
 pub mod pool;
 mod relay;
 mod response;
-mod socket;
+pub mod socket;
 mod watch;
 
 use std::path::{Path, PathBuf};

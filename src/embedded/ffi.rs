@@ -8,9 +8,9 @@ use burrow_abi::{
 };
 
 use super::{log, App, Server};
-use crate::daemon;
 use crate::python::load::{Apache, Setup};
-use crate::settings;
+use crate::settings::{self, ServerKind};
+use crate::{apache, daemon};
 
 /// # Safety
 /// c/shim.h.
@@ -20,6 +20,9 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
     let (settings, server) = unsafe { (settings::from_c(settings), &*server) };
     if let Some(log) = server.log {
         log::set_server_log(log);
+    }
+    if settings.server() == ServerKind::Apache {
+        log::set_sink(apache::log);
     }
     super::start(Server {
         kind: settings.server(),
@@ -47,6 +50,7 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
 pub unsafe extern "C" fn burrow_process_retire(settings: *const burrow_settings) {
     // SAFETY: c/shim.h.
     unsafe { settings::from_c(settings) }.close_links();
+    super::retire();
 }
 
 #[no_mangle]
@@ -69,7 +73,7 @@ pub unsafe extern "C" fn burrow_serve(
         let app = App::from_c(app);
         match app.daemon() {
             Some(group) => daemon::serve(group, app, &*request, &*io, &*client, exchange),
-            None => super::serve(app, &*request, &*io, exchange),
+            None => apache::serve(app, &*request, &*io, &*client, exchange),
         }
     }
 }

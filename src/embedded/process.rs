@@ -18,6 +18,9 @@ use crate::settings::ServerKind;
 /// Enough for deep recursion while an application is imported.
 const STACK_SIZE: usize = 16 << 20;
 
+/// How long what waits for a client on an event loop may go on once the process takes no further connections.
+const GRACE: Duration = Duration::from_secs(15);
+
 /// What the worker process takes over from the settings, which may go before it does.
 pub struct Server {
     pub kind: ServerKind,
@@ -50,6 +53,8 @@ static RUNTIME: AtomicPtr<RuntimeApi> = AtomicPtr::new(ptr::null_mut());
 /// How many requests are in progress, and whether further ones are turned away.
 static REQUESTS: AtomicUsize = AtomicUsize::new(0);
 const CLOSED: usize = 1 << (usize::BITS - 1);
+/// The process takes no further connections, also where Python comes up only then.
+static RETIRED: AtomicBool = AtomicBool::new(false);
 /// Python is about to be left behind: nobody goes back into it.
 static LEFT: AtomicBool = AtomicBool::new(false);
 
@@ -97,15 +102,13 @@ impl Drop for Entry {
 
 /// The runtime, once it is up; None where it is not going to be.
 pub fn runtime() -> Option<&'static RuntimeApi> {
-    let runtime = RUNTIME.load(Acquire);
-    // SAFETY: set to a static of the runtime only, which is never unloaded.
-    unsafe { runtime.as_ref() }.or_else(wait_for_runtime)
+    running().or_else(wait_for_runtime)
 }
 
 /// The runtime, where it is up already.
 pub fn running() -> Option<&'static RuntimeApi> {
-    // SAFETY: as in `runtime`.
-    unsafe { RUNTIME.load(Acquire).as_ref() }
+    // SAFETY: set to a static of the runtime only, which is never unloaded.
+    unsafe { RUNTIME.load(SeqCst).as_ref() }
 }
 
 /// The options of an application group's interpreter.
@@ -145,8 +148,7 @@ fn wait_for_runtime() -> Option<&'static RuntimeApi> {
     while matches!(*now, Phase::Starting(_)) && RUNTIME.load(Acquire).is_null() {
         now = CHANGED.wait(now).unwrap();
     }
-    // SAFETY: as in `runtime`.
-    unsafe { RUNTIME.load(Acquire).as_ref() }
+    running()
 }
 
 /// Never returns once the process has left Python behind. For threads that were inside while it did.
@@ -170,6 +172,19 @@ pub fn multithread(app: &App) -> bool {
     })
 }
 
+/// The process takes no further connections: WebSockets are closed, in order.
+pub fn retire() {
+    RETIRED.store(true, SeqCst);
+    if let Some(runtime) = running() {
+        tell_loops(runtime, GRACE);
+    }
+}
+
+fn tell_loops(runtime: &RuntimeApi, grace: Duration) {
+    // SAFETY: the runtime is up.
+    unsafe { (runtime.retire)(grace.as_millis() as u32) };
+}
+
 /// Turns further requests away, waits for those in progress for up to half of the time, and runs the exit
 /// functions of every interpreter in what is left of it. Whoever carries out what requests ask for must still
 /// do so, or have told them that their clients are gone.
@@ -181,6 +196,7 @@ pub fn stop(timeout: Duration) {
         Phase::Starting(step) => give_up(step, timeout),
         Phase::Running => {
             let half = deadline.saturating_duration_since(Instant::now()) / 2;
+            running().into_iter().for_each(|runtime| tell_loops(runtime, half / 2));
             now = wait(now, deadline - half, |_| REQUESTS.load(Acquire) == CLOSED);
             let left = REQUESTS.load(Acquire) & !CLOSED;
             if left > 0 {
@@ -270,7 +286,10 @@ fn main(server: &'static Server) {
             return change(&mut phase(), Phase::Failed);
         }
     };
-    RUNTIME.store(ptr::from_ref(runtime).cast_mut(), Release);
+    RUNTIME.store(ptr::from_ref(runtime).cast_mut(), SeqCst);
+    if RETIRED.load(SeqCst) {
+        tell_loops(runtime, GRACE);
+    }
     for app in server.apps.iter().filter(|app| app.preload() && !app.is_daemon()) {
         if REQUESTS.load(Acquire) & CLOSED != 0 {
             break;

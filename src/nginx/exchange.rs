@@ -83,7 +83,7 @@ unsafe impl Send for Answer {}
 impl Answer {
     /// # Safety
     /// `head` and `data` point at what they say.
-    unsafe fn new(
+    pub unsafe fn new(
         head: Option<&burrow_head>,
         mut body: burrow_body,
         file: Option<OwnedFd>,

@@ -12,6 +12,7 @@ mod without_threads;
 use crate::embedded::App;
 use block::Block;
 use burrow_abi::{burrow_app, burrow_chunk, burrow_loop_ops, burrow_question, burrow_request, burrow_str};
+pub use exchange::Answer;
 use exchange::Exchange;
 use question::Question;
 use queue::Group;

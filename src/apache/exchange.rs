@@ -1,0 +1,376 @@
+//! A request that an application's event loop answers: what the loop and the thread of httpd's share.
+
+use std::collections::VecDeque;
+use std::ffi::{c_char, c_int, c_void};
+use std::mem;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, Ordering::*};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use burrow_abi::{
+    burrow_body, burrow_head, burrow_level, burrow_outcome, slice, LoopIo, RuntimeApi, RuntimeApp,
+    BURROW_BODY_HIGH, BURROW_FLUSH, BURROW_GONE, BURROW_LAST, GONE, READABLE, WRITABLE,
+};
+use nix::sys::eventfd::EventFd;
+
+use crate::daemon::client::Body;
+use crate::nginx::Answer;
+
+/// An application that is this far ahead of its client waits.
+const ANSWER_HIGH: usize = 256 << 10;
+/// What a piece takes beside its bytes.
+const PIECE_COST: usize = 512;
+const SWITCHING_PROTOCOLS: u32 = 101;
+
+/// What c/shim.h says that an `exchange` of httpd's begins with: the host's.
+#[repr(C)]
+struct ServerExchange {
+    exchange: AtomicPtr<Exchange>,
+}
+
+/// A piece of the answer.
+pub struct Piece {
+    /// Without the body where that is of a file.
+    answer: Answer,
+    file: Option<(OwnedFd, u64, u64)>,
+    cost: usize,
+}
+
+impl Piece {
+    /// # Safety
+    /// `head` and `body` point at what they say, and a descriptor in `body` is the caller's to give.
+    unsafe fn new(head: Option<&burrow_head>, body: &burrow_body, flags: u32) -> Self {
+        let len = if body.fd < 0 { body.len } else { 0 };
+        // SAFETY: the caller gives the descriptor away.
+        let file = (body.fd >= 0)
+            .then(|| unsafe { (OwnedFd::from_raw_fd(body.fd), body.offset as u64, body.len as u64) });
+        let bytes = burrow_body { len, fd: -1, ..*body };
+        // SAFETY: the caller's word.
+        let answer = unsafe { Answer::new(head, bytes, None, flags) };
+        Piece { answer, file, cost: PIECE_COST + len }
+    }
+
+    /// Head and body; a file only once.
+    pub fn parts(&mut self) -> (Option<&burrow_head>, Body<'_>) {
+        let Answer { head, body, .. } = &self.answer;
+        let body = match self.file.take() {
+            Some((file, offset, len)) => Body::File(file, offset, len),
+            // SAFETY: the answer's block holds them.
+            None => Body::Bytes(unsafe { slice(body.data.cast(), body.len) }),
+        };
+        (head.as_ref(), body)
+    }
+
+    pub fn flags(&self) -> u32 {
+        self.answer.flags
+    }
+}
+
+/// What the thread of httpd's is to do.
+pub enum Work {
+    /// All of it, in this order.
+    Do {
+        lines: Vec<(burrow_level, Box<[u8]>)>,
+        pieces: VecDeque<Piece>,
+        /// Somebody wants more of the request's body, and there is room for it.
+        reads: bool,
+    },
+    Sleep,
+    Return(burrow_outcome),
+}
+
+pub struct Exchange {
+    runtime: &'static RuntimeApi,
+    app: *mut RuntimeApp,
+    server_exchange: *mut c_void,
+    wake: Arc<EventFd>,
+    state: Mutex<State>,
+}
+
+// SAFETY: the pointers are only handed back to the runtime, which takes them on any thread.
+unsafe impl Send for Exchange {}
+// SAFETY: as above; all else is behind the mutex.
+unsafe impl Sync for Exchange {}
+
+#[derive(Default)]
+struct State {
+    body: Vec<u8>,
+    /// How much of `body` was read.
+    read: usize,
+    /// No more body: `true` when it is whole.
+    end: Option<bool>,
+    /// The application has asked for the body.
+    is_wanted: bool,
+    /// … and READABLE is due.
+    reader_waits: bool,
+    pieces: VecDeque<Piece>,
+    /// The cost of the pieces that have not left.
+    unsent: usize,
+    /// WRITABLE is due.
+    sender_waits: bool,
+    /// The answer is whole.
+    last: bool,
+    is_upgraded: bool,
+    gone: bool,
+    lines: Vec<(burrow_level, Box<[u8]>)>,
+    outcome: Option<burrow_outcome>,
+    /// The thread sleeps, or is about to: whoever has work for it wakes it.
+    asleep: bool,
+}
+
+impl State {
+    fn unread(&self) -> usize {
+        self.body.len() - self.read
+    }
+
+    fn reads(&self) -> bool {
+        self.is_wanted && self.end.is_none() && !self.gone && self.unread() < BURROW_BODY_HIGH as usize
+    }
+}
+
+impl Exchange {
+    /// One that log lines and the loop's calls are bound to from here on; `unbind` has to follow.
+    ///
+    /// # Safety
+    /// `server_exchange` is what `burrow_serve` was called with.
+    pub unsafe fn bind(
+        runtime: &'static RuntimeApi,
+        app: *mut RuntimeApp,
+        server_exchange: *mut c_void,
+        wake: Arc<EventFd>,
+    ) -> Arc<Self> {
+        let exchange = Arc::new(Exchange { runtime, app, server_exchange, wake, state: Mutex::default() });
+        // SAFETY: c/shim.h.
+        let slot = unsafe { &(*server_exchange.cast::<ServerExchange>()).exchange };
+        slot.store(Arc::as_ptr(&exchange).cast_mut(), Release);
+        exchange
+    }
+
+    /// The loop has finished it.
+    pub fn unbind(&self) {
+        // SAFETY: see `bind`.
+        let slot = unsafe { &(*self.server_exchange.cast::<ServerExchange>()).exchange };
+        slot.store(std::ptr::null_mut(), Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    // ---- the side of httpd's thread
+
+    /// What there is to do; where it is to sleep, the next thing to do wakes it.
+    pub fn work(&self, may_read: bool) -> Work {
+        let mut state = self.lock();
+        let reads = may_read && state.reads();
+        if reads || !state.lines.is_empty() || !state.pieces.is_empty() {
+            let (lines, pieces) = (mem::take(&mut state.lines), mem::take(&mut state.pieces));
+            return Work::Do { lines, pieces, reads };
+        }
+        match state.outcome {
+            Some(_) if state.gone => Work::Return(BURROW_GONE),
+            Some(outcome) => Work::Return(outcome),
+            None => {
+                state.asleep = true;
+                Work::Sleep
+            }
+        }
+    }
+
+    /// What the client is to be waited for, as poll() has it; None: it is gone.
+    pub fn interest(&self) -> Option<i16> {
+        let state = self.lock();
+        match state.is_upgraded {
+            _ if state.gone => None,
+            _ if state.reads() => Some(libc::POLLIN),
+            // Where it has closed its own side, it may still want all that is sent.
+            true => Some(0),
+            false => Some(libc::POLLRDHUP),
+        }
+    }
+
+    pub fn add_body(&self, data: &[u8]) {
+        let mut state = self.lock();
+        if state.read > 0 {
+            let read = mem::take(&mut state.read);
+            state.body.drain(..read);
+        }
+        state.body.extend_from_slice(data);
+        self.tell_reader(&mut state, 0);
+    }
+
+    /// No more body; `whole` is false where the client has left in the middle of it.
+    pub fn end_body(&self, whole: bool) {
+        let mut state = self.lock();
+        state.end = Some(whole);
+        self.tell_reader(&mut state, if whole { 0 } else { GONE });
+    }
+
+    /// A piece has left.
+    pub fn sent(&self, piece: &Piece) {
+        let mut state = self.lock();
+        state.unsent -= piece.cost;
+        if state.sender_waits && state.unsent <= ANSWER_HIGH / 2 {
+            state.sender_waits = false;
+            self.tell(&state, WRITABLE);
+        }
+    }
+
+    /// The client is gone.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        state.gone = true;
+        state.pieces.clear();
+        self.tell(&state, GONE);
+    }
+
+    fn tell_reader(&self, state: &mut State, events: u32) {
+        let readable = if mem::take(&mut state.reader_waits) { READABLE } else { 0 };
+        if readable | events != 0 {
+            self.tell(state, readable | events);
+        }
+    }
+
+    /// Under the lock, so that nothing is told to a loop that has finished.
+    fn tell(&self, state: &State, events: u32) {
+        if state.outcome.is_none() {
+            // SAFETY: it was submitted, and has not been finished.
+            unsafe { (self.runtime.wake)(self.app, self.server_exchange, events) };
+        }
+    }
+
+    // ---- the loop's side
+
+    /// Has the thread look for work.
+    fn wake(&self, state: &mut State) {
+        if mem::take(&mut state.asleep) {
+            // It cannot fail: the counter does not get near its end.
+            let _ = self.wake.write(1);
+        }
+    }
+
+    fn read(&self, into: &mut [u8]) -> isize {
+        let mut state = self.lock();
+        let count = into.len().min(state.unread());
+        if count == 0 && !into.is_empty() {
+            return match state.end {
+                _ if state.gone => -1,
+                Some(whole) => {
+                    if whole {
+                        0
+                    } else {
+                        -1
+                    }
+                }
+                None => {
+                    (state.is_wanted, state.reader_waits) = (true, true);
+                    self.wake(&mut state);
+                    -2
+                }
+            };
+        }
+        let was_full = !state.reads();
+        into[..count].copy_from_slice(&state.body[state.read..state.read + count]);
+        state.read += count;
+        if was_full && state.reads() {
+            self.wake(&mut state);
+        }
+        count as isize
+    }
+
+    /// # Safety
+    /// `head` and `body` point at what they say, and a descriptor in `body` is the caller's to give.
+    unsafe fn send(&self, head: Option<&burrow_head>, body: &burrow_body, flags: u32) -> c_int {
+        let mut state = self.lock();
+        if head.is_some_and(|head| head.status == SWITCHING_PROTOCOLS) {
+            (state.is_upgraded, state.is_wanted) = (true, true);
+        }
+        let flags = if state.is_upgraded { flags | BURROW_FLUSH } else { flags };
+        // SAFETY: the caller's word.
+        let piece = unsafe { Piece::new(head, body, flags) };
+        if state.gone || state.last {
+            return -1;
+        }
+        state.unsent += piece.cost;
+        state.pieces.push_back(piece);
+        state.last = flags & BURROW_LAST != 0;
+        let is_full = state.unsent > ANSWER_HIGH;
+        state.sender_waits |= is_full;
+        // Behind the last piece comes `finish`.
+        if is_full || flags & BURROW_FLUSH != 0 {
+            self.wake(&mut state);
+        }
+        is_full.into()
+    }
+
+    fn finish(&self, outcome: burrow_outcome) {
+        let mut state = self.lock();
+        state.outcome = Some(outcome);
+        self.wake(&mut state);
+    }
+
+    /// Has a line logged by the thread: httpd's request is that thread's alone.
+    fn log(&self, level: burrow_level, line: &[u8]) {
+        let mut state = self.lock();
+        state.lines.push((level, line.into()));
+        self.wake(&mut state);
+    }
+}
+
+/// What the runtime calls for this server.
+pub static IO: LoopIo = LoopIo { read, send, finish, flush };
+
+/// The exchange that the server's is bound to, if any.
+///
+/// # Safety
+/// `exchange` is what `burrow_serve` or `burrow_ask` was called with, and the call has not returned.
+unsafe fn bound(exchange: *mut c_void) -> Option<Arc<Exchange>> {
+    // SAFETY: c/shim.h; where it is set, whoever set it holds the exchange.
+    unsafe {
+        let exchange = (*exchange.cast::<ServerExchange>()).exchange.load(Acquire);
+        (!exchange.is_null()).then(|| {
+            Arc::increment_strong_count(exchange);
+            Arc::from_raw(exchange)
+        })
+    }
+}
+
+/// The log's sink on httpd.
+pub(crate) fn log(exchange: *mut c_void, level: burrow_level, line: &[u8]) {
+    // SAFETY: lines are bound to requests in progress, or to none.
+    let bound = (!exchange.is_null()).then(|| unsafe { bound(exchange) }).flatten();
+    match bound {
+        Some(exchange) => exchange.log(level, line),
+        None => crate::embedded::log::to_server(exchange, level, line),
+    }
+}
+
+/// # Safety
+/// As `bound`; `IO`'s functions are called between `bind` and `unbind` only.
+unsafe fn exchange(exchange: *mut c_void) -> Arc<Exchange> {
+    // SAFETY: the caller's word.
+    unsafe { bound(exchange) }.expect("the loop's calls come between submit and finish")
+}
+
+unsafe extern "C" fn read(to: *mut c_void, buf: *mut c_char, len: usize) -> isize {
+    // SAFETY: the runtime passes what was submitted, and a buffer of that length.
+    unsafe { exchange(to).read(std::slice::from_raw_parts_mut(buf.cast(), len)) }
+}
+
+unsafe extern "C" fn send(
+    to: *mut c_void,
+    head: *const burrow_head,
+    body: *const burrow_body,
+    flags: u32,
+) -> c_int {
+    // SAFETY: the runtime passes what was submitted, and vouches for the rest.
+    unsafe { exchange(to).send(head.as_ref(), &*body, flags) }
+}
+
+unsafe extern "C" fn finish(to: *mut c_void, outcome: burrow_outcome) {
+    // SAFETY: the runtime passes what was submitted.
+    unsafe { exchange(to) }.finish(outcome);
+}
+
+/// Whoever carries out a request is woken by what there is to be done for it.
+extern "C" fn flush() {}

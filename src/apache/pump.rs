@@ -1,0 +1,152 @@
+//! The thread of httpd's that a request came on carries bytes between its client and the event loop.
+
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use burrow_abi::{
+    burrow_client, burrow_io, burrow_outcome, burrow_request, slice, RuntimeApi, RuntimeApp, Submission,
+    BURROW_FAILED, BURROW_FLUSH, BURROW_LOG_ERR,
+};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::exchange::{Exchange, Piece, Work, IO};
+use crate::daemon::client::{Client, Gone, Read};
+use crate::daemon::socket;
+use crate::embedded::log;
+
+/// How often a client is looked at whose leaving nothing tells of.
+const GLANCE: Duration = Duration::from_secs(1);
+/// The most that is read from a client at once.
+const READ_SIZE: usize = 16 << 10;
+
+thread_local! {
+    /// What wakes this thread.
+    static WAKE: OnceCell<Arc<EventFd>> = const { OnceCell::new() };
+}
+
+fn wake() -> nix::Result<Arc<EventFd>> {
+    WAKE.with(|wake| match wake.get() {
+        Some(wake) => Ok(wake.clone()),
+        None => {
+            let new = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+            Ok(wake.get_or_init(|| Arc::new(new)).clone())
+        }
+    })
+}
+
+/// Gives a request to the event loop, and carries it out.
+///
+/// # Safety
+/// `request`, `io` and `client` are as c/shim.h says, `exchange` is what their functions expect, and `app` is the
+/// runtime's.
+pub unsafe fn serve(
+    runtime: &'static RuntimeApi,
+    app: *mut RuntimeApp,
+    request: &burrow_request,
+    io: &burrow_io,
+    client: &burrow_client,
+    exchange: *mut c_void,
+) -> burrow_outcome {
+    let wake = match wake() {
+        Ok(wake) => wake,
+        Err(error) => {
+            log::report(exchange, BURROW_LOG_ERR, &format!("eventfd: {error}"));
+            return BURROW_FAILED;
+        }
+    };
+    // SAFETY: the caller vouches for them.
+    let client = unsafe { Client::new(io, client, exchange) };
+    // SAFETY: as above.
+    let exchange = unsafe { Exchange::bind(runtime, app, exchange, wake.clone()) };
+    let submission = Submission { app, request, io: &IO, exchange: client.exchange() };
+    // SAFETY: as above; what is submitted stays until the loop has finished it, which the pump waits for.
+    unsafe { (runtime.submit)(&submission, 1) };
+    let mut pump = Pump { client, exchange, wake, body_is_dry: false };
+    let outcome = pump.run();
+    pump.exchange.unbind();
+    outcome
+}
+
+struct Pump<'a> {
+    client: Client<'a>,
+    exchange: Arc<Exchange>,
+    wake: Arc<EventFd>,
+    /// There was nothing when it was read last.
+    body_is_dry: bool,
+}
+
+impl Pump<'_> {
+    fn run(&mut self) -> burrow_outcome {
+        loop {
+            let done = match self.exchange.work(!self.body_is_dry) {
+                Work::Return(outcome) => return outcome,
+                Work::Sleep => self.sleep(),
+                Work::Do { lines, pieces, reads } => {
+                    for (level, line) in &lines {
+                        log::to_server(self.client.exchange(), *level, line);
+                    }
+                    self.send(pieces).and_then(|()| if reads { self.read() } else { Ok(()) })
+                }
+            };
+            if let Err(Gone) = done {
+                self.exchange.leave();
+            }
+        }
+    }
+
+    /// Sends pieces of the answer, all of which are there: only the last one is worth a flush.
+    fn send(&mut self, mut pieces: VecDeque<Piece>) -> Result<(), Gone> {
+        while let Some(mut piece) = pieces.pop_front() {
+            let mut flags = piece.flags();
+            if !pieces.is_empty() {
+                flags &= !BURROW_FLUSH;
+            }
+            let (head, body) = piece.parts();
+            self.client.send(head, body, flags)?;
+            self.exchange.sent(&piece);
+        }
+        Ok(())
+    }
+
+    /// Reads what is there of the request's body, or of what the client sends behind a 101.
+    fn read(&mut self) -> Result<(), Gone> {
+        let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
+        match self.client.read(&mut buffer) {
+            // SAFETY: so many bytes have been written.
+            Ok(Read::Bytes(count)) => self.exchange.add_body(unsafe { slice(buffer.as_ptr().cast(), count) }),
+            Ok(Read::NothingYet) => self.body_is_dry = true,
+            Ok(Read::End) => self.exchange.end_body(true),
+            Err(Gone) => self.exchange.end_body(false),
+        }
+        Ok(())
+    }
+
+    /// Waits for work and for the client.
+    fn sleep(&mut self) -> Result<(), Gone> {
+        let interest = self.exchange.interest();
+        let descriptor = match interest {
+            Some(_) => self.client.descriptor()?,
+            None => None,
+        };
+        let events = interest.unwrap_or(0);
+        let mut both =
+            [socket::waiting(Some(self.wake.as_fd()), libc::POLLIN), socket::waiting(descriptor, events)];
+        // Fails only when a signal comes.
+        let _ = socket::poll(&mut both, GLANCE);
+        if both[0].revents != 0 {
+            let _ = self.wake.read();
+        }
+        self.body_is_dry = false;
+        let has_left = both[1].revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0;
+        if has_left && events != libc::POLLIN {
+            Err(Gone)
+        } else {
+            Ok(())
+        }
+    }
+}
