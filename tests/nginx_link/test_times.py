@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import select
 import time
 
 import pytest
@@ -98,3 +99,19 @@ def test_a_full_queue(hasty, clients):
             worker.serve(head(flags=LAST), frame(GOAWAY))
             assert worker.ended()
     assert [answer.result()[0] for answer in [*answers, *waiting]].count(200) == 4
+
+
+def test_a_client_leaves_the_queue(nginx, clients):
+    nginx.start(mounts=MOUNTS, groups={"shop": ""})
+    with Group(nginx).listen(backlog=0) as group, nginx.connect() as client:
+        first = clients.submit(nginx.get, "/first")
+        select.select([group.listener], [], [])
+        client.sendall(b"GET /left HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.close()
+        wait_for(lambda: "GET /left" in (nginx.root / "access.log").read_text(), "its line")
+        other = clients.submit(nginx.get, "/other")
+        for path in b"/first", b"/other":
+            with group.accept() as worker:
+                worker.serve(head(flags=LAST), frame(GOAWAY))
+                assert path in worker.asked and worker.ended()
+    assert (first.result().status_code, other.result().status_code) == (200, 200)
