@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use burrow_abi::{
     burrow_client, burrow_io, burrow_level, burrow_outcome, burrow_request, BURROW_ABORTED, BURROW_DONE,
-    BURROW_FAILED, BURROW_GONE, BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_UNAVAILABLE,
+    BURROW_FAILED, BURROW_GONE, BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_TIMEOUT, BURROW_UNAVAILABLE,
 };
 use burrow_daemon::head::SWITCHING_PROTOCOLS;
 use nix::errno::Errno;
@@ -91,6 +91,7 @@ impl From<Malformed> for End {
     }
 }
 
+const OVERDUE: &str = "had no free thread within queue-timeout";
 const CLOSED: End = End::Worker(Cause::Closed, "has ended");
 
 /// What has to be waited for besides the worker's answer.
@@ -106,8 +107,12 @@ enum Wait {
 impl Exchange<'_> {
     fn run(&mut self) -> burrow_outcome {
         for attempts in 1.. {
-            let mut link = match self.group.links.get(self.group) {
+            let mut link = match self.group.links.get(self.group, self.time_to_connect()) {
                 Ok(link) => link,
+                Err(_) if self.outgoing.is_overdue() => {
+                    self.report(BURROW_LOG_ERR, OVERDUE);
+                    return BURROW_TIMEOUT;
+                }
                 Err(error) => {
                     self.report(BURROW_LOG_ERR, &format!("cannot be reached: {error}"));
                     return BURROW_UNAVAILABLE;
@@ -126,6 +131,12 @@ impl Exchange<'_> {
             }
         }
         unreachable!("attempts are limited")
+    }
+
+    /// connect-timeout, or what is left of queue-timeout.
+    fn time_to_connect(&self) -> Duration {
+        let left = self.outgoing.left().map(|left| Duration::from_micros(left.max(0) as u64));
+        left.map_or(self.group.connect_timeout, |left| left.min(self.group.connect_timeout))
     }
 
     /// Sends the request on this connection, and passes on its answer.
@@ -273,7 +284,7 @@ impl Exchange<'_> {
         if !link.is_taken() {
             let Some(left) = self.outgoing.left() else { return Ok(GLANCE) };
             let left = u64::try_from(left).ok().filter(|left| *left > 0);
-            let left = left.ok_or(End::Worker(Cause::Queue, "had no free thread within queue-timeout"))?;
+            let left = left.ok_or(End::Worker(Cause::Queue, OVERDUE))?;
             return Ok(GLANCE.min(Duration::from_micros(left)));
         }
         if wait == Wait::Client {
@@ -294,7 +305,7 @@ impl Exchange<'_> {
             head_sent: self.response.has_begun(),
             can_repeat: self.outgoing.can_repeat(),
             attempts,
-            is_overdue: self.outgoing.left().is_some_and(|left| left <= 0),
+            is_overdue: self.outgoing.is_overdue(),
         };
         let next = ending::after(cause, progress);
         if let (Cause::Closed, Some(worker)) = (cause, link.worker()) {

@@ -354,6 +354,14 @@ fn nobody_listens() {
 }
 
 #[test]
+fn the_time_to_connect_counts_as_queueing() {
+    let (group, listener, _folder) = group(&[("connect-timeout", "60"), ("queue-timeout", "1")]);
+    drop(listener);
+    let (mut client, _other) = Client::new(b"");
+    assert_eq!(client.ask(&group), BURROW_TIMEOUT);
+}
+
+#[test]
 fn a_client_that_leaves_is_noticed() {
     let (group, listener, _folder) = group(&[("socket-timeout", "60")]);
     let worker = worker(listener, |page, listener| {

@@ -36,10 +36,10 @@ impl Links {
         self.0.lock().expect("nothing panics while it holds the lock")
     }
 
-    /// An idle connection to a worker that serves at once, else a new one.
-    pub fn get(&self, group: &Group) -> io::Result<Link> {
+    /// An idle connection to a worker that serves at once, else a new one within this time.
+    pub fn get(&self, group: &Group, timeout: Duration) -> io::Result<Link> {
         let idle = self.pool().take();
-        idle.map_or_else(|| open(group).map(Connection::new), Ok)
+        idle.map_or_else(|| open(group, timeout).map(Connection::new), Ok)
     }
 
     /// Keeps a connection whose last answer is whole.
@@ -83,9 +83,9 @@ impl Links {
     }
 }
 
-/// Connects to whichever worker takes it, within connect-timeout.
-fn open(group: &Group) -> io::Result<OwnedFd> {
-    let deadline = Instant::now() + group.connect_timeout;
+/// Connects to whichever worker takes it.
+fn open(group: &Group, timeout: Duration) -> io::Result<OwnedFd> {
+    let deadline = Instant::now() + timeout;
     let path = group.socket().ok_or_else(|| io::Error::other("this server has no manager"))?;
     let address = UnixAddr::new(path)?;
     let mut pause = SHORTEST_PAUSE;
@@ -93,8 +93,8 @@ fn open(group: &Group) -> io::Result<OwnedFd> {
         let left = deadline.saturating_duration_since(Instant::now());
         match open_once(group, &address, left) {
             // Nobody listens, or more wait than may.
-            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR) if left > pause => {
-                sleep(pause);
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR) if !left.is_zero() => {
+                sleep(pause.min(left));
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Ok(socket) => return Ok(socket),

@@ -107,6 +107,11 @@ impl Outgoing {
         (self.deadline != 0).then(|| self.deadline - page::now())
     }
 
+    /// It is too late for a thread to take it.
+    pub fn is_overdue(&self) -> bool {
+        self.left().is_some_and(|left| left <= 0)
+    }
+
     /// Adds what there is of the body, at most a frame; whether that was anything. What has been sent is thrown
     /// away once a thread has taken the request: until then it is no more than a socket holds.
     pub fn read(&mut self, client: &Client, is_taken: bool) -> Result<bool, Gone> {
