@@ -1,0 +1,151 @@
+"""WebSockets of both servers, in their own processes and in process groups, with a client that people use."""
+
+import contextlib
+import json
+import os
+import signal
+
+import pytest
+from daemons import await_daemons, daemons
+from servers import KINDS, Mount, wait_for
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+GROUP = "live"
+
+
+def start(server, process=None):
+    mounts = [Mount(path, "asgi_socket.py", "%{GLOBAL}", process) for path in ("/", "/at/a")]
+    return server.start(mounts=mounts, groups={GROUP: "processes=1 threads=2"} if process else {}, threads=8)
+
+
+@pytest.fixture(params=[f"{kind} {mode}" for kind in KINDS for mode in ("embedded", "daemon")])
+def site(request, started, watch):
+    """A server that runs for many tests."""
+    kind, mode = request.param.split()
+    if request.param not in started:
+        started[request.param] = start(KINDS[kind](), GROUP if mode == "daemon" else None)
+    return watch(started[request.param])
+
+
+def opened(server, path="/echo", **options):
+    return connect(f"ws://127.0.0.1:{server.port}{path}", proxy=None, **options)
+
+
+def told(server):
+    return server.get("/told").json()
+
+
+def test_messages(site):
+    """Compressed ones: that client offers it by itself; and others."""
+    for compression in "deflate", None:
+        with opened(site, compression=compression, max_size=None) as socket:
+            extensions = socket.response.headers.get("Sec-WebSocket-Extensions", "")
+            assert extensions.startswith("permessage-deflate") == (compression is not None)
+            assert socket.response.headers["x-echo"] == "yes"
+            for message in ["", "hello", b"\0\xff", "ö" * 100_000, os.urandom(3_000_000)]:
+                socket.send(message)
+                assert socket.recv(timeout=30) == message
+            socket.send(["in ", "pieces", ""])
+            assert socket.recv(timeout=30) == "in pieces"
+            assert socket.ping().wait(30)
+        assert (socket.close_code, socket.close_reason) == (1000, "")
+    assert wait_for(lambda: told(site) or None, "the disconnect", 10)[0]["code"] == 1000
+
+
+def test_scope(site):
+    with opened(site, "/at/a/describe?q=%20", subprotocols=["one", "two"]) as socket:
+        scope = json.loads(socket.recv(timeout=30))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=30)
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4321, "döne")
+    client, headers = scope.pop("client"), dict(scope.pop("headers"))
+    assert client[0] == "127.0.0.1" and isinstance(client[1], int)
+    assert headers["upgrade"] == "websocket" and scope.pop("state") == {}
+    assert scope == {
+        "type": "websocket", "asgi": {"version": "3.0", "spec_version": "2.5"}, "http_version": "1.1",
+        "scheme": "ws", "path": "/at/a/describe", "raw_path": "/at/a/describe", "root_path": "/at/a",
+        "query_string": "q=%20", "server": ["127.0.0.1", site.port], "subprotocols": ["one", "two"],
+        "extensions": {"websocket.http.response": {}},
+    }  # fmt: skip
+
+
+def test_subprotocols(site):
+    with opened(site, subprotocols=["one", "two"]) as socket:
+        assert socket.subprotocol == "two"
+
+
+def test_refusals(site):
+    for path, status in [("/forbidden", 403), ("/denied", 401), ("/unwilling", 500), ("/silent", 500)]:
+        with pytest.raises(InvalidStatus) as refused:
+            opened(site, path)
+        assert refused.value.response.status_code == status
+        if status == 401:
+            assert refused.value.response.body == b"who are you?"
+            assert refused.value.response.headers["www-authenticate"] == "Basic"
+    # The application is one of HTTP, too.
+    assert site.get("/hello").text == "Hello, World!\n"
+
+
+def test_an_application_that_raises(site):
+    for path, code in [("/raises", 1011), ("/returns", 1000)]:
+        with opened(site, path) as socket, pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=30)
+        assert closed.value.rcvd.code == code
+
+
+def test_many_at_once(site):
+    """As many as httpd has threads for."""
+    count = 100 if site.kind == "nginx" else 6
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(opened(site, open_timeout=60)) for _ in range(count)]
+        for number, socket in enumerate(sockets):
+            socket.send(str(number))
+        assert [socket.recv(timeout=60) for socket in sockets] == [str(number) for number in range(count)]
+        assert site.get("/hello").status_code == 200
+
+
+def test_a_client_that_vanishes(site):
+    told(site)
+    socket = opened(site)
+    socket.socket.close()
+    last = wait_for(lambda: told(site) or None, "the disconnect", 20)
+    assert (last[0]["type"], last[0]["code"]) == ("websocket.disconnect", 1006)
+
+
+# ---- the life of the processes
+
+
+@pytest.mark.parametrize("mode", ["embedded", "daemon"])
+def test_a_reload_closes_sockets(server, mode):
+    start(server, GROUP if mode == "daemon" else None)
+    with opened(server) as socket:
+        if mode == "daemon":
+            before = daemons(server, GROUP)
+            for pid in before:
+                os.kill(pid, signal.SIGUSR1)
+        else:
+            server.kill(server.reload_signal)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=30)
+        assert closed.value.rcvd.code == 1012
+    if mode == "daemon":
+        await_daemons(server, GROUP, 1, without=before)
+    with opened(server, open_timeout=30) as socket:
+        socket.send("again")
+        assert socket.recv(timeout=30) == "again"
+
+
+def test_a_process_that_dies(server):
+    start(server, GROUP)
+    with opened(server) as socket:
+        before = daemons(server, GROUP)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=30)
+        assert closed.value.rcvd is None
+    await_daemons(server, GROUP, 1, without=before)
+    with opened(server) as socket:
+        socket.send("again")
+        assert socket.recv(timeout=30) == "again"
