@@ -4,6 +4,7 @@ import os
 import pathlib
 import pwd
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -99,7 +100,7 @@ def test_adopted_processes_are_replaced_when_they_die(server):
     server.crash = None
     first = manager(server)
     first.kill()
-    successor(server, first, timeout=30)
+    successor(server, first)
     wait_for(lambda: all(f"{pid} " in burrow(server, "status", check=False).stdout for pid in before), "both")
     os.kill(min(before), signal.SIGKILL)
     await_daemons(server, "shop", 2, without=[min(before)])
@@ -167,6 +168,23 @@ def test_a_socket_that_was_removed_is_made_again(server):
     server.reload()
     await_daemons(server, "shop", 1, without=before)
     assert server.get("/pid").status_code == 200
+
+
+def test_as_many_files_as_the_server(server):
+    """The manager may open more, for many groups; its processes what the server may."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
+    try:
+        found = start(server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    def limits(pid):
+        line = re.search(r"Max open files +(\d+) +(\d+)", pathlib.Path(f"/proc/{pid}/limits").read_text())
+        return [int(number) for number in line.groups()]
+
+    assert limits(manager(server).pid) == [before[1], before[1]]
+    assert [limits(pid)[0] for pid in found] == [1000]
 
 
 def copy_into(root, *paths):

@@ -210,7 +210,7 @@ def test_the_manager_is_killed(server):
     first = manager(server)
     with Load(server, "/pid") as load:
         first.kill()
-        successor(server, first, timeout=30)
+        successor(server, first)
         wait_for(lambda: is_zombie(template), "the end of the old one's")
     assert not load.failures and daemons(server, "shop", serving=True) == workers
     os.kill(min(workers), signal.SIGKILL)

@@ -175,6 +175,18 @@ def test_changed_settings(server):
     wait_for(lambda: not daemons(server, "old"), "the end of the old group")
 
 
+def test_another_queue_for_code_that_does_not_import(server):
+    """The socket stays the one that the old processes have."""
+    before = start(server)
+    server.write_app("shop.py", "import no_such_module_here\n")
+    options = {"shop": "processes=2 listen-backlog=9"}
+    server.configure([Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups=options)
+    server.reload()
+    server.wait_log("the processes from before go on")
+    assert server.get("/version").text == "one"
+    assert daemons(server, "shop", serving=True) == before
+
+
 def test_more_and_fewer_processes(server):
     start(server, "processes=1")
     for count in (3, 2):

@@ -31,6 +31,8 @@ use std::{
 
 /// For so long a process is waited for that is asked for its stacks.
 const STACKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// So many may wait for them at once.
+const MOST_PENDING: usize = 64;
 /// The stacks of many threads are shorter.
 const LONGEST_STACKS: u64 = 4 << 20;
 
@@ -148,6 +150,9 @@ impl Commands {
         let serve = group.workers.iter().filter(|worker| !worker.is_template);
         let asked = serve.filter(|worker| worker.send(&ToWorker::Stacks, &[]));
         let waits_for: Vec<Pid> = asked.map(|worker| worker.pid).collect();
+        if self.pending.len() >= MOST_PENDING {
+            return refuse(&link, "too many ask for stacks at once".into());
+        }
         if waits_for.is_empty() {
             return refuse(&link, format!("process group '{}' has no process now", group.spec().name));
         }

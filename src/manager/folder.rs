@@ -63,13 +63,19 @@ pub fn listen_for_control(path: &Path) -> io::Result<OwnedFd> {
 /// The socket of a process group.
 pub fn listen_for_requests(path: &Path, options: &Socket) -> io::Result<OwnedFd> {
     let listener = bound(path, SockType::Stream)?;
-    if options.uid != geteuid().as_raw() {
+    arrange(&listener, path, options)?;
+    Ok(listener)
+}
+
+/// Has the socket be as these options say, which may have changed.
+pub fn arrange(listener: &OwnedFd, path: &Path, options: &Socket) -> io::Result<()> {
+    if options.uid != fs::metadata(path)?.uid() {
         chown(path, Some(Uid::from_raw(options.uid)), None)?;
     }
     // nix refuses a backlog above the kernel's default bound, which may have been raised.
     // SAFETY: a system call on numbers.
     match unsafe { libc::listen(listener.as_raw_fd(), options.backlog.try_into().unwrap_or(i32::MAX)) } {
-        0 => Ok(listener),
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -4,6 +4,7 @@
 //! there, after everything that happens, and does the next thing. A process is current when it was started with the
 //! settings and the revision that are in force; the others are replaced, each once a current one is ready.
 
+mod ends;
 mod template;
 
 use super::{
@@ -33,6 +34,9 @@ use std::{
 /// Further applications than this that were imported are not imported by a replacement: they come from a process
 /// that is not trusted.
 const MOST_IMPORTS: usize = 256;
+
+/// That have not ended yet are adopted.
+const MOST_GENERATIONS: usize = 8;
 
 /// What all groups have in common.
 pub struct Host<'a> {
@@ -117,7 +121,8 @@ impl Group {
             self.revision += 1;
         }
         if spec.socket != self.spec.socket {
-            self.listener = None;
+            // It stays the same for those who serve.
+            self.listener.take_if(|listener| folder::arrange(listener, &self.socket, &spec.socket).is_err());
         }
         let is_new = settings != self.settings;
         (self.spec, self.settings, self.socket, self.leaving) = (spec, settings, socket, None);
@@ -174,8 +179,8 @@ impl Group {
                 self.listener = None;
                 // The path leads nowhere any more: what remains comes from those that are connected.
                 let _ = fs::remove_file(&self.socket);
-                self.drain(|_| true, usize::MAX);
                 self.stop_templates(|_| true);
+                self.drain(|_| true, usize::MAX);
             }
             return;
         }
@@ -235,51 +240,13 @@ impl Group {
 
     fn stop_templates(&mut self, which: impl Fn(&Worker) -> bool) {
         let shutdown = self.spec.shutdown_timeout();
-        let templates = self.workers.iter_mut().filter(|worker| worker.state == State::Template);
+        let templates = self.workers.iter_mut().filter(|worker| worker.is_template && !worker.is_ending());
         templates.filter(|worker| which(worker)).for_each(|worker| worker.stop(self.reason, shutdown));
     }
 
     /// It takes no requests: a script runs, and of each process there is to be just one.
     fn is_service(&self) -> bool {
         self.spec.worker.threads == 0
-    }
-
-    /// Ends what takes longer than it may.
-    fn enforce(&mut self, host: &Host, now: Instant) {
-        let label = self.label();
-        for index in 0..self.workers.len() {
-            let worker = &mut self.workers[index];
-            if !worker.is_overdue(now) {
-                continue;
-            }
-            let pid = worker.pid;
-            if !matches!(worker.state, State::Starting(_)) {
-                worker.destroy();
-                self.say(host, Level::Error, &format!("process {pid} did not end in time and is killed"));
-                continue;
-            }
-            let is_current = worker.settings == label;
-            worker.stop("startup_timeout", self.spec.shutdown_timeout());
-            let seconds = self.spec.startup_timeout;
-            self.say(
-                host,
-                Level::Error,
-                &format!("process {pid} was not ready within {seconds} s (startup-timeout)"),
-            );
-            if is_current {
-                self.did_not_start(host);
-            }
-        }
-    }
-
-    /// Goes on with the processes from before, where there are any and it is for what is new. What has once worked
-    /// is tried again.
-    fn did_not_start(&mut self, host: &Host) -> Duration {
-        if !self.proven && !self.held && self.workers.iter().any(|worker| worker.state == State::Ready) {
-            self.held = true;
-            self.say(host, Level::Error, "the processes from before go on, until the next change or reload");
-        }
-        self.backoff.failed(false, Duration::ZERO)
     }
 
     fn start_missing(&mut self, host: &Host, missing: usize) {
@@ -343,19 +310,8 @@ impl Group {
         let worker = self.workers.iter_mut().find(|worker| worker.pid == pid)?;
         let is_current = worker.settings == label;
         match message {
-            FromWorker::Register { ready, .. } => {
-                if let [_, page, ..] = &files[..] {
-                    worker.show_page(page.as_fd());
-                }
-                if ready {
-                    worker.ready();
-                    self.proven |= is_current;
-                }
-            }
-            FromWorker::Ready => {
-                worker.ready();
-                self.proven |= is_current;
-            }
+            FromWorker::Register { ready, .. } => self.registered(pid, ready, &files),
+            FromWorker::Ready => self.registered(pid, true, &[]),
             FromWorker::Broken { app } if worker.is_up() => {
                 // It ends now, and that is no news.
                 worker.state = State::Stopping(Instant::now() + self.spec.shutdown_timeout());
@@ -376,14 +332,28 @@ impl Group {
                 self.imported(pid, app);
             }
             FromWorker::Changed { app } => self.changed(host, &app),
-            FromWorker::Retire { reason } => {
+            FromWorker::Retire { reason } if worker.retiring.is_none() => {
                 let text = format!("process {pid} is replaced: {}", printable(&reason));
-                worker.retiring.get_or_insert(reason);
+                worker.retiring = Some(reason);
                 self.say(host, Level::Notice, &text);
             }
+            FromWorker::Retire { .. } => {}
             FromWorker::Stacks => return files.into_iter().next(),
         }
         None
+    }
+
+    /// A process says what it is, with the listening socket and the page.
+    pub fn registered(&mut self, pid: Pid, ready: bool, files: &[OwnedFd]) {
+        let label = self.label();
+        let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == pid) else { return };
+        if let [_, page, ..] = files {
+            worker.show_page(page.as_fd());
+        }
+        if ready && !worker.is_template {
+            worker.ready();
+            self.proven |= worker.settings == label;
+        }
     }
 
     /// The others need it before it changes: what it was is nowhere else to be had.
@@ -438,6 +408,8 @@ impl Group {
         let timeout = self.spec.graceful_timeout() + self.spec.shutdown_timeout();
         if draining {
             worker.state = State::Draining(Instant::now() + timeout);
+        } else if !worker.was_ready {
+            worker.expect_ready(self.startup_timeout());
         }
         for app in &self.imported {
             worker.send(&ToWorker::Import { app: app.clone() }, &[]);
@@ -445,48 +417,12 @@ impl Group {
         self.workers.push(worker);
         let label = self.label();
         self.proven = self.workers.iter().any(|worker| worker.was_ready && worker.settings == label);
+        self.rolling = false;
     }
 
-    /// A process has ended.
-    pub fn ended(&mut self, host: &Host, pid: Pid) {
-        let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else { return };
-        let worker = self.workers.swap_remove(index);
-        self.account_for(host, &worker);
-        self.orphans.add(worker, self.spec.shutdown_timeout());
-    }
-
-    /// Says how a process has ended, and when the next one may start.
-    fn account_for(&mut self, host: &Host, worker: &Worker) {
-        let (serving, how) = (worker.serving(), worker.reap());
-        let mut text = format!("process {} {how}", worker.pid);
-        if !serving.is_empty() {
-            text = format!("{text} while it served {serving}");
-        }
-        if worker.state == State::Template {
-            return self.lost_template(host, worker, &text);
-        }
-        if !worker.is_up() {
-            // It was asked to: what is worth a line is only what that has cost.
-            if !serving.is_empty() {
-                self.say(host, Level::Error, &text);
-            }
-            return;
-        }
-        let delay = match worker.was_ready {
-            true => self.backoff.failed(true, worker.started.elapsed().unwrap_or_default()),
-            false if worker.settings == self.label() => {
-                self.say(host, Level::Error, &format!("{text} before it was ready"));
-                self.did_not_start(host)
-            }
-            false => return, // It would have been replaced anyway.
-        };
-        let next = match delay {
-            _ if self.held => return,
-            Duration::ZERO => "another one starts".to_owned(),
-            delay => format!("another one starts in {:.1} s", delay.as_secs_f32()),
-        };
-        let text = if worker.was_ready { format!("{text}; {next}") } else { next };
-        self.say(host, Level::Error, &text);
+    /// Whether one more may be adopted: they are a tenant's, who could fork any number.
+    pub fn has_room(&self) -> bool {
+        self.workers.len() < MOST_GENERATIONS * self.spec.processes as usize
     }
 
     /// When there is something to do though nothing happens.

@@ -67,6 +67,8 @@ pub struct Inbox {
     master: Option<Pidfd>,
     signals: SignalFd,
     pub log: Log,
+    /// Of what is watched, whose turn it is: nobody keeps the others waiting.
+    turn: usize,
 }
 
 impl Inbox {
@@ -79,6 +81,7 @@ impl Inbox {
                 Role::Manager => &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD],
             })?,
             log: Log::new(server, role.name()),
+            turn: 0,
         })
     }
 
@@ -102,7 +105,10 @@ impl Inbox {
                     _ => return Ok(Event::stop("a signal")),
                 },
                 Some(Source::Master) => return Ok(Event::stop("the server is gone")),
-                Some(Source::Watched(index)) => return Ok(Event::Ready(index)),
+                Some(Source::Watched(index)) => {
+                    self.turn = index + 1;
+                    return Ok(Event::Ready(index));
+                }
                 Some(Source::Log) if self.log.reopen() => return Ok(Event::LogMoved),
                 Some(Source::Log) => {}
                 Some(Source::Link) | None => {}
@@ -125,7 +131,11 @@ impl Inbox {
         match poll(&mut polled, timeout) {
             Err(Errno::EINTR) => Ok(None),
             Err(error) => Err(error.into()),
-            Ok(_) => Ok(polled.iter().position(|fd| fd.any() == Some(true)).map(|at| sources[at])),
+            Ok(_) => {
+                let ready = polled.iter().zip(sources).filter(|(fd, _)| fd.any() == Some(true));
+                let later = |source: &Source| matches!(source, Source::Watched(index) if *index < self.turn);
+                Ok(ready.map(|(_, source)| source).min_by_key(later))
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::python::Installation;
 use nix::{
     sys::{
-        resource::{setrlimit, Resource, RLIM_INFINITY},
+        resource::{getrlimit, setrlimit, Resource, RLIM_INFINITY},
         stat::{umask, Mode},
     },
     unistd::{
@@ -27,6 +27,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::OnceLock,
 };
 
 /// What a process of a group is not told of the manager's environment.
@@ -42,6 +43,17 @@ const NOT_INHERITED: [&str; 7] = [
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The first descriptor that a process does not get: 0 to 2, and those of [`burrow_daemon::config`].
 const FIRST_CLOSED: RawFd = 6;
+
+/// How many files could be open before this process was let open as many as it may.
+static FILES: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Each process of a group takes a few descriptors here. Where it is not possible, there can be fewer.
+pub fn raise_limit_of_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        let _ = FILES.set((soft, hard));
+    }
+}
 
 /// Starts a process, which says in the log what it cannot do. `files` become the descriptors of
 /// [`burrow_daemon::config`], in their order.
@@ -136,6 +148,9 @@ fn limit(launch: &Launch) -> Result<(), String> {
         0 => Ok(()),
         _ => setrlimit(resource, soft, hard).map_err(|error| failed(&format!("set {option}={soft}"), error)),
     };
+    if let Some((soft, hard)) = FILES.get() {
+        setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard).map_err(|error| failed("limit its files", error))?;
+    }
     set(Resource::RLIMIT_DATA, launch.data, launch.data, "memory-limit")?;
     set(Resource::RLIMIT_AS, launch.address_space, launch.address_space, "virtual-memory-limit")?;
     set(Resource::RLIMIT_CPU, launch.cpu_seconds, RLIM_INFINITY, "cpu-time-limit")?;

@@ -6,6 +6,7 @@ use super::{
     folder,
     group::{Group, Host},
     inbox::{Event, Inbox},
+    launch,
     log::Level,
     orphans::Orphans,
     visitors::{Visitor, Visitors},
@@ -31,6 +32,7 @@ pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
     let inbox = Inbox::open(Role::Manager, server)?;
     // Of a process that is forked from another, by way of one that ends: it becomes ours.
     prctl::set_child_subreaper(true)?;
+    launch::raise_limit_of_files();
     inbox.log.write(Level::Notice, &format!("started, instance {instance}"));
     let mut manager = Manager {
         inbox,
@@ -200,7 +202,12 @@ impl Manager {
                     return;
                 }
                 if let Some(worker) = group.workers.iter_mut().find(|worker| worker.pid == pid) {
-                    return worker.relink(link);
+                    worker.relink(link);
+                    // What it has said over the last link may be lost.
+                    return group.registered(pid, ready, &files);
+                }
+                if !group.has_room() {
+                    return;
                 }
                 let Ok([listener, page]) = <[OwnedFd; 2]>::try_from(files) else { return };
                 let Ok(mut worker) = Worker::adopted(pid, link, settings, started, ready) else { return };

@@ -72,8 +72,7 @@ pub struct Worker {
 impl Worker {
     /// One that has just been started, with the other end of `link`.
     pub fn started(pid: Pid, link: Link, settings: String, startup_timeout: Duration) -> io::Result<Worker> {
-        let until = (!startup_timeout.is_zero()).then(|| Instant::now() + startup_timeout);
-        Ok(Worker {
+        let mut worker = Worker {
             pid,
             pidfd: Pidfd::open(pid)?,
             link: Some(link),
@@ -81,13 +80,20 @@ impl Worker {
             is_child: true,
             settings,
             started: SystemTime::now(),
-            state: State::Starting(until),
+            state: State::Starting(None),
             retiring: None,
             was_ready: false,
             is_template: false,
             orders: VecDeque::new(),
             memory_kills: memory_kills(),
-        })
+        };
+        worker.expect_ready(startup_timeout);
+        Ok(worker)
+    }
+
+    /// It has so long to become ready; zero: no limit.
+    pub fn expect_ready(&mut self, timeout: Duration) {
+        self.state = State::Starting((!timeout.is_zero()).then(|| Instant::now() + timeout));
     }
 
     /// One that a manager before this one started.

@@ -122,7 +122,7 @@ impl Keeper {
                 worker().control.tell(FromWorker::Retire { reason });
             }
         } else if self.manager.is_gone() && self.phase == Phase::Serving {
-            log::warn("there has been no manager for a minute: this process ends");
+            log::warn("the server has gone, as it seems: this process ends");
             self.drain("shutdown_signal".into(), worker().config.graceful_timeout)?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burrow_daemon::control::{FromWorker, Hello, ToWorker};
@@ -41,7 +42,10 @@ impl Manager {
 
     /// Whether none has been there for so long that there will be none.
     pub fn is_gone(&self) -> bool {
-        self.link.is_none() && self.lost.elapsed() > ORPHANED
+        let folder = Path::new(&worker().config.control).parent();
+        // A server that stops takes the folder away.
+        let has_stopped = folder.is_some_and(|folder| !folder.exists());
+        self.link.is_none() && (has_stopped || self.lost.elapsed() > ORPHANED)
     }
 
     /// Looks for the next one. Whether there is one.
