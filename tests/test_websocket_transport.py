@@ -161,6 +161,24 @@ def test_many_sockets(fresh):
         assert server.get("/").text.split() == [str(worker), threads]
 
 
+def test_on_httpd_they_leave_threads_for_others(apache):
+    start(apache, threads=4)
+    with contextlib.ExitStack() as stack:
+        first, *_ = [stack.enter_context(WebSocket(apache, b"welcome")) for _ in range(3)]
+        with WebSocket(apache) as refused:
+            assert refused.head[0].startswith(b"HTTP/1.1 503")
+        apache.wait_log("3 WebSockets hold threads of this process already")
+        assert apache.get("/").status_code == 200
+        first.send(b"close 1000")
+        first.closes(1000)
+        wait_for(lambda: opens(apache), "a thread for another one")
+
+
+def opens(server):
+    with WebSocket(server) as client:
+        return client.head[0].startswith(b"HTTP/1.1 101")
+
+
 @pytest.mark.parametrize("how", ["reload", "stop"])
 def test_sockets_are_closed_in_order_when_their_process_ends(server, tls, how):
     start(server)
@@ -183,3 +201,12 @@ def test_other_mpms(apache, mpm):
             assert client.receive() == (TEXT, b"early")
             client.send(b"close 1000")
             client.closes(1000)
+
+
+def test_prefork_ends_behind_its_sockets(apache):
+    start(apache, mpm="prefork")
+    with WebSocket(apache) as client:
+        apache.process.send_signal(signal.SIGTERM)
+        client.closes(1012)
+    apache.process.wait(20)
+    assert "SIGKILL" not in apache.log()

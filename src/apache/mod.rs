@@ -2,6 +2,7 @@
 
 mod exchange;
 mod pump;
+pub mod seats;
 
 use std::ffi::c_void;
 

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::exchange::{Exchange, Piece, Work, IO};
 use crate::daemon::client::{Client, Gone, Read};
 use crate::daemon::socket;
-use crate::embedded::log;
+use crate::embedded::{self, log};
 
 /// How often a client is looked at whose leaving nothing tells of.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -136,8 +136,9 @@ impl Pump<'_> {
         let events = interest.unwrap_or(0);
         let mut both =
             [socket::waiting(Some(self.wake.as_fd()), libc::POLLIN), socket::waiting(descriptor, events)];
-        // Fails only when a signal comes.
-        let _ = socket::poll(&mut both, GLANCE);
+        if socket::poll(&mut both, GLANCE) == Ok(0) && is_told_to_end() {
+            embedded::retire();
+        }
         if both[0].revents != 0 {
             let _ = self.wake.read();
         }
@@ -148,5 +149,14 @@ impl Pump<'_> {
         } else {
             Ok(())
         }
+    }
+}
+
+/// On prefork the only thread has its signals blocked while it serves: the end waits for this request.
+fn is_told_to_end() -> bool {
+    let mut pending = MaybeUninit::uninit();
+    // SAFETY: the set is writable, and filled before it is read.
+    unsafe {
+        libc::sigpending(pending.as_mut_ptr()) == 0 && libc::sigismember(pending.as_ptr(), libc::SIGTERM) == 1
     }
 }

@@ -70,10 +70,14 @@ pub unsafe extern "C" fn burrow_serve(
 ) -> burrow_outcome {
     // SAFETY: c/shim.h.
     unsafe {
-        let app = App::from_c(app);
+        let (app, request) = (App::from_c(app), &*request);
+        let _seat = match apache::seats::take(request, exchange) {
+            Ok(seat) => seat,
+            Err(outcome) => return outcome,
+        };
         match app.daemon() {
-            Some(group) => daemon::serve(group, app, &*request, &*io, &*client, exchange),
-            None => apache::serve(app, &*request, &*io, &*client, exchange),
+            Some(group) => daemon::serve(group, app, request, &*io, &*client, exchange),
+            None => apache::serve(app, request, &*io, &*client, exchange),
         }
     }
 }

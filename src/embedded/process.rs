@@ -172,10 +172,14 @@ pub fn multithread(app: &App) -> bool {
     })
 }
 
+/// Threads of this process that serve requests, at least one.
+pub fn threads() -> usize {
+    SERVER.get().map_or(1, |server| server.setup.threads.max(1) as usize)
+}
+
 /// The process takes no further connections: WebSockets are closed, in order.
 pub fn retire() {
-    RETIRED.store(true, SeqCst);
-    if let Some(runtime) = running() {
+    if let (false, Some(runtime)) = (RETIRED.swap(true, SeqCst), running()) {
         tell_loops(runtime, GRACE);
     }
 }
