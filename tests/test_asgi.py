@@ -89,7 +89,7 @@ def test_scope(site):
         "raw_path": "/scope/a%2Fb%20%C3%A9%FF",
         "query_string": "q=%20&r",
         "root_path": "",
-        "extensions": {},
+        "extensions": {"http.response.pathsend": {}},
     }
     assert {key for key, kind in kinds.items() if kind == "bytes"} == {"raw_path", "query_string"}
     assert psutil.pid_exists(state["pid"])
@@ -221,6 +221,20 @@ def test_answers(site):
     answer = site.get("/kinds")
     assert answer.text == "array view" and answer.headers.get_list("x-a") == ["1", "2"]
     assert site.get("/lengths?4-4").text == "xxxx"
+
+
+def test_files(site):
+    file = site.data / "file"
+    for size in (0, 100, 3_000_000):
+        file.write_bytes(os.urandom(size))
+        answer = site.get(f"/file?{file}")
+        assert answer.content == file.read_bytes() and answer.headers["content-length"] == str(size)
+    assert site.client.head(f"/file?{file}").headers["content-length"] == str(size)
+    for path in ("relative", str(site.data), f"{file}.absent"):
+        assert site.get(f"/file?{path}").status_code == 500
+    site.wait_log("FileNotFoundError: .*absent")
+    worker = psutil.Process(site.get("/state").json()["pid"])
+    wait_for(lambda: str(file) not in str(worker.open_files()), "the files are closed")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The other Pythons that there is a runtime for, by their own installations."""
 
+import concurrent.futures
+import json
+import os
 import pathlib
 import re
 
 import pytest
 import test_lifecycle
-from servers import DIST, KINDS, Mount
+from servers import DIST, KINDS, Mount, wait_for
 from test_latency import LIMIT, Spin, check_waits
 from test_process import CURE, EXPECTED, FORKS
 
@@ -49,6 +52,9 @@ def running(request):
             Mount("/responses", "responses.py"),
             Mount("/body", "body.py"),
             Mount("/faults", "faults.py"),
+            Mount("/asgi", "asgi_app.py", "one"),
+            Mount("/asgi2", "asgi_app.py", "two"),
+            Mount("/main/asgi", "asgi_app.py", "%{GLOBAL}"),
         ],
         python_home=server.prefix,
         threads=8,
@@ -99,6 +105,26 @@ def test_faults(site):
         assert site.get(f"/faults/{fault}").status_code == 500
         assert site.log().count("Traceback") <= 1 and "faults.py" in site.log()
     assert site.curl("/faults/late-raise", "--http1.1")[0] in (18, 56)
+
+
+@pytest.mark.parametrize("mount", ["/asgi", "/asgi2", "/main/asgi"])
+def test_asgi(site, mount):
+    if site.kind == "apache":
+        pytest.skip("ASGI applications run in process groups there")
+    body = os.urandom(100_000)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        bodies = pool.map(lambda _: site.post(f"{mount}/echo", content=body).content, range(8))
+        tasks = pool.map(lambda _: site.request(f"{mount}/tasks").body, range(8))
+        assert set(bodies) == {body}
+        assert [json.loads(task) for task in tasks] == [["http.request", True, True, True]] * 8
+    for path, status in {"silent": 500, "raises": 500, "wrong?newline": 200, "raises_behind": 200}.items():
+        assert site.get(f"{mount}/{path}").status_code == status
+    assert site.get(f"{mount}/behind").text == "done\n"
+    wait_for(lambda: site.get(f"{mount}/told").json()[-1] == "end", "the task's end")
+    with site.connect() as connection:
+        connection.sendall(b"GET %s/waits HTTP/1.1\r\nHost: a\r\n\r\n" % mount.encode())
+        wait_for(lambda: site.get(f"{mount}/told").json()[-1] == "waits", "the request")
+    wait_for(lambda: site.get(f"{mount}/told").json()[-1] == "http.disconnect", "http.disconnect")
 
 
 @pytest.mark.parametrize("mount", ["/process", "/process2", "/main/process"])

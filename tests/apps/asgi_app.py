@@ -178,6 +178,11 @@ async def status(scope, receive, send):
     await respond(send, b"body", status=int(scope["query_string"]))
 
 
+async def file(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.pathsend", "path": scope["query_string"].decode()})
+
+
 async def silent(scope, receive, send):
     pass
 

@@ -129,6 +129,17 @@ fn submit_to(running: &'static Running, loaded: Arc<Loaded>, submission: Submiss
     }
 }
 
+/// The process ends: nobody waits any longer for a lifespan that has not begun.
+pub fn refuse_waiting(running: &Running) {
+    let applications: Vec<_> =
+        running.applications.borrow().iter().map(|(_, loaded)| loaded.clone()).collect();
+    for loaded in applications {
+        for (submission, _) in asgi(&loaded).waiting.take() {
+            refuse(running, &submission, "has not started");
+        }
+    }
+}
+
 /// A call's task has ended.
 pub fn ended(running: &Running, call: &Call) {
     let calls = &asgi(&call.loaded).calls;

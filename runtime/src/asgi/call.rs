@@ -50,6 +50,8 @@ pub struct Call {
     /// The application's coroutine, or an iterator that does as well; None once it has ended.
     coroutine: RefCell<Option<Object>>,
     task: RefCell<Option<Object>>,
+    /// The application's code is running.
+    stepping: Cell<bool>,
     /// The timer that cancels the task.
     timer: RefCell<Option<Object>>,
     gone: Cell<bool>,
@@ -98,6 +100,7 @@ pub fn start(
         exchange: Cell::new(submission.exchange),
         coroutine: RefCell::new(None),
         task: RefCell::new(None),
+        stepping: Cell::new(false),
         timer: RefCell::new(None),
         gone: Cell::new(false),
         cancelled: Cell::new(false),
@@ -106,7 +109,7 @@ pub fn start(
         protocol,
         loaded,
     };
-    let _bound = log::bind(submission.exchange);
+    let _bound = call.bind_log();
     match new(running, call) {
         Ok(run) => {
             let call = call_of(&run);
@@ -182,6 +185,12 @@ unsafe fn call_at(object: *mut PyObject) -> &'static Call {
 }
 
 impl Call {
+    /// Binds log lines to the request, if they are not: once it is finished they stay unbound.
+    fn bind_log(&self) -> Option<log::Bound> {
+        let exchange = self.exchange.get();
+        (log::bound() != Some(exchange)).then(|| log::bind(exchange))
+    }
+
     /// The request, until the host was told the outcome.
     pub fn request(&self) -> Option<&burrow_request> {
         // SAFETY: the host's, until `finish`.
@@ -214,7 +223,7 @@ impl Call {
 
     /// What the host says of the exchange.
     pub fn wake(&self, events: u32) {
-        let _bound = log::bind(self.exchange.get());
+        let _bound = self.bind_log();
         if events & EXPIRED != 0 {
             self.expire();
         }
@@ -273,7 +282,7 @@ impl Call {
     /// The same, of a WebSocket, which need not wait.
     pub fn retire_socket(&self) {
         if let Some(socket) = self.protocol.socket() {
-            let _bound = log::bind(self.exchange.get());
+            let _bound = self.bind_log();
             self.check(socket.retire(self));
         }
     }
@@ -387,11 +396,21 @@ unsafe extern "C" fn send(object: *mut PyObject, event: *mut PyObject) -> *mut P
 /// Lets the application go on: until it waits, which gives what it waits for, or to its end, which gives NULL.
 unsafe fn step(object: *mut PyObject, go_on: impl FnOnce(*mut PyObject) -> *mut PyObject) -> *mut PyObject {
     // SAFETY: a Run; the reference keeps it through its end.
-    let (_kept, call) = unsafe { (Object::borrowed(object), call_at(object)) };
-    let Some(coroutine) = call.coroutine.borrow().clone() else { return null_mut() };
-    let _bound = log::bind(call.exchange.get());
-    let yielded = go_on(coroutine.as_ptr());
-    drop(coroutine);
+    let (kept, call) = unsafe { (Object::borrowed(object), call_at(object)) };
+    if !call.running.is_current() || call.stepping.replace(true) {
+        let Err(Raised) = raise_runtime_error::<()>("a request's coroutine is run by its own task alone")
+        else {
+            unreachable!("it raises")
+        };
+        return null_mut();
+    }
+    let _bound = call.bind_log();
+    let coroutine = call.coroutine.borrow().clone();
+    let yielded = coroutine.map_or(null_mut(), |coroutine| go_on(coroutine.as_ptr()));
+    call.stepping.set(false);
+    if !call.is_running() {
+        return yielded;
+    }
     if fork::is_child() {
         fork::leave_child();
     }
@@ -403,7 +422,7 @@ unsafe fn step(object: *mut PyObject, go_on: impl FnOnce(*mut PyObject) -> *mut 
         let exception = take_exception();
         call.end(exception.filter(|_| !returned));
     } else if call.exchange.get().is_null() {
-        call.running.keep_behind(object);
+        call.running.keep_behind(&kept);
     }
     yielded
 }

@@ -149,7 +149,7 @@ pub struct Running {
     /// Those that the host waits for, by their exchanges.
     pub calls: RefCell<HashMap<NonNull<c_void>, Object, BuildHasherDefault<Address>>>,
     /// Those whose answers are complete and whose tasks run on.
-    behind: RefCell<Vec<Object>>,
+    behind: RefCell<HashMap<NonNull<c_void>, Object, BuildHasherDefault<Address>>>,
     pub applications: RefCell<Vec<(&'static Instance, Arc<Loaded>)>>,
     stopped: RefCell<Option<Sender<()>>>,
     /// What the host's functions gave it to carry out, it has not been woken for.
@@ -333,21 +333,15 @@ impl Running {
     }
 
     /// Keeps a call whose task runs on behind its answer.
-    pub fn keep_behind(&self, run: *mut PyObject) {
-        let mut behind = self.behind.borrow_mut();
-        if !behind.iter().any(|known| known.as_ptr() == run) {
-            // SAFETY: a live object.
-            behind.push(unsafe { Object::borrowed(run) });
-        }
+    pub fn keep_behind(&self, run: &Object) {
+        let call = NonNull::from(call::call_of(run)).cast();
+        self.behind.borrow_mut().entry(call).or_insert_with(|| run.clone());
     }
 
     /// A call's task has ended.
     pub fn forget(&self, call: &Call) {
-        let mut behind = self.behind.borrow_mut();
-        let found = behind.iter().position(|run| std::ptr::eq(call::call_of(run), call));
-        let forgotten = found.map(|index| behind.swap_remove(index));
-        // Before the last reference goes.
-        drop(behind);
+        let forgotten = self.behind.borrow_mut().remove(&NonNull::from(call).cast());
+        // It may be the last reference: the table is not in use any more.
         drop(forgotten);
     }
 
@@ -430,8 +424,9 @@ impl Running {
 
     fn stop(&self, stopped: Sender<()>) {
         *self.stopped.borrow_mut() = Some(stopped);
+        application::refuse_waiting(self);
         let begun = || -> Result<()> {
-            let behind = self.behind.borrow().clone();
+            let behind: Vec<_> = self.behind.borrow().values().cloned().collect();
             let waited: Vec<_> = self.calls.borrow().values().cloned().collect();
             let tasks = waited.iter().chain(&behind).filter_map(|run| call::call_of(run).task()).collect();
             let applications = self.applications.borrow();

@@ -71,13 +71,15 @@ impl Template {
         if unsafe { ffi::PyDict_DelItem(websocket.as_ptr(), keys.method.as_ptr()) } != 0 {
             return Err(Raised);
         }
+        let extensions = dict()?;
+        set_named(&extensions, c"http.response.pathsend", &dict()?)?;
         let websocket_extensions = dict()?;
         set_named(&websocket_extensions, c"websocket.http.response", &dict()?)?;
         Ok(Template {
             http,
             websocket,
             asgi,
-            extensions: dict()?,
+            extensions,
             websocket_extensions,
             empty_text: latin1(b"")?,
             empty_bytes: bytes(b"")?,

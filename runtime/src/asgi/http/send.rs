@@ -1,6 +1,10 @@
-//! `http.response.start` and `http.response.body`.
+//! `http.response.start`, `http.response.body` and `http.response.pathsend`.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::mem::MaybeUninit;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use burrow_abi::{burrow_body, burrow_head, BURROW_DONE, BURROW_FLUSH, BURROW_LAST};
@@ -27,6 +31,9 @@ impl Http {
             match (kind, self.stage.get()) {
                 ("http.response.start", Stage::Start) => self.start(event, keys)?,
                 ("http.response.body", Stage::Body) => return self.send_body(call, event),
+                ("http.response.pathsend", Stage::Body) if !self.is_started() => {
+                    return self.send_path(call, event)
+                }
                 _ => {
                     return raise_runtime_error(&format!(
                         "ASGI event '{kind}' is not expected {}",
@@ -77,32 +84,66 @@ impl Http {
                 None => false,
             };
             match item(event, &keys.body)? {
-                None => self.pass(call, &[], more),
-                Some(body) if ffi::PyBytes_Check(body) != 0 => self.pass(call, bytes_of(body), more),
+                None => self.pass(call, Piece::Bytes(&[]), more),
+                Some(body) if ffi::PyBytes_Check(body) != 0 => {
+                    self.pass(call, Piece::Bytes(bytes_of(body)), more)
+                }
                 Some(body) => {
                     let buffer = Buffer::of(body)?;
-                    self.pass(call, buffer.bytes(), more)
+                    self.pass(call, Piece::Bytes(buffer.bytes()), more)
                 }
             }
         }
     }
 
+    /// Sends a file, which is all of the body.
+    ///
+    /// # Safety
+    /// `event` is a dict.
+    unsafe fn send_path(&self, call: &Call, event: *mut PyObject) -> Result<Object> {
+        // SAFETY: the item is borrowed from the event.
+        let Some(path) = (unsafe { item(event, &call.running.keys.path)? }) else {
+            return raise_value_error("http.response.pathsend must have a path");
+        };
+        // SAFETY: as above.
+        let encoded = unsafe { Object::owned(ffi::PyUnicode_EncodeFSDefault(path))? };
+        // SAFETY: encoding gives bytes.
+        let bytes = unsafe { bytes_of(encoded.as_ptr()) };
+        if !bytes.starts_with(b"/") {
+            return raise_value_error("the path of a file to send must be absolute");
+        }
+        let opened = File::open(OsStr::from_bytes(bytes)).and_then(|file| Ok((file.metadata()?, file)));
+        match opened {
+            Ok((about, file)) if about.is_file() => {
+                self.pass(call, Piece::File(file.into(), about.len() as usize), false)
+            }
+            Ok(_) => raise_value_error("what is to be sent is not a regular file"),
+            // SAFETY: a live object; `errno` is as the failed call left it.
+            Err(error) => unsafe {
+                *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EINVAL);
+                ffi::PyErr_SetFromErrnoWithFilenameObject(ffi::PyExc_OSError, path);
+                Err(Raised)
+            },
+        }
+    }
+
     /// Gives the server a piece of the body, and the head with the first one.
-    fn pass(&self, call: &Call, data: &[u8], more: bool) -> Result<Object> {
+    fn pass(&self, call: &Call, piece: Piece, more: bool) -> Result<Object> {
         let done = call.running.done.clone();
-        let data = if self.bodiless.get() { &[] } else { data };
-        let room = self.room.get();
-        if data.len() as u64 > room {
+        let unabridged = piece.len() as u64;
+        let piece = if self.bodiless.get() { Piece::Bytes(&[]) } else { piece };
+        let (room, length) = (self.room.get(), piece.len() as u64);
+        if length > room {
             return raise_runtime_error("the response is longer than its Content-Length");
         }
-        if !more && room != u64::MAX && (data.len() as u64) < room {
+        if !more && room != u64::MAX && length < room {
             return raise_runtime_error("the response is shorter than its Content-Length");
         }
         if !more {
             self.stage.set(Stage::Nothing);
         }
         if room != u64::MAX {
-            self.room.set(room - data.len() as u64);
+            self.room.set(room - length);
         }
         let last = !more || self.bodiless.get() || self.room.get() == 0;
         // Of a response that is complete for the client already.
@@ -110,13 +151,15 @@ impl Http {
             return Ok(done);
         }
         let mut head = self.head.take();
-        if let Some(head) = head.as_mut().filter(|_| !more && !self.bodiless.get()) {
-            head.content_length.get_or_insert(data.len() as u64);
+        // An empty body may stand for none where none is sent: no length is better than a wrong one then.
+        let is_length = !more && (unabridged > 0 || !self.bodiless.get());
+        if let Some(head) = head.as_mut().filter(|head| is_length && !head.is_bodiless()) {
+            head.content_length.get_or_insert(unabridged);
         }
-        if data.is_empty() && head.is_none() && !last {
+        if length == 0 && head.is_none() && !last {
             return Ok(done);
         }
-        match self.transmit(call, head.as_ref(), data, if last { BURROW_LAST } else { BURROW_FLUSH }) {
+        match self.transmit(call, head.as_ref(), piece, if last { BURROW_LAST } else { BURROW_FLUSH }) {
             0 => Ok(done),
             1 => {
                 let (awaitable, future) = awaitable::waiting(call.running)?;
@@ -127,9 +170,17 @@ impl Http {
         }
     }
 
-    fn transmit(&self, call: &Call, head: Option<&Head>, data: &[u8], flags: u32) -> i32 {
+    fn transmit(&self, call: &Call, head: Option<&Head>, piece: Piece, flags: u32) -> i32 {
         let Some((exchange, io)) = call.exchange() else { return -1 };
-        let body = burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 };
+        let body = match piece {
+            Piece::Bytes(data) => {
+                burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 }
+            }
+            Piece::File(file, len) if len > 0 => {
+                burrow_body { data: ptr::null(), len, fd: file.into_raw_fd(), offset: 0 }
+            }
+            Piece::File(..) => burrow_body { data: ptr::null(), len: 0, fd: -1, offset: 0 },
+        };
         // SAFETY: the host's function; the head and the data live until the call returns.
         let send = |head: *const burrow_head| unsafe { (io.send)(exchange, head, &body, flags) };
         let sent = head.map_or_else(|| send(ptr::null()), |head| head.described(|head| send(head)));
@@ -146,6 +197,22 @@ impl Http {
         call.finish(BURROW_DONE);
         call.check(self.disconnect(call));
         0
+    }
+}
+
+/// Of a body.
+enum Piece<'a> {
+    Bytes(&'a [u8]),
+    /// With its length.
+    File(OwnedFd, usize),
+}
+
+impl Piece<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Bytes(data) => data.len(),
+            Piece::File(_, length) => *length,
+        }
     }
 }
 
