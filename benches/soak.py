@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 
+import interpreters
 import soak_daemon
 from load import Load, descriptors, failures, get, h2load, judge, judge_log, managers, reset_peak
 from servers import Server, children, status_kib
@@ -92,7 +93,7 @@ def embedded(name, options):
         reloads(server, options.reloads)
 
 
-PARTS = {"embedded": embedded, **soak_daemon.PARTS}
+PARTS = {"embedded": embedded, **soak_daemon.PARTS, "interpreters": interpreters.soak_part}
 
 
 def main():

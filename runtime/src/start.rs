@@ -40,7 +40,8 @@ unsafe fn initialise(given: &PythonConfig) -> Result<(), String> {
         config.install_signal_handlers = 0;
         #[cfg(Py_GIL_DISABLED)]
         {
-            config.enable_gil = (given.free_threading == 0).into();
+            // -1: off, until a module is imported that needs it.
+            config.enable_gil = if given.free_threading != 0 { -1 } else { 1 };
         }
         if given.optimize > 0 {
             config.optimization_level = given.optimize;

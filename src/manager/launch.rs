@@ -102,9 +102,9 @@ fn become_python(launch: &Launch, files: [BorrowedFd<'_>; 3], runtimes: &Path) -
         |bytes: &[u8]| CString::new(bytes).map_err(|_| "there is a zero byte in its arguments".to_owned());
     let python = string(installation.executable.as_os_str().as_bytes())?;
     let mut arguments = vec![python.clone()];
-    if installation.version.free_threaded {
-        let gil = if launch.free_threading { c"gil=0" } else { c"gil=1" };
-        arguments.extend([c"-X".into(), gil.into()]);
+    // Else it is off, until a module is imported that needs it.
+    if installation.version.free_threaded && !launch.free_threading {
+        arguments.extend([c"-X".into(), c"gil=1".into()]);
     }
     for argument in &launch.flags {
         arguments.push(string(argument)?);
