@@ -26,6 +26,16 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"%d" % total]
 """
+#: So slow where it is asked to that each of many requests gets a copy.
+HELLO = """
+import time
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        time.sleep(0.2)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+"""
 FLASK = """
 import flask
 application = flask.Flask(__name__)
@@ -171,10 +181,10 @@ def newest():
 
 def soak(options):
     """Requests spread over 8 interpreters: none fails, and memory stays."""
-    hello = pathlib.Path(__file__).with_name("app.py").read_text()
-    locations = {"/": (hello, "wsgi_interpreters 8; wsgi_threads 16;")}
+    locations = {"/": (HELLO, "wsgi_interpreters 8; wsgi_threads 16;")}
     with nginx(options, options.python_home, locations) as server:
         (worker,) = server.workers()
+        Throughput(server, ["/slow"], 16, 5)
         failed = h2load(server, "/hello", options.requests // 10)
         memory, files = status_kib(worker, "VmRSS"), descriptors(worker)
         failed += h2load(server, "/hello", options.requests - options.requests // 10)
