@@ -43,7 +43,7 @@ pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
             }
             Event::Due => guardian.configure(),
             Event::Ready(_) => Err(guardian.bury()),
-            Event::LogMoved | Event::ChildEnded => Ok(()),
+            Event::LogMoved => Ok(()),
             Event::Stop { reason, timeout } => {
                 if let Some(manager) = guardian.manager {
                     manager.stop(reason, timeout);

@@ -37,8 +37,6 @@ pub enum Event {
     Ready(usize),
     /// The log is another file now.
     LogMoved,
-    /// A process has ended.
-    ChildEnded,
     /// The time that was given has come.
     Due,
 }
@@ -76,10 +74,7 @@ impl Inbox {
         Ok(Inbox {
             link: link_from_stdin()?,
             master: None,
-            signals: blocked(match role {
-                Role::Guardian => &[Signal::SIGTERM, Signal::SIGINT],
-                Role::Manager => &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD],
-            })?,
+            signals: blocked(&[Signal::SIGTERM, Signal::SIGINT])?,
             log: Log::new(server, role.name()),
             turn: 0,
         })
@@ -98,12 +93,7 @@ impl Inbox {
                 None => PollTimeout::NONE,
             };
             match self.poll(watched, timeout)? {
-                Some(Source::Signals) => match self.signals.read_signal()? {
-                    Some(signal) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
-                        return Ok(Event::ChildEnded)
-                    }
-                    _ => return Ok(Event::stop("a signal")),
-                },
+                Some(Source::Signals) => return Ok(Event::stop("a signal")),
                 Some(Source::Master) => return Ok(Event::stop("the server is gone")),
                 Some(Source::Watched(index)) => {
                     self.turn = index + 1;
@@ -189,7 +179,7 @@ impl Inbox {
 }
 
 /// Blocks these signals and has them come by a descriptor instead.
-fn blocked(signals: &[Signal]) -> nix::Result<SignalFd> {
+pub fn blocked(signals: &[Signal]) -> nix::Result<SignalFd> {
     let set: SigSet = signals.iter().copied().collect();
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)

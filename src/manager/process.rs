@@ -5,7 +5,7 @@ use super::{
     configuration::Configuration,
     folder,
     group::{Group, Host},
-    inbox::{Event, Inbox},
+    inbox::{blocked, Event, Inbox},
     launch,
     log::Level,
     orphans::Orphans,
@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{python::runtime_dir, settings::ServerKind};
 use burrow_daemon::control::{FromWorker, Hello, ToWorker};
-use nix::{sys::prctl, unistd::Pid};
+use nix::{
+    sys::{prctl, signal::Signal, signalfd::SignalFd},
+    unistd::Pid,
+};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -28,6 +31,9 @@ const ADOPTION: Duration = Duration::from_millis(400);
 /// What is left of the time to end in when processes are killed that have not.
 const RESERVE: Duration = Duration::from_millis(500);
 
+/// A process that has ended may have said so much; whoever has its link may say more.
+const MOST_LAST_WORDS: usize = 1000;
+
 pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
     let inbox = Inbox::open(Role::Manager, server)?;
     // Of a process that is forked from another, by way of one that ends: it becomes ours.
@@ -36,6 +42,7 @@ pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
     inbox.log.write(Level::Notice, &format!("started, instance {instance}"));
     let mut manager = Manager {
         inbox,
+        children: blocked(&[Signal::SIGCHLD])?,
         runtimes: runtime_dir().canonicalize().unwrap_or_else(|_| runtime_dir()),
         configuration: Configuration::default(),
         folders: Vec::new(),
@@ -56,6 +63,8 @@ pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
 
 struct Manager {
     inbox: Inbox,
+    /// Says that one has ended, be it a stranger.
+    children: SignalFd,
     runtimes: PathBuf,
     configuration: Configuration,
     /// That were made, the one in use last.
@@ -70,37 +79,44 @@ struct Manager {
 /// What a descriptor that is watched belongs to.
 #[derive(Clone, Copy)]
 enum Source {
+    Children,
     Visitor(usize),
     Link(Pid),
     End(Pid),
 }
 
-fn sources<'a>(visitors: &'a Option<Visitors>, groups: &'a [Group]) -> Vec<(Source, BorrowedFd<'a>)> {
+fn sources<'a>(
+    children: &'a SignalFd,
+    visitors: &'a Option<Visitors>,
+    groups: &'a [Group],
+) -> Vec<(Source, BorrowedFd<'a>)> {
     let visitors = visitors.iter().flat_map(Visitors::descriptors).enumerate();
     let visitors = visitors.map(|(index, fd)| (Source::Visitor(index), fd));
     let workers = groups.iter().flat_map(|group| &group.workers).flat_map(|worker| {
         let link = worker.link().map(|link| (Source::Link(worker.pid), link));
         link.into_iter().chain([(Source::End(worker.pid), worker.pidfd())])
     });
-    visitors.chain(workers).collect()
+    [(Source::Children, children.as_fd())].into_iter().chain(visitors).chain(workers).collect()
 }
 
 impl Manager {
     /// Waits for one thing and does what follows from it. Returns why and how soon to end, when that is it.
     fn turn(&mut self) -> io::Result<Option<(String, Duration)>> {
         let due = self.due();
-        let (sources, watched): (Vec<_>, Vec<_>) = sources(&self.visitors, &self.groups).into_iter().unzip();
+        let sources = sources(&self.children, &self.visitors, &self.groups);
+        let (sources, watched): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
         match self.inbox.next(&watched, due)? {
             Event::Configure(file) => self.configure(file),
             Event::Stop { reason, timeout } => return Ok(Some((reason, timeout))),
             Event::LogMoved => self.pass_log(),
             Event::Ready(index) => match sources[index] {
+                // All are looked for below.
+                Source::Children => drop(self.children.read_signal()?),
                 Source::Visitor(index) => self.visited(index),
-                Source::Link(pid) => self.receive(pid),
+                Source::Link(pid) => drop(self.receive(pid)),
                 Source::End(pid) => self.ended(pid),
             },
-            // All are looked for below.
-            Event::ChildEnded | Event::Due => {}
+            Event::Due => {}
         }
         self.balance();
         let workers = || self.groups.iter().flat_map(|group| &group.workers);
@@ -223,20 +239,23 @@ impl Manager {
         }
     }
 
-    fn receive(&mut self, pid: Pid) {
+    /// Whether there was a message.
+    fn receive(&mut self, pid: Pid) -> bool {
         let host = Host { log: &self.inbox.log, runtimes: &self.runtimes };
         for group in &mut self.groups {
             let Some(worker) = group.workers.iter_mut().find(|worker| worker.pid == pid) else { continue };
-            if let Some((message, files)) = worker.receive() {
-                if let Some(stacks) = group.message(&host, pid, message, files) {
-                    self.commands.stacks(pid, stacks);
-                }
+            let Some((message, files)) = worker.receive() else { return false };
+            if let Some(stacks) = group.message(&host, pid, message, files) {
+                self.commands.stacks(pid, stacks);
             }
-            return;
+            return true;
         }
+        false
     }
 
     fn ended(&mut self, pid: Pid) {
+        // What it has said before, which may be why.
+        (0..MOST_LAST_WORDS).take_while(|_| self.receive(pid)).for_each(drop);
         let host = Host { log: &self.inbox.log, runtimes: &self.runtimes };
         for group in &mut self.groups {
             group.ended(&host, pid);

@@ -132,7 +132,7 @@ impl Keeper {
         match message {
             ToWorker::Drain { reason, timeout } => self.drain(reason, timeout)?,
             ToWorker::Stop { reason } => self.close(reason)?,
-            ToWorker::Import { app } => worker().main_thread.import(app),
+            ToWorker::Import { app } if self.phase == Phase::Serving => worker().main_thread.import(app),
             ToWorker::Log => {
                 for log in descriptors {
                     dup2_stdout(&log)?;
@@ -140,8 +140,8 @@ impl Keeper {
                 }
             }
             ToWorker::Stacks => self.stacks.add(Reader::Manager),
-            // For templates.
-            ToWorker::Fork => {}
+            // For those that serve, and for templates.
+            ToWorker::Import { .. } | ToWorker::Fork => {}
         }
         Ok(())
     }
