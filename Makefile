@@ -64,10 +64,14 @@ run: setup build  ## serve the Django example on nginx (127.0.0.1:8000) and http
 test: setup-test  ## set up, build, run every test
 	@scripts/in-the-open.sh $(MAKE) --no-print-directory test-here
 
-test-here: build $(VENV)/.test
-	cargo test --locked --package burrow --package burrow-daemon --package burrow-websocket
+test-here: $(VENV)/.test
+	@$(MAKE) --no-print-directory -j$(shell nproc) build test-units
 	$(VENV)/bin/python -m pytest tests -n 4 --dist loadfile -m "not alone"
 	$(VENV)/bin/python -m pytest tests -m alone
+
+.PHONY: test-units
+test-units:
+	cargo test --locked --package burrow --package burrow-daemon --package burrow-websocket
 
 test-fresh:  ## the README's commands in a new Debian 12 tree
 	@exec scripts/test-fresh.sh

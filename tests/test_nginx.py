@@ -1,5 +1,6 @@
 """The nginx module among nginx's own features."""
 
+import asyncio
 import concurrent.futures
 import json
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import threading
 
+import httpx
 import psutil
 import pytest
 import servers
@@ -159,9 +161,12 @@ def test_plain_tls_and_http2(site):
 
 
 def test_many_http2_streams(site):
-    with site.http2() as client, concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda n: strings(client.get(f"/environ/{n}")), range(64)))
-    assert [seen["PATH_INFO"] for seen in answers] == [f"/{n}" for n in range(64)]
+    async def ask():
+        async with site.http2(httpx.AsyncClient) as client:
+            return await asyncio.gather(*(client.get(f"/environ/{n}") for n in range(64)))
+
+    answers = asyncio.run(ask())
+    assert [strings(answer)["PATH_INFO"] for answer in answers] == [f"/{n}" for n in range(64)]
 
 
 def test_gzip(site):

@@ -100,7 +100,7 @@ def test_server_is_missing(burrow, folder, server):
 def test_python_without_a_runtime(burrow, folder):
     script = write(folder / "app.py", HELLO)
     copy = folder / "copy"
-    shutil.copytree(burrow.parent.parent, copy, ignore=shutil.ignore_patterns("runtime"))
+    shutil.copytree(burrow.parent.parent, copy, ignore=shutil.ignore_patterns("cpython-*"))
     refused(copy / "bin" / "burrow", [script], r"make build PYTHONS=")
 
 

@@ -50,10 +50,10 @@ class Clients:
     def post(self, path="/", **options):
         return self.client.post(path, **options)
 
-    def http2(self, **options):
-        """A client that speaks HTTP/2 over TLS."""
+    def http2(self, kind=httpx.Client, **options):
+        """A client that speaks HTTP/2 over TLS, for one thread: several would mix up its streams."""
         options.setdefault("headers", {"accept-encoding": "identity"})
-        return httpx.Client(
+        return kind(
             base_url=self.tls_url, http1=False, http2=True, verify=False, timeout=30,
             trust_env=False, **options,
         )  # fmt: skip
