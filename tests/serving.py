@@ -140,6 +140,8 @@ def refused(burrow, arguments, expected, env=None, cwd=None):
     command = [burrow, "serve", *map(str, arguments)]
     if "--python" not in arguments:
         command += ["--python", sys.prefix]
+    if "--bind" not in arguments:
+        command += ["--bind", f"127.0.0.1:{free_port()}"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=20
     )
