@@ -153,6 +153,7 @@ def test_a_client_that_leaves_is_told_at_once(site):
     assert not errors(site)
 
 
+@pytest.mark.parametrize("site", ["nginx", "apache-group"], indirect=True)
 def test_a_task_whose_client_left_is_cancelled(site):
     site.get("/forget")
     with site.connect() as connection:

@@ -109,8 +109,6 @@ def test_faults(site):
 
 @pytest.mark.parametrize("mount", ["/asgi", "/asgi2", "/main/asgi"])
 def test_asgi(site, mount):
-    if site.kind == "apache":
-        pytest.skip("ASGI applications run in process groups there")
     body = os.urandom(100_000)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         bodies = pool.map(lambda _: site.post(f"{mount}/echo", content=body).content, range(8))
