@@ -463,6 +463,8 @@ burrow_str burrow_relay_frame(const burrow_relay *relay);
 #define BURROW_FRAME_HEADER 8
 #define BURROW_FRAME_MAX 65536
 void burrow_frame_header(size_t length, int last, unsigned char header[BURROW_FRAME_HEADER]);
+/* A whole frame, behind a 101: this process is about to end. */
+void burrow_frame_retired(unsigned char header[BURROW_FRAME_HEADER]);
 /* Keeps bytes of a body that nobody else keeps, for a repetition; `kept` are those of the attempt
  * before. */
 void burrow_relay_keep(burrow_relay *relay, burrow_str data);

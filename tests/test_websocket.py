@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+from socket import SHUT_RDWR
 
 import pytest
 from daemons import await_daemons, daemons
@@ -107,8 +108,8 @@ def test_many_at_once(site):
 
 def test_a_client_that_vanishes(site):
     told(site)
-    socket = opened(site)
-    socket.socket.close()
+    with opened(site) as socket:
+        socket.socket.shutdown(SHUT_RDWR)
     last = wait_for(lambda: told(site) or None, "the disconnect", 20)
     assert (last[0]["type"], last[0]["code"]) == ("websocket.disconnect", 1006)
 
@@ -116,11 +117,11 @@ def test_a_client_that_vanishes(site):
 # ---- the life of the processes
 
 
-@pytest.mark.parametrize("mode", ["embedded", "daemon"])
-def test_a_reload_closes_sockets(server, mode):
-    start(server, GROUP if mode == "daemon" else None)
+@pytest.mark.parametrize("what", ["server", "server of groups", "group"])
+def test_a_reload_closes_sockets(server, what):
+    start(server, None if what == "server" else GROUP)
     with opened(server) as socket:
-        if mode == "daemon":
+        if what == "group":
             before = daemons(server, GROUP)
             for pid in before:
                 os.kill(pid, signal.SIGUSR1)
@@ -129,7 +130,7 @@ def test_a_reload_closes_sockets(server, mode):
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=30)
         assert closed.value.rcvd.code == 1012
-    if mode == "daemon":
+    if what == "group":
         await_daemons(server, GROUP, 1, without=before)
     with opened(server, open_timeout=30) as socket:
         socket.send("again")

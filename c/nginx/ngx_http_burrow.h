@@ -131,6 +131,7 @@ typedef struct {
     unsigned filtering:1; /* the body of the answer */
     /* Behind a 101: what the worker says has ended; the frame that is being sent. */
     unsigned ended:1;
+    unsigned retired:1; /* the worker is to be told that this process is about to end */
     size_t header_left;
     size_t frame_left;
     u_char header[BURROW_FRAME_HEADER];
@@ -215,6 +216,7 @@ burrow_part_kind ngx_burrow_read_part(ngx_burrow_relay_t *relay, burrow_str *byt
 
 /* tunnel.c */
 ngx_int_t ngx_burrow_open_tunnel(ngx_burrow_relay_t *relay);
+void ngx_burrow_retire_tunnel(ngx_burrow_relay_t *relay);
 
 /* handler.c */
 ngx_int_t ngx_burrow_handler(ngx_http_request_t *r);

@@ -127,6 +127,11 @@ static void on_event(ngx_event_t *event)
     ngx_msec_t timeout = r->upstream->conf->read_timeout;
     int64_t taken;
 
+    if (c->close && r->upstream->upgrade) {
+        c->close = 0;
+        ngx_burrow_retire_tunnel(relay);
+        return;
+    }
     if (event->timedout && r->upstream->upgrade && !event->write) {
         event->timedout = 0; /* the application watches the time */
         return;

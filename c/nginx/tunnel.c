@@ -67,6 +67,18 @@ static void begin_frame(ngx_burrow_relay_t *relay, size_t size)
     }
 }
 
+/* Between two frames. */
+static void tell(ngx_burrow_relay_t *relay, ngx_connection_t *c)
+{
+    u_char header[BURROW_FRAME_HEADER];
+
+    if (relay->retired && relay->frame_left == 0) {
+        relay->retired = 0;
+        burrow_frame_retired(header);
+        (void) send(c->fd, header, sizeof(header), 0); /* one that does not read is not told */
+    }
+}
+
 /* What is not taken comes again the next time, maybe with more behind it. */
 static ssize_t transmit(ngx_connection_t *c, u_char *buf, size_t size)
 {
@@ -96,6 +108,7 @@ static ssize_t transmit(ngx_connection_t *c, u_char *buf, size_t size)
     if (relay->frame_left > 0) {
         c->write->ready = 0;
     }
+    tell(relay, c);
     return (size_t) n > taken ? n - (ssize_t) taken : NGX_AGAIN;
 }
 
@@ -112,6 +125,17 @@ ngx_int_t ngx_burrow_open_tunnel(ngx_burrow_relay_t *relay)
     b->last = b->pos + n;
     u->peer.connection->recv = receive;
     u->peer.connection->send = transmit;
+    u->peer.connection->idle = 1; /* nginx closes those when it is about to end: see peer.c */
     u->upgrade = 1;
+    if (ngx_exiting) {
+        ngx_burrow_retire_tunnel(relay);
+    }
     return NGX_OK;
+}
+
+/* This process is about to end, but not before its clients have gone. */
+void ngx_burrow_retire_tunnel(ngx_burrow_relay_t *relay)
+{
+    relay->retired = 1;
+    tell(relay, relay->request->upstream->peer.connection);
 }

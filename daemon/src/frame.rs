@@ -53,6 +53,8 @@ impl Kind {
 pub const LAST: u8 = 1;
 /// On HEAD, BODY and FILE: the client should get what there is now.
 pub const FLUSH: u8 = 2;
+/// On a server's BODY without bytes, behind a 101: the process that has the client is about to end.
+pub const RETIRED: u8 = 4;
 
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,6 +110,15 @@ unsafe extern "C" fn burrow_frame_header(length: usize, last: c_int, header: *mu
 /// # Safety
 /// c/shim.h.
 #[no_mangle]
+unsafe extern "C" fn burrow_frame_retired(header: *mut c_uchar) {
+    let bytes = Header { kind: Kind::Body, flags: frame::RETIRED, length: 0 }.bytes();
+    // SAFETY: c/shim.h: so many bytes.
+    unsafe { header.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
 unsafe extern "C" fn burrow_relay_keep(by: *mut Relay, data: burrow_str) {
     // SAFETY: c/shim.h.
     unsafe { relay(by).keep(data.bytes()) }

@@ -80,6 +80,8 @@ pub const WRITABLE: u32 = 2;
 pub const GONE: u32 = 4;
 /// The request's time is up: its task is cancelled at once. BURROW_TIMEOUT where nothing was sent.
 pub const EXPIRED: u32 = 8;
+/// The server's process that has the client takes no further requests: a WebSocket is closed with 1012.
+pub const RETIRED: u32 = 16;
 
 /// An application in the runtime's eyes.
 #[repr(C)]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use burrow_abi::{
     burrow_outcome, burrow_request, LoopIo, Submission, BURROW_ABORTED, BURROW_FAILED, BURROW_GONE,
-    BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_TIMEOUT, EXPIRED, GONE,
+    BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_TIMEOUT, EXPIRED, GONE, RETIRED,
 };
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyObject};
@@ -226,6 +226,9 @@ impl Call {
         let _bound = self.bind_log();
         if events & EXPIRED != 0 {
             self.expire();
+        }
+        if events & RETIRED != 0 {
+            self.retire_socket();
         }
         if events & GONE != 0 {
             self.lose();

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use burrow_daemon::frame::{Header, Kind, HEADER, LAST};
+use burrow_daemon::frame::{Header, Kind, HEADER, LAST, RETIRED};
 use nix::errno::Errno;
 use nix::sys::socket::{recv, MsgFlags};
 
@@ -20,6 +20,8 @@ pub struct Arriving {
     left: usize,
     /// No other frame follows.
     last: bool,
+    /// The server's process that has the client is about to end, which was not said yet.
+    retired: bool,
     /// All that had arrived was received, since the epoll has reported something.
     exhausted: bool,
 }
@@ -27,7 +29,7 @@ pub struct Arriving {
 impl Arriving {
     /// `behind`: what was received behind the request; `exhausted`: with all that had arrived.
     pub fn new(behind: &[u8], last: bool, exhausted: bool) -> Arriving {
-        Arriving { bytes: behind.to_vec(), position: 0, left: 0, last, exhausted }
+        Arriving { bytes: behind.to_vec(), position: 0, left: 0, last, retired: false, exhausted }
     }
 
     /// The epoll has reported something.
@@ -38,6 +40,11 @@ impl Arriving {
     /// Whether all that had arrived was received, and read.
     pub fn is_exhausted(&self) -> bool {
         self.exhausted && self.position == self.bytes.len()
+    }
+
+    /// Whether the server's process that has the client is about to end; once.
+    pub fn takes_retirement(&mut self) -> bool {
+        std::mem::take(&mut self.retired)
     }
 
     /// Reads some bytes, none at the end. None when nothing has arrived.
@@ -102,6 +109,7 @@ impl Arriving {
             self.position += HEADER;
             self.left = header.length;
             self.last = header.flags & LAST != 0;
+            self.retired |= header.flags & RETIRED != 0;
         }
         Ok(true)
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use burrow_abi::{
     burrow_body, burrow_head, burrow_outcome, burrow_pair, burrow_request, LoopIo, Submission, BURROW_DONE,
-    BURROW_GONE, BURROW_LAST, EXPIRED, GONE, READABLE, WRITABLE,
+    BURROW_GONE, BURROW_LAST, EXPIRED, GONE, READABLE, RETIRED, WRITABLE,
 };
 use burrow_daemon::frame::{File, Kind, BODY_MAX};
 use burrow_daemon::request;
@@ -335,7 +335,11 @@ unsafe extern "C" fn read(exchange: *mut c_void, buffer: *mut c_char, length: us
     // SAFETY: the interface: the exchange, and so many writable bytes.
     let (exchange, space) = unsafe { (of(exchange), std::slice::from_raw_parts_mut(buffer.cast(), length)) };
     let state = &mut *exchange.lock();
-    match state.arriving.read(exchange.connection.as_fd(), space) {
+    let read = state.arriving.read(exchange.connection.as_fd(), space);
+    if state.arriving.takes_retirement() {
+        exchange.wake(RETIRED);
+    }
+    match read {
         Ok(Some(count)) => count as isize,
         Ok(None) => {
             state.reads = true;
