@@ -43,7 +43,7 @@ guarded_install() {
     fi
     servers=
     for package; do
-        case $package in nginx | apache2) servers="$servers $package" ;; esac
+        case $package in nginx | apache2 | redis-server) servers="$servers $package" ;; esac
     done
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
     if [ -n "$servers" ] && command -v systemctl >/dev/null; then
@@ -78,7 +78,7 @@ packages="ca-certificates curl gcc libc6-dev make libclang-dev python3 python3-v
     nginx nginx-dev apache2 apache2-dev"
 for extra; do
     case $extra in
-    test) packages="$packages openssl nghttp2-client strace wrk" ;;
+    test) packages="$packages chromium chromium-driver nghttp2-client openssl redis-server strace wrk" ;;
     bench) packages="$packages wrk libev-dev python3-dev uwsgi-core uwsgi-plugin-python3" ;;
     fresh) packages="$packages debootstrap" ;;
     *) fail "unknown argument: $extra" ;;

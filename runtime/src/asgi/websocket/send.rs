@@ -83,7 +83,11 @@ impl Socket {
         if self.retired.get() {
             self.retire(call)?;
         }
-        Ok(())
+        // An application may listen already: the host says when there is more only to who has found nothing.
+        if self.receivers.borrow().is_empty() {
+            return Ok(());
+        }
+        self.pump(call)
     }
 
     fn answer_with(&self, call: &Call, head: &Head, flags: u32) -> Result<()> {
