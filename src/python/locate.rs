@@ -163,15 +163,11 @@ impl Installation {
         if path.is_file() {
             return Ok(path);
         }
-        if !dir.is_dir() {
-            return Err(format!(
-                "there is no '{}' beside Burrow's module: load the module from the folder that make install put \
-                 it in, or through a link to there",
-                dir.display()
-            ));
-        }
+        // A copy of the module has none beside it.
+        let or_copied =
+            if dir.is_dir() { "" } else { ", and load the module from where make install puts it" };
         Err(format!(
-            "there is no Burrow runtime for Python {} ('{}'): build it with make build PYTHONS={}",
+            "there is no Burrow runtime for Python {} ('{}'): build it with make build PYTHONS={}{or_copied}",
             self.version,
             path.display(),
             self.executable.display()
