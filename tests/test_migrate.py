@@ -104,7 +104,10 @@ class Place:
         return done if text else Report(done)
 
     def httpd(self, file, *options):
-        return ["/usr/sbin/apache2", "-d", (self.folder / file).parent, "-f", self.folder / file, *options]
+        # The default is a folder that Debian makes when httpd is started as a service.
+        runtime_dir = ["-C", f"DefaultRuntimeDir {self.folder}"]
+        file = self.folder / file
+        return ["/usr/sbin/apache2", *runtime_dir, "-d", file.parent, "-f", file, *options]
 
     def configtest(self, file):
         done = subprocess.run(
