@@ -515,7 +515,8 @@ pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
     ),
     (
         "wsgi_threads",
-        "*number* (8): threads for an application group in each worker process",
+        "*number* (8): threads for an application group in each worker process; 0: the application runs on \
+         nginx's event loop itself, for applications that never block ([performance](performance.md))",
         "the MPM's `ThreadsPerChild`",
     ),
     (

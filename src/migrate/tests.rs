@@ -106,7 +106,10 @@ fn every_directive_is_in_the_table_once() {
     let mut names: Vec<&str> = directives::DIRECTIVES.iter().map(|row| row.name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!((names.len(), directives::DIRECTIVES.len()), (49, 49), "as many as mod_wsgi 6 registers");
+    assert_eq!(names.len(), directives::DIRECTIVES.len());
+    let our_own = ["WSGIInterface", "WSGILoop"];
+    names.retain(|name| !our_own.contains(name));
+    assert_eq!(names.len(), 49, "as many as mod_wsgi 6 registers");
 }
 
 /// The names that follow `before` in the C code of a module.
