@@ -23,6 +23,7 @@ needs_an_old_python = pytest.mark.skipif(OLD is None, reason="no Python 3.11")
 SHARED = "the interpreters of Python 3.11 share one lock"
 #: The prefix of a build that can do without its lock.
 FREE_THREADED = os.environ.get("BURROW_FREE_THREADED")
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 GROUPS = ["one", "two", "three", "shared"]
 #: As an application's group and one that shares the main interpreter's lock.
 OPTIONS = {
@@ -219,6 +220,8 @@ def test_a_threads_state_stays(free_threaded, watch):
 
 @pytest.fixture(params=VERSIONS)
 def worker(request):
+    if (HOMES[request.param] / "lib" / f"python{request.param}t").exists() or not GIL:
+        pytest.skip("the manager starts copies with their locks, and here there is none")
     made = Worker(python=HOMES[request.param] / "bin" / "python3")
     (made.apps / "slow.py").write_text(SLOW)
     yield made
