@@ -473,6 +473,7 @@ mod tests {
         let key =
             AppKey { target: b"app:application", callable: b"", process_group: b"", group: b"", copies: 0 };
         let app = App::new(key, Arc::new(Group::new(b"")));
+        app.want_threads(1);
         // SAFETY: the request points at nothing.
         unsafe {
             Exchange::new(Box::leak(Box::new(app)), &burrow_request::default(), None, ptr::dangling_mut())
