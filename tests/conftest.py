@@ -2,7 +2,10 @@
 
 import concurrent.futures
 import contextlib
+import pathlib
 import resource
+import shutil
+import tempfile
 
 import pytest
 import servers
@@ -29,6 +32,15 @@ def pytest_runtest_makereport(item, call):
             server.keep = True
             report.sections.extend(server.logs())
     return report
+
+
+@pytest.fixture(scope="module")
+def open_folder():
+    """A folder that servers' workers can enter, unlike those of tmp_path."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="burrow-open-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

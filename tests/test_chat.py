@@ -11,14 +11,11 @@ from servers.machine import wait_for
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory):
+def redis(open_folder):
     """A Redis on a UNIX socket that the worker's user may use."""
-    folder = tmp_path_factory.mktemp("redis")
-    socket = folder / "socket"
+    socket = open_folder / "socket"
     command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "777"]
-    command += ["--save", "", "--dir", str(folder)]
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)
+    command += ["--save", "", "--dir", str(open_folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         wait_for(socket.exists, "Redis")
         yield f"unix://{socket}"

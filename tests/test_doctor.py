@@ -19,11 +19,8 @@ APPS = {
 
 
 @pytest.fixture(params=VERSIONS, scope="module")
-def venv(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("venv", numbered=True)
-    folder.chmod(0o755)
-    for parent in list(folder.parents)[:2]:
-        parent.chmod(0o755)
+def venv(request, open_folder):
+    folder = open_folder / request.param
     python = HOMES[request.param] / "bin" / "python3"
     subprocess.run([python, "-m", "venv", folder], check=True)
     pip = [folder / "bin" / "pip", "install", "-q", *PACKAGES]
