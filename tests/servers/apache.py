@@ -1,5 +1,7 @@
 """Apache httpd."""
 
+import contextlib
+import pathlib
 import re
 import signal
 import time
@@ -34,9 +36,21 @@ class Apache(Server):
         if self.process is not None and how == signal.SIGTERM:
             self.client.close()
             deadline = time.monotonic() + 1
-            while self.process.poll() is None and self.connections() and time.monotonic() < deadline:
+            while self.process.poll() is None and self.is_busy() and time.monotonic() < deadline:
                 time.sleep(0.01)
         return super().stop(how, timeout)
+
+    def is_busy(self):
+        """Whether a worker has a connection, or a thread of it runs, perhaps at the end of one."""
+        if self.connections() > 0:
+            return True
+        for pid in self.workers():
+            for file in pathlib.Path(f"/proc/{pid}/task").glob("*/stat"):
+                # The thread may have ended since.
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if file.read_text().rpartition(")")[2].split()[0] == "R":
+                        return True
+        return False
 
     def is_worker(self, process):
         # The manager is one of these too until it has become its own program.

@@ -193,7 +193,7 @@ class Server(Clients, ErrorLog):
         for pid in self.workers():
             with contextlib.suppress(psutil.NoSuchProcess):
                 count += sum(
-                    connection.status == psutil.CONN_ESTABLISHED
+                    connection.status not in (psutil.CONN_LISTEN, psutil.CONN_NONE)
                     and connection.laddr.port in (self.port, self.tls_port)
                     for connection in psutil.Process(pid).net_connections("tcp")
                 )

@@ -43,7 +43,9 @@ pub unsafe extern "C" fn serve(
         let attached = Attached::to(interpreter);
         drop(loaded);
         drop(attached);
-        return match app.instances().iter().all(|instance| instance.is_loaded() || instance.load()) {
+        // Not this one again: where its lifespan has failed to start meanwhile, this request is refused.
+        let mut others = app.instances().iter().filter(|other| !std::ptr::eq(*other, instance));
+        return match others.all(|other| other.is_loaded() || other.load()) {
             true => ON_LOOP,
             false => BURROW_FAILED,
         };
