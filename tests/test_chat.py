@@ -25,7 +25,9 @@ def redis(open_folder):
 @pytest.fixture
 def chat(server, redis):
     group = f"processes=2 threads=1 env=CHAT_REDIS={redis}"
-    server.start(mounts=[Mount("/", "frameworks/chat_app.py", process="chat")], groups={"chat": group})
+    mounts = [Mount("/", "frameworks/chat_app.py", process="chat")]
+    # On httpd an open socket has a thread.
+    server.start(mounts=mounts, groups={"chat": group}, threads=64)
     return server
 
 
