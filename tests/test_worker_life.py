@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -143,7 +144,15 @@ def application(environ, start_response):
     waiting.close()
 
 
-def test_more_connections_than_there_are_places(worker):
+@pytest.fixture
+def many_descriptors():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_connections_than_there_are_places(many_descriptors, worker):
     worker.start("hello.py")
     idle = []
     for _ in range(1024):
@@ -293,6 +302,7 @@ def test_signals_for_the_application(worker):
 def test_handlers_of_the_application(worker, restricted):
     script = worker.apps / "handler.py"
     script.write_text("""
+import resource
 import signal
 signal.signal(signal.SIGALRM, lambda number, frame: print("<alarmed>"))
 
