@@ -1,6 +1,5 @@
 # Imports an application as Burrow's runtime would, and prints what came of it as one line of JSON.
 import importlib
-import inspect
 import json
 import operator
 import os
@@ -21,10 +20,6 @@ def load(script, module):
     return loaded
 
 
-def is_asgi(found):
-    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))
-
-
 def choose(module, names):
     for name in names:
         try:
@@ -33,7 +28,7 @@ def choose(module, names):
             continue
         if not callable(found):
             return {"outcome": "not_callable", "name": name, "type": type(found).__name__}
-        return {"outcome": "asgi" if is_asgi(found) else "found", "name": name}
+        return {"outcome": "found", "name": name}
     return {"outcome": "absent"}
 
 

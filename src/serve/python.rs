@@ -54,7 +54,6 @@ const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
 #[serde(tag = "outcome", rename_all = "snake_case")]
 enum Import {
     Found { name: String },
-    Asgi { name: String },
     Absent,
     NotCallable { name: String, r#type: String },
     Raised { error: String, file: Option<String>, line: Option<u32>, missing: Option<String> },
@@ -156,9 +155,6 @@ impl Import {
         let given = &target.given;
         match self {
             Import::Found { name } => Ok(name),
-            Import::Asgi { name } => refuse!(
-                "{name} of {given} is an ASGI application and this version serves WSGI; wrap it, e.g. with a2wsgi"
-            ),
             Import::Absent => {
                 let names = target.callables().join(" nor ");
                 refuse!("{given} has no {names}; name the callable like {}", target.with_callable("NAME"))

@@ -121,10 +121,10 @@ fn project(given: &str, dir: &Path) -> Result<Target, Refusal> {
         let Some(settings) = settings_module(&fs::read_to_string(&manage).unwrap_or_default()) else {
             refuse!("{} names no DJANGO_SETTINGS_MODULE; give module:callable instead", manage.display())
         };
-        let Some(wsgi) = wsgi_module(dir, &settings) else {
-            refuse!("found no wsgi.py beside {settings} in {given}; give module:callable instead")
+        let Some(name) = project_module(dir, &settings) else {
+            refuse!("found no wsgi.py or asgi.py beside {settings} in {given}; give module:callable instead")
         };
-        return Ok(module(given, &wsgi, "application", dir.into()));
+        return Ok(module(given, &name, "application", dir.into()));
     }
     let defining = |name: &&str| defined_callable(&dir.join(name)).is_some();
     let files: Vec<_> =
@@ -146,14 +146,16 @@ fn settings_module(manage: &str) -> Option<String> {
     quoted.find(|text| !text.is_empty() && is_dotted_name(text)).map(str::to_owned)
 }
 
-/// The `wsgi` module nearest to the settings: in their package or in one that holds it.
-fn wsgi_module(dir: &Path, settings: &str) -> Option<String> {
+/// The `wsgi` module, else the `asgi` one, nearest to the settings: in their package or in one that holds it.
+fn project_module(dir: &Path, settings: &str) -> Option<String> {
     let mut package = settings;
     loop {
         package = package.rsplit_once('.').map_or("", |(parent, _)| parent);
-        let path = package.replace('.', "/");
-        if dir.join(path).join("wsgi.py").is_file() {
-            return Some(format!("{package}.wsgi").trim_start_matches('.').to_owned());
+        let path = dir.join(package.replace('.', "/"));
+        for name in ["wsgi", "asgi"] {
+            if path.join(name).with_extension("py").is_file() {
+                return Some(format!("{package}.{name}").trim_start_matches('.').to_owned());
+            }
         }
         if package.is_empty() {
             return None;
@@ -170,7 +172,7 @@ fn defined_callable(path: &Path) -> Option<&'static str> {
 fn defines(line: &str, name: &str) -> bool {
     let words: Vec<_> = line.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
     match words[..] {
-        ["def" | "class", defined, ..] => defined == name,
+        ["async", "def", defined, ..] | ["def" | "class", defined, ..] => defined == name,
         ["from", ..] => words.last() == Some(&name),
         [first, ..] if first == name => line[name.len()..].trim_start().starts_with(['=', ':']),
         _ => false,

@@ -1,11 +1,15 @@
 """What `burrow serve` serves: scripts, modules, projects."""
 
+import json
 import os
 import re
 import signal
 
+import httpx
 import pytest
+from servers import TESTS
 from serving import EVALUATE, FLASK, HELLO, needs_root, write
+from websockets.sync.client import connect
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -105,6 +109,56 @@ def test_directory_with_one_application(serve, folder):
     write(folder / "models.py", "application = 1\n")
     running = serve(".", cwd=folder)
     assert running.get() == (200, "hello")
+    running.stop()
+
+
+def test_django_project_without_wsgi(serve, folder):
+    write(folder / "manage.py", 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chat.settings")\n')
+    write(folder / "chat" / "settings.py", "")
+    write(
+        folder / "chat" / "asgi.py",
+        """\
+        async def application(scope, receive, send):
+            assert scope["type"] == "http"
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"asgi"})
+        """,
+    )
+    running = serve(folder)
+    assert running.get() == (200, "asgi")
+    running.stop()
+
+
+def test_asgi_example(serve, server):
+    running = serve(TESTS.parent / "examples/hello/live.py", "--server", server)
+    code, page = running.get()
+    assert code == 200 and "<title>ASGI on Burrow</title>" in page
+    with connect(f"ws://127.0.0.1:{running.port}/") as socket:
+        socket.send("good day")
+        assert socket.recv() == "You said: good day"
+    running.stop()
+    said = running.stderr()
+    assert "startup is complete" in said and "shutdown is complete" in said
+
+
+def test_fastapi_example(serve, server):
+    running = serve(TESTS.parent / "examples/fastapi/app.py", "--server", server, "--mount", "/list")
+    address = f"127.0.0.1:{running.port}/list"
+    with (
+        connect(f"ws://{address}/live") as one,
+        connect(f"ws://{address}/live") as two,
+        httpx.Client(base_url=f"http://{address}") as client,
+    ):
+        assert json.loads(one.recv()) == json.loads(two.recv()) == {}
+        assert client.post("/errands", json={"text": "milk"}).json() == 1
+        assert json.loads(one.recv()) == json.loads(two.recv()) == {"1": "milk"}
+        assert client.post("/errands", json={"text": ""}).status_code == 422
+        assert client.delete("/errands/1").status_code == 204
+        assert json.loads(one.recv()) == json.loads(two.recv()) == {}
+        assert client.delete("/errands/1").status_code == 404
+        assert client.get("/ticks").text.split() == [str(number) for number in range(1, 11)]
+        assert "Errands" in client.get("/openapi.json").text
+        assert "Errands" in client.get("/").text
     running.stop()
 
 
