@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import time
 
 import psutil
@@ -326,6 +327,33 @@ def test_a_groups_own_user_has_what_is_his(server):
     assert ask("restart", "--socket", folder, **games_user)[0] == 0
     await_daemons(server, "games", 1, without=games)
     assert daemons(server, "shop") == shop
+
+
+REGISTER = """
+import os, socket, sys
+link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+link.settimeout(30)
+link.connect(sys.argv[1])
+fields = f'"pid": {os.getpid()}, "group": "games", "settings": "x-1", "ready": true, "draining": false'
+message = '{"worker": {"register": {%s, "started": 1e19}}}' % fields
+socket.send_fds(link, [message.encode()], [0, 0])
+print(link.recv(1000))
+"""
+
+
+@as_root
+def test_a_groups_own_user_does_not_end_the_manager(server):
+    """By saying of a process that it was started when no clock can show it."""
+    mounts, groups = [Mount("/", "daemon.py", process="games")], {"games": "user=games group=games"}
+    server.start(mounts=mounts, groups=groups)
+    await_daemons(server, "games", 1)
+    first = manager(server)
+    command = [sys._base_executable, "-c", REGISTER, socket_folder(server) / "control"]
+    user = {"user": GAMES.pw_uid, "group": GAMES.pw_gid, "extra_groups": []}
+    done = subprocess.run(command, **user, capture_output=True, text=True, timeout=60)
+    assert "drain" in done.stdout, done.stderr
+    assert "(manager" in burrow(server, "status").stdout
+    assert ours(server, "manager") == [first]
 
 
 @as_root

@@ -402,7 +402,8 @@ impl Group {
         }
         if let Some((settings, revision)) = worker.settings.rsplit_once('-') {
             if settings == self.settings {
-                self.revision = self.revision.max(revision.parse().unwrap_or_default());
+                // A tenant's word, from which it must be possible to count on.
+                self.revision = self.revision.max(revision.parse::<u32>().unwrap_or_default().into());
             }
         }
         let timeout = self.spec.graceful_timeout() + self.spec.shutdown_timeout();

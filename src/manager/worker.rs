@@ -96,9 +96,10 @@ impl Worker {
         self.state = State::Starting((!timeout.is_zero()).then(|| Instant::now() + timeout));
     }
 
-    /// One that a manager before this one started.
+    /// One that a manager before this one started, so it says; its words may be a tenant's.
     pub fn adopted(pid: Pid, link: Link, settings: String, started: f64, ready: bool) -> io::Result<Worker> {
-        let started = UNIX_EPOCH + Duration::try_from_secs_f64(started).unwrap_or_default();
+        let started = Duration::try_from_secs_f64(started).unwrap_or_default();
+        let started = UNIX_EPOCH.checked_add(started).unwrap_or(UNIX_EPOCH);
         let state = if ready { State::Ready } else { State::Starting(None) };
         let settings_and_link = Worker::started(pid, link, settings, Duration::ZERO)?;
         Ok(Worker { is_child: false, started, state, was_ready: ready, ..settings_and_link })
