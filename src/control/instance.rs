@@ -69,9 +69,14 @@ fn running() -> Result<impl Iterator<Item = PathBuf>, String> {
     Ok(folders.into_iter())
 }
 
-/// Of a line such as "0000000000000000: 00000002 00000000 00010000 0005 01 7391 /run/wsgi.5e…/control".
+/// Of a line such as "0000000000000000: 00000002 00000000 00010000 0005 01  7391 /run/wsgi.5e…/control".
 fn folder_of(line: &str) -> Option<PathBuf> {
-    let path = Path::new(line.splitn(8, ' ').nth(7)?.trim_start());
+    // The inode's number is padded.
+    let mut rest = line;
+    for _ in 0..7 {
+        (_, rest) = rest.trim_start().split_once(' ')?;
+    }
+    let path = Path::new(rest);
     let folder = path.parent()?;
     let instance = folder.extension()?.to_str()?;
     let is_instance = instance.len() == 16 && instance.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -137,11 +142,17 @@ mod tests {
 
     #[test]
     fn folders_are_told_from_the_kernels_list() {
-        let line = |path: &str| format!("0000000000000000: 00000002 00000000 00010000 0005 01 7391 {path}");
-        let folder = "/run/apache2/wsgi.0123456789abcdef";
-        assert_eq!(folder_of(&line(&format!("{folder}/control"))), Some(folder.into()));
+        // As unix_seq_show of the kernel writes it.
+        let line = |inode: u64, path: &str| {
+            format!("0000000000000000: 00000002 00000000 00010000 0005 01 {inode:5} {path}")
+        };
+        for folder in ["/run/apache2/wsgi.0123456789abcdef", "/srv/my  site/wsgi.0123456789abcdef"] {
+            for inode in [7, 7391, 123_456_789] {
+                assert_eq!(folder_of(&line(inode, &format!("{folder}/control"))), Some(folder.into()));
+            }
+        }
         for other in ["/run/wsgi.0123456789abcdef/shop.sock", "/run/wsgi.short/control", "@/control", ""] {
-            assert_eq!(folder_of(&line(other)), None, "{other}");
+            assert_eq!(folder_of(&line(7391, other)), None, "{other}");
         }
         assert_eq!(folder_of("Num       RefCount Protocol Flags    Type St Inode Path"), None);
     }
