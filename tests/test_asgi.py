@@ -221,6 +221,8 @@ def test_answers(site):
     assert head.status_code == 200 and head.content == b""
     answer = site.get("/kinds")
     assert answer.text == "array view" and answer.headers.get_list("x-a") == ["1", "2"]
+    answer = site.get("/shrinking")
+    assert answer.text == "one header" and "x-b" not in answer.headers
     assert site.get("/lengths?4-4").text == "xxxx"
 
 

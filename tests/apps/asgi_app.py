@@ -259,6 +259,19 @@ async def kinds(scope, receive, send):
     await send({"type": "http.response.body", "body": memoryview(b"view")})
 
 
+async def shrinking(scope, receive, send):
+    """The list of headers loses most of them while it is read."""
+    headers = []
+
+    def header():
+        del headers[1:]
+        yield from (b"x-a", b"1")
+
+    headers += [header(), *((b"x-b", b"%d" % number) for number in range(10_000))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"one header"})
+
+
 async def blocked(scope, receive, send):
     """Keeps the loop's thread until there is a file of this name."""
     while not os.path.exists(scope["query_string"]):

@@ -63,13 +63,17 @@ impl Http {
             Body::Whole => {
                 self.body.set(Body::Taken);
                 // SAFETY: the request is there until the host is told its outcome.
-                event(running, unsafe { request.body.bytes() }, false).map(Read::Event)
+                let body = bytes(unsafe { request.body.bytes() })?;
+                event(running, &body, false).map(Read::Event)
             }
             Body::Stream => {
                 let mut buffer = running.buffer.borrow_mut();
                 // SAFETY: the host's function; the buffer has that many bytes.
                 let count = unsafe { (io.read)(exchange, buffer.as_mut_ptr().cast(), buffer.len()) };
                 running.touch(io);
+                let body = bytes(&buffer[..count.max(0) as usize])?;
+                // To make an event may run Python code: that of what the garbage collector finds, which may receive.
+                drop(buffer);
                 match count {
                     0 => {
                         self.body.set(Body::Taken);
@@ -81,11 +85,10 @@ impl Http {
                         if !more {
                             self.body.set(Body::Taken);
                         }
-                        event(running, &buffer[..count as usize], more).map(Read::Event)
+                        event(running, &body, more).map(Read::Event)
                     }
                     -2 => Ok(Read::NothingYet),
                     _ => {
-                        drop(buffer);
                         call.lose();
                         disconnect(call).map(Read::Event)
                     }
@@ -105,9 +108,9 @@ pub fn disconnect(call: &Call) -> Result<Object> {
 }
 
 /// An `http.request`.
-pub fn event(running: &Running, body: &[u8], more: bool) -> Result<Object> {
+fn event(running: &Running, body: &Object, more: bool) -> Result<Object> {
     let event = copy(&running.empty_body)?;
-    set_item(&event, running.keys.body.as_ptr(), &bytes(body)?)?;
+    set_item(&event, running.keys.body.as_ptr(), body)?;
     if more {
         set_item(&event, running.keys.more_body.as_ptr(), &boolean(true))?;
     }

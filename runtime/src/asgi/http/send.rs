@@ -240,16 +240,17 @@ unsafe fn status_of(status: Option<*mut PyObject>) -> Result<u16> {
 /// # Safety
 /// A live object.
 pub unsafe fn take_headers(headers: *mut PyObject, head: &mut Head) -> Result<()> {
-    // SAFETY: PySequence_Fast keeps the items; all are used before any Python code could change a list.
+    // SAFETY: PySequence_Fast keeps the items. Iterating over a pair that is neither a list nor a tuple may run
+    // Python code that changes a list of headers, whose size is looked at before each. No such code can run between
+    // taking a pair's items and their use.
     unsafe {
         let headers = pieces(headers, "the headers must be an iterable")?;
-        let count = ffi::PySequence_Fast_GET_SIZE(headers.as_ptr());
-        head.reserve(count as usize);
-        for index in 0..count {
-            let pair = pieces(
-                ffi::PySequence_Fast_GET_ITEM(headers.as_ptr(), index),
-                "each header must be an iterable of two",
-            )?;
+        head.reserve(ffi::PySequence_Fast_GET_SIZE(headers.as_ptr()) as usize);
+        let mut index = 0;
+        while index < ffi::PySequence_Fast_GET_SIZE(headers.as_ptr()) {
+            let pair = Object::borrowed(ffi::PySequence_Fast_GET_ITEM(headers.as_ptr(), index));
+            let pair = pieces(pair.as_ptr(), "each header must be an iterable of two")?;
+            index += 1;
             if ffi::PySequence_Fast_GET_SIZE(pair.as_ptr()) != 2 {
                 return raise_value_error("each header must be an iterable of two");
             }
