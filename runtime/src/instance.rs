@@ -87,12 +87,15 @@ impl Instance {
         modified: Option<i64>,
     ) -> Option<Arc<Loaded>> {
         if let Some(loaded) = self.current(modified) {
-            if modified.is_none() || !self.asks_to_reload(interpreter, &loaded) {
+            if modified.is_none() || loaded.reload_required.is_none() {
+                return Some(loaded);
+            }
+            let attached = Attached::to(interpreter);
+            if !self.asks_to_reload(&attached, &loaded) {
                 return Some(loaded);
             }
             self.modified.store(NEVER, Ordering::Relaxed);
-            // Perhaps the last reference, if another thread has replaced it.
-            let _attached = Attached::to(interpreter);
+            // Perhaps the last reference, if another thread has replaced it: it goes while attached.
             drop(loaded);
         }
         let _importing = self.importing.lock().unwrap();
@@ -161,25 +164,30 @@ impl Instance {
         self.loaded.lock().unwrap().is_some()
     }
 
-    /// Whether its script has another modification time, in microseconds, than what was imported, or asks for
-    /// that itself. For a worker, where nothing replaces an import and so none ends here.
+    /// Whether its script has another modification time, in microseconds, than what was imported, or asks to be
+    /// imported again itself. Called detached.
     pub fn is_outdated(&self, modified: i64) -> bool {
-        let loaded = self.loaded.lock().unwrap().clone();
-        loaded.zip(self.interpreter()).is_some_and(|(loaded, interpreter)| {
-            self.modified.load(Ordering::Relaxed) != modified || self.asks_to_reload(interpreter, &loaded)
-        })
+        match &*self.loaded.lock().unwrap() {
+            None => return false,
+            Some(_) if self.modified.load(Ordering::Relaxed) != modified => return true,
+            Some(loaded) if loaded.reload_required.is_none() => return false,
+            Some(_) => {}
+        }
+        let Some(interpreter) = self.made_interpreter() else { return false };
+        let attached = Attached::to(interpreter);
+        // Its last reference may be this one by then: it goes while attached.
+        self.current_import().is_some_and(|loaded| self.asks_to_reload(&attached, &loaded))
     }
 
     /// Whether the script itself wants to be imported again.
-    fn asks_to_reload(&self, interpreter: &'static Interpreter, loaded: &Loaded) -> bool {
+    fn asks_to_reload(&self, attached: &Attached, loaded: &Loaded) -> bool {
         let (Some(function), Target::Script(path)) = (&loaded.reload_required, &self.app.target) else {
             return false;
         };
-        let attached = Attached::to(interpreter);
         let state = attached.interpreter.state();
         let asked = fs_decoded(path).and_then(|path| state.reload_required(function, &path));
         asked.unwrap_or_else(|_| {
-            take_exception().into_iter().for_each(|exception| self.app.report(&attached, exception));
+            take_exception().into_iter().for_each(|exception| self.app.report(attached, exception));
             false
         })
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_long, c_void};
 use std::mem;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
@@ -220,11 +221,13 @@ impl<'r> Call<'r> {
         self.exclusively(attached, || self.transmit(data, if flush { BURROW_FLUSH } else { 0 }))
     }
 
-    /// Sends `length` bytes of a file; the receiver closes the descriptor. False when the client has gone.
-    pub fn send_file(&self, attached: &Attached, fd: i32, offset: i64, length: u64) -> Result<bool> {
+    /// Sends `length` bytes of a file. False when the client has gone.
+    pub fn send_file(&self, attached: &Attached, file: OwnedFd, offset: i64, length: u64) -> Result<bool> {
         self.exclusively(attached, || {
             let room = self.room();
             let length = length.min(room);
+            // Whoever receives the descriptor closes it.
+            let fd = file.into_raw_fd();
             let body = burrow_body { data: std::ptr::null(), len: length as usize, fd, offset };
             self.pass(&body, if length == room { BURROW_LAST } else { 0 })
         })

@@ -1,5 +1,7 @@
 //! Sending what the application returned: bytes, a list, a file, or whatever it yields.
 
+use std::os::fd::BorrowedFd;
+
 use pyo3_ffi as ffi;
 
 use super::call::{Call, COPIED};
@@ -111,12 +113,10 @@ fn file(attached: &Attached, call: &Call, wrapper: &Object) -> Result<()> {
     if call.is_over() || call.is_bodiless() || file.length == 0 {
         return Ok(());
     }
-    // SAFETY: duplicating an open descriptor; the receiver of the copy closes it.
-    let fd = unsafe { libc::fcntl(file.fd, libc::F_DUPFD_CLOEXEC, 0) };
-    if fd < 0 {
-        return iterate(attached, call, wrapper);
-    }
-    call.send_file(attached, fd, file.offset, file.length).map(drop)
+    // SAFETY: nothing closes it meanwhile: the wrapper holds the file, and this thread is attached.
+    let copy = unsafe { BorrowedFd::borrow_raw(file.fd) }.try_clone_to_owned();
+    let Ok(copy) = copy else { return iterate(attached, call, wrapper) };
+    call.send_file(attached, copy, file.offset, file.length).map(drop)
 }
 
 struct RegularFile {
