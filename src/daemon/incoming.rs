@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use burrow_abi::{burrow_head, burrow_outcome, burrow_pair};
+use burrow_abi::{
+    burrow_head, burrow_outcome, burrow_pair, BURROW_ABORTED, BURROW_DIED, BURROW_FAILED, BURROW_TIMEOUT,
+    BURROW_UNAVAILABLE,
+};
 use burrow_daemon::frame::{self, Header, Kind};
 use burrow_daemon::head::{self, SWITCHING_PROTOCOLS};
 
@@ -15,6 +18,11 @@ const SMALL: usize = 16;
 const MOST_FILES: u32 = 16;
 /// Descriptors that have come before their frames: HELLO has two.
 const MOST_DESCRIPTORS: usize = 4;
+
+/// Why an answer may end that is not whole: that all is well, or that the client has left, is not for a worker to
+/// say.
+const ABORTS: [burrow_outcome; 5] =
+    [BURROW_FAILED, BURROW_UNAVAILABLE, BURROW_ABORTED, BURROW_DIED, BURROW_TIMEOUT];
 
 /// What comes next.
 #[derive(Debug)]
@@ -232,12 +240,16 @@ impl Incoming {
                 }
             }
             Kind::Abort => {
-                let [outcome] = payload else { return Err("an ABORT without its reason") };
+                let [outcome] = *payload else { return Err("an ABORT without its reason") };
+                let outcome = burrow_outcome::from(outcome);
+                if !ABORTS.contains(&outcome) {
+                    return Err("an ABORT for no reason that there is");
+                }
                 if self.progress == Progress::Over {
                     return Err("an ABORT behind the end");
                 }
                 (self.have, self.progress) = (0, Progress::Over);
-                return Ok(Some(Part::Abort((*outcome).into())));
+                return Ok(Some(Part::Abort(outcome)));
             }
             Kind::GoAway => (self.have, self.goes_away) = (0, true),
             Kind::Request | Kind::Body | Kind::Head => return Err("a frame that is the server's"),
@@ -249,7 +261,7 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burrow_abi::{burrow_str, BURROW_DIED};
+    use burrow_abi::{burrow_str, BURROW_DONE, BURROW_GONE};
     use burrow_daemon::frame::{FLUSH, LAST};
 
     fn frame(kind: Kind, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -397,6 +409,10 @@ mod tests {
         assert_eq!(all(&[head(0, 200, 3), abort()])[1], format!("abort {BURROW_DIED}"));
         assert_eq!(all(&[abort(), abort()])[1], "an ABORT behind the end");
         assert_eq!(all(&[frame(Kind::Abort, 0, b"")]), ["an ABORT without its reason"]);
+        for outcome in [BURROW_DONE, BURROW_GONE, 255] {
+            let said = all(&[frame(Kind::Abort, 0, &[outcome as u8])]);
+            assert_eq!(said, ["an ABORT for no reason that there is"], "{outcome}");
+        }
     }
 
     #[test]
