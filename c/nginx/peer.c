@@ -220,13 +220,17 @@ static ngx_int_t set_buffers(ngx_socket_t fd, const burrow_group_options *option
     return NGX_OK;
 }
 
-/* Where the group's backlog is full, or its socket not there yet, it is to be tried again. */
+/* Where the group's backlog is full, or its socket not there yet, it is to be tried again. Without
+ * a manager it has no name: connect() would take that for one that anybody may listen at. */
 static ngx_int_t connect_socket(ngx_socket_t fd, ngx_burrow_relay_t *relay)
 {
     ngx_burrow_group_t *group = relay->group;
     ngx_err_t error;
 
     relay->obstacle = BURROW_ABSENT;
+    if (group->address.sun_path[0] == '\0') {
+        return NGX_ERROR;
+    }
     if (fd == (ngx_socket_t) -1 || set_buffers(fd, &group->options) != NGX_OK) {
         ngx_log_error(NGX_LOG_ALERT, relay->request->connection->log, ngx_socket_errno,
                       "burrow: socket() failed");
