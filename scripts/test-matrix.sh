@@ -85,7 +85,17 @@ build_free_threaded() {
         rm -rf /usr/src/python'
 }
 
-# test NAME TREE PYTHON: builds the server modules for the tree and runs the selection with that python.
+# run_races NAME TREE PYTHON: what scripts/test-races.sh does, built here.
+run_races() {
+    local name=$1 tree=$2 python=$3 folder
+    folder=target/races/${python##*python}
+    scripts/test-races.sh build "${python##*python}"
+    mkdir -p "$tree/srv/burrow/$folder"
+    cp "$folder"/{burrow-races,libburrow_runtime.so} "$tree/srv/burrow/$folder/"
+    in_tree "$tree" "/srv/burrow/scripts/test-races.sh" run "$folder" "$python" || failed+=("$name: races")
+}
+
+# run_tests NAME TREE PYTHON: builds the server modules for the tree and runs the selection with that python.
 run_tests() {
     local name=$1 tree=$2 python=$3 source=$2/srv/burrow
     local dist=$source/target/dist
@@ -133,6 +143,7 @@ for name in "${names[@]}"; do
         for python in "$tree"/usr/bin/python3.[0-9][0-9]; do
             step "$name, $(basename "$python")"
             run_tests "$name $(basename "$python")" "$tree" "${python#"$tree"}"
+            run_races "$name $(basename "$python")" "$tree" "${python#"$tree"}"
         done
         ;;
     free-threaded)

@@ -10,6 +10,7 @@ import sys
 import pytest
 from servers import KINDS, Mount, wait_for
 from test_pythons import INSTALLATIONS
+from test_state import check_isolation
 from test_worker_limits import SLOW, stacks
 from workers import TIMEOUT, Worker, request
 
@@ -20,32 +21,39 @@ VERSIONS = [version for version in HOMES if version not in ("3.10", "3.11")]
 #: One where they cannot, and what is said of it.
 OLD = HOMES.get("3.11")
 needs_an_old_python = pytest.mark.skipif(OLD is None, reason="no Python 3.11")
-SHARED = "the interpreters of Python 3.11 share one lock"
+REFUSAL = "the interpreters of Python 3.11 share one lock"
 #: The prefix of a build that can do without its lock.
 FREE_THREADED = os.environ.get("BURROW_FREE_THREADED")
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-GROUPS = ["one", "two", "three", "shared"]
-#: As an application's group and one that shares the main interpreter's lock.
+#: Application groups: with a lock of their own, and with the main interpreter's.
+OWN, SHARED = ["one", "two", "three"], ["shared", "beside", "behind"]
 OPTIONS = {
-    "apache": """
-        WSGIPerInterpreterGIL On
-        <WSGIInterpreterOptions application-group=shared>
-            WSGIPerInterpreterGIL Off
-        </WSGIInterpreterOptions>
-    """,
-    "nginx": """
-        wsgi_per_interpreter_gil on;
-        wsgi_interpreter_options application-group=shared { wsgi_per_interpreter_gil off; }
-    """,
-}
+    "apache": "WSGIPerInterpreterGIL On\n" + "".join(
+        f"<WSGIInterpreterOptions application-group={group}>\nWSGIPerInterpreterGIL Off\n"
+        "</WSGIInterpreterOptions>\n" for group in SHARED
+    ),
+    "nginx": "wsgi_per_interpreter_gil on;" + "".join(
+        f"wsgi_interpreter_options application-group={group} {{ wsgi_per_interpreter_gil off; }}"
+        for group in SHARED
+    ),
+}  # fmt: skip
 
 
 def copies(kind, count, apps):
-    """The settings of a server with an application in several interpreters at /copies."""
+    """The settings of a server with applications in several interpreters each at /copies and /loops."""
+    scripts = {"copies": apps / "meet.py", "loops": apps / "asgi_meet.py"}
     if kind == "nginx":
-        location = f"location /copies {{ wsgi_pass {apps}/meet.py; wsgi_interpreters {count}; }}"
-        return {"nginx": location}
-    return {"apache": f"WSGIScriptAlias /copies {apps}/meet.py interpreters={count}"}
+        location = "location /{} {{ wsgi_pass {}; wsgi_interpreters {}; }}"
+        return {"nginx": "".join(location.format(*pair, count) for pair in scripts.items())}
+    alias = "WSGIScriptAlias /{} {} interpreters={}\n"
+    return {"apache": "".join(alias.format(*pair, count) for pair in scripts.items())}
+
+
+#: The same in a process group.
+IN_A_GROUP = [
+    Mount("/group/copies", "meet.py", process="copies"),
+    Mount("/group/loops", "asgi_meet.py", process="copies"),
+]
 
 
 @pytest.fixture(
@@ -56,13 +64,16 @@ def running(request):
     server = KINDS[kind]()
     server.start(
         mounts=[
-            *(Mount(f"/isolation/{group}", "isolation.py", group) for group in GROUPS),
-            *(Mount(f"/meet/{group}", "meet.py", group) for group in GROUPS[:2]),
+            *(Mount(f"/isolation/{group}", "isolation.py", group) for group in [*OWN, *SHARED]),
+            Mount("/isolation/main", "isolation.py", "%{GLOBAL}"),
+            *(Mount(f"/meet/{group}", "meet.py", group) for group in OWN[:2]),
             Mount("/faults", "faults.py", "one"),
             Mount("/body", "body.py", "two"),
+            *IN_A_GROUP,
         ],
         python_home=HOMES[version],
         threads=8,
+        groups={"copies": f"python-home={HOMES[version]} interpreters=2 threads=4"},
         **copies(kind, 2, server.apps),
         **{"http" if kind == "nginx" else "main": OPTIONS[kind]},
     )
@@ -91,24 +102,38 @@ def test_groups_run_in_parallel(site):
     assert (first, second, one, two) == (1, 1, "one", "two")
 
 
-def test_each_request_goes_to_the_least_busy_copy(site):
+@pytest.mark.parametrize("mount", ["/copies", "/loops", "/group/copies", "/group/loops"])
+def test_each_request_goes_to_the_least_busy_copy(site, mount):
+    if mount.endswith("/loops"):
+        # Whoever imports the copies enters each of them: not while one gives its lock to nobody.
+        assert site.get(mount).text == "alone"
     for round in range(1, 4):
-        (first, served, _), (second, also_served, _) = meet(site, "/copies", "/copies")
+        (first, served, _), (second, also_served, _) = meet(site, mount, mount)
         assert (first, second) == (1, 1)
         # One at a time they may all go to one.
         assert served == also_served == round
     log = site.log()
-    if site.kind == "nginx":
+    if site.kind == "nginx" and mount == "/copies":
         assert "(1 of 2) in embedded mode" in log and "(2 of 2) in embedded mode" in log
 
 
-def test_groups_do_not_see_each_other(site):
-    assert not any(site.get("/isolation/one").json().values())
-    spoilt = site.get("/isolation/one/spoil").json()
-    assert all(spoilt.values()), spoilt
-    # The last of these are made only now.
-    for group in GROUPS[1:]:
-        assert not any(site.get(f"/isolation/{group}").json().values()), group
+@pytest.mark.parametrize("groups", [OWN, SHARED], ids=["own", "shared"])
+def test_groups_do_not_see_each_other(site, groups):
+    check_isolation(site, [f"/isolation/{group}" for group in [*groups, "main"]])
+
+
+@pytest.mark.skipif(not VERSIONS, reason="no Python 3.12 or newer")
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_copy_has_its_lifespan(fresh, kind):
+    server, home = fresh(KINDS[kind]), HOMES[VERSIONS[-1]]
+    group = {"copies": f"python-home={home} interpreters=3"}
+    server.start(mounts=IN_A_GROUP, groups=group, python_home=home, **copies(kind, 3, server.apps))
+    for mount in ("/loops", "/group/loops"):
+        assert server.get(mount).text == "alone"
+    # httpd's other virtual host may have as many of its own in the process group.
+    wait_for(lambda: server.log().count("startup of a copy") >= 6, "six lifespans")
+    server.stop()
+    assert server.log().count("shutdown of a copy") == server.log().count("startup of a copy")
 
 
 def test_answers_bodies_and_faults(site):
@@ -129,7 +154,7 @@ def test_an_old_python_is_refused(fresh, kind, how):
         settings = copies(kind, "auto", server.apps)
     code, said = server.configtest(python_home=OLD, **settings)
     assert code != 0
-    assert re.search(rf"\.conf:\d+: {SHARED}: Python 3.12 or newer", said), said
+    assert re.search(rf"\.conf:\d+: {REFUSAL}: Python 3.12 or newer", said), said
 
 
 @needs_an_old_python
@@ -138,7 +163,7 @@ def test_an_old_python_of_a_process_group_is_refused(fresh, kind):
     groups = {"shop": f"python-home={OLD} interpreters=2"}
     code, said = fresh(KINDS[kind]).configtest(groups=groups)
     assert code != 0
-    assert re.search(rf"\.conf:\d+: .*shop: interpreters=: {SHARED}", said), said
+    assert re.search(rf"\.conf:\d+: .*shop: interpreters=: {REFUSAL}", said), said
 
 
 def test_copies_are_not_of_the_main_interpreter(nginx):
@@ -169,6 +194,8 @@ def free_threaded(request):
         mounts=[
             Mount("/meet", "meet.py", "one"),
             Mount("/main", "meet.py", "%{GLOBAL}"),
+            Mount("/loops/one", "asgi_meet.py", "one"),
+            Mount("/loops/two", "asgi_meet.py", "two"),
             Mount("/body", "body.py", "one"),
             Mount("/responses", "responses.py", "one"),
             Mount("/faults", "faults.py", "%{GLOBAL}"),
@@ -186,6 +213,15 @@ def free_threaded(request):
 def test_threads_of_one_interpreter_run_in_parallel(free_threaded, watch, mount):
     (first, *_), (second, *_) = meet(watch(free_threaded), mount, mount)
     assert (first, second) == (1, 1)
+
+
+def test_event_loops_of_several_groups_run_in_parallel(free_threaded, watch):
+    site = watch(free_threaded)
+    for mount in ("/loops/one", "/loops/two"):
+        # While an extension module is imported, CPython turns its lock on.
+        assert site.get(mount).text == "alone"
+    (first, _, one), (second, _, two) = meet(site, "/loops/one", "/loops/two")
+    assert (first, second, one, two) == (1, 1, "one", "two")
 
 
 def test_requests_without_a_lock(free_threaded, watch):

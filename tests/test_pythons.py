@@ -11,6 +11,7 @@ import test_lifecycle
 from servers import DIST, KINDS, Mount, wait_for
 from test_latency import LIMIT, Spin, check_waits
 from test_process import CURE, EXPECTED, FORKS
+from test_state import check_isolation
 
 PYENV = pathlib.Path.home() / ".pyenv" / "versions"
 
@@ -55,6 +56,10 @@ def running(request):
             Mount("/asgi", "asgi_app.py", "one"),
             Mount("/asgi2", "asgi_app.py", "two"),
             Mount("/main/asgi", "asgi_app.py", "%{GLOBAL}"),
+            Mount("/isolation/one", "isolation.py", "one"),
+            Mount("/isolation/two", "isolation.py", "two"),
+            Mount("/isolation/three", "isolation.py", "three"),
+            Mount("/isolation/main", "isolation.py", "%{GLOBAL}"),
         ],
         python_home=server.prefix,
         threads=8,
@@ -85,6 +90,10 @@ def test_groups(site):
     for mount in ("/state", "/state2", "/main"):
         before, after = (site.get(mount).json()["requests"] for _ in range(2))
         assert after == before + 1
+
+
+def test_groups_do_not_see_each_other(site):
+    check_isolation(site, [f"/isolation/{group}" for group in ("one", "two", "three", "main")])
 
 
 def test_answers_and_bodies(site):

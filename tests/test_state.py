@@ -63,6 +63,22 @@ def test_groups(server, first, second, shared):
     assert server.get("/first").json()["pid"] == server.get("/second").json()["pid"]
 
 
+def check_isolation(site, mounts):
+    """What is done at the first of these mounts is invisible at the others, the last of which are new."""
+    for mount in mounts[:2]:
+        assert not any(site.get(mount).json().values()), mount
+    spoilt = site.get(f"{mounts[0]}/spoil").json()
+    assert all(spoilt.values()), spoilt
+    for mount in mounts[1:]:
+        assert not any(site.get(mount).json().values()), mount
+
+
+def test_groups_do_not_see_each_other(server):
+    groups = {"/one": "one", "/two": "two", "/three": "three", "/main": "%{GLOBAL}"}
+    server.start(mounts=[Mount(path, "isolation.py", group) for path, group in groups.items()])
+    check_isolation(server, list(groups))
+
+
 def test_one_script_at_two_mounts_by_default(server):
     # %{RESOURCE}: the mount decides.
     server.start(mounts=[Mount("/first", "state.py"), Mount("/second", "state.py")])

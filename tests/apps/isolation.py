@@ -20,6 +20,7 @@ def spoil():
     local.spoilt = True
     logging.getLogger("spoilt").setLevel(logging.DEBUG)
     logging.addLevelName(7, "SPOILT")
+    logging.root.addHandler(logging.NullHandler())
     sys.setrecursionlimit(7777)
 
 
@@ -33,6 +34,7 @@ def signs():
         "local": hasattr(local, "spoilt"),
         "logger": "spoilt" in logging.root.manager.loggerDict,
         "level": logging.getLevelName(7) == "SPOILT",
+        "handler": any(type(handler) is logging.NullHandler for handler in logging.root.handlers),
         "recursion": sys.getrecursionlimit() == 7777,
     }
 

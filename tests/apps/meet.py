@@ -11,22 +11,26 @@ import mod_wsgi
 served = 0
 
 
-def application(environ, start_response):
-    """Query: the number of the one of two bytes that this request sets, then it waits for the other."""
+def meet(path, number):
+    """Sets one of the two bytes of a file, the number says which, and waits for the other."""
     global served
     served += 1
-    mine = int(environ["QUERY_STRING"])
-    file = os.open(environ["PATH_INFO"], os.O_RDWR)
+    file = os.open(path, os.O_RDWR)
     shared = mmap.mmap(file, 2)
     interval = sys.getswitchinterval()
     # From here on nothing waits for anything, and nobody is let in.
     sys.setswitchinterval(1000)
-    shared[mine] = 1
+    shared[number] = 1
     deadline = time.monotonic() + 20
-    while not shared[1 - mine] and time.monotonic() < deadline:
+    while not shared[1 - number] and time.monotonic() < deadline:
         pass
-    met = shared[1 - mine]
+    met = shared[1 - number]
     sys.setswitchinterval(interval)
     os.close(file)
+    return f"{met} {served} {mod_wsgi.application_group}"
+
+
+def application(environ, start_response):
+    answer = meet(environ["PATH_INFO"], int(environ["QUERY_STRING"]))
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [f"{met} {served} {mod_wsgi.application_group}".encode()]
+    return [answer.encode()]
