@@ -13,6 +13,7 @@ use burrow_abi::{
 };
 use nix::sys::eventfd::EventFd;
 
+use super::parking::{self, Place};
 use crate::daemon::client::Body;
 use crate::nginx::Answer;
 
@@ -75,14 +76,28 @@ pub enum Work {
         /// Somebody wants more of the request's body, and there is room for it.
         reads: bool,
     },
-    Sleep,
+    /// Nothing now: the next thing to do wakes it there.
+    Park(Place),
+    /// Nothing, for longer: the next thing to do is written to its eventfd. The client is to be waited for as well,
+    /// for what poll() calls this; None: it is gone.
+    Wait(Option<i16>),
     Return(burrow_outcome),
+}
+
+/// How the thread sleeps, or is about to: whoever has work for it wakes it.
+#[derive(Default)]
+enum Sleep {
+    #[default]
+    Awake,
+    Parked(Place),
+    Waiting,
 }
 
 pub struct Exchange {
     runtime: &'static RuntimeApi,
     app: *mut RuntimeApp,
     server_exchange: *mut c_void,
+    place: Option<Place>,
     wake: Arc<EventFd>,
     state: Mutex<State>,
 }
@@ -114,8 +129,7 @@ struct State {
     gone: bool,
     lines: Vec<(burrow_level, Box<[u8]>)>,
     outcome: Option<burrow_outcome>,
-    /// The thread sleeps, or is about to: whoever has work for it wakes it.
-    asleep: bool,
+    sleep: Sleep,
 }
 
 impl State {
@@ -125,6 +139,17 @@ impl State {
 
     fn reads(&self) -> bool {
         self.is_wanted && self.end.is_none() && !self.gone && self.unread() < BURROW_BODY_HIGH as usize
+    }
+
+    /// What the client is to be waited for.
+    fn interest(&self) -> Option<i16> {
+        match self.is_upgraded {
+            _ if self.gone => None,
+            _ if self.reads() => Some(libc::POLLIN),
+            // Where it has closed its own side, it may still want all that is sent.
+            true => Some(0),
+            false => Some(libc::POLLRDHUP),
+        }
     }
 }
 
@@ -139,7 +164,8 @@ impl Exchange {
         server_exchange: *mut c_void,
         wake: Arc<EventFd>,
     ) -> Arc<Self> {
-        let exchange = Arc::new(Exchange { runtime, app, server_exchange, wake, state: Mutex::default() });
+        let (place, state) = (Place::take(), Mutex::default());
+        let exchange = Arc::new(Exchange { runtime, app, server_exchange, place, wake, state });
         // SAFETY: c/shim.h.
         let slot = unsafe { &(*server_exchange.cast::<ServerExchange>()).exchange };
         slot.store(Arc::as_ptr(&exchange).cast_mut(), Release);
@@ -151,6 +177,9 @@ impl Exchange {
         // SAFETY: see `bind`.
         let slot = unsafe { &(*self.server_exchange.cast::<ServerExchange>()).exchange };
         slot.store(std::ptr::null_mut(), Release);
+        if let Some(place) = self.place {
+            place.leave();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -159,8 +188,8 @@ impl Exchange {
 
     // ---- the side of httpd's thread
 
-    /// What there is to do; where it is to sleep, the next thing to do wakes it.
-    pub fn work(&self, may_read: bool) -> Work {
+    /// What there is to do.
+    pub fn work(&self, may_read: bool, may_park: bool) -> Work {
         let mut state = self.lock();
         let reads = may_read && state.reads();
         if reads || !state.lines.is_empty() || !state.pieces.is_empty() {
@@ -170,22 +199,16 @@ impl Exchange {
         match state.outcome {
             Some(_) if state.gone => Work::Return(BURROW_GONE),
             Some(outcome) => Work::Return(outcome),
-            None => {
-                state.asleep = true;
-                Work::Sleep
-            }
-        }
-    }
-
-    /// What the client is to be waited for, as poll() has it; None: it is gone.
-    pub fn interest(&self) -> Option<i16> {
-        let state = self.lock();
-        match state.is_upgraded {
-            _ if state.gone => None,
-            _ if state.reads() => Some(libc::POLLIN),
-            // Where it has closed its own side, it may still want all that is sent.
-            true => Some(0),
-            false => Some(libc::POLLRDHUP),
+            None => match (state.interest(), self.place) {
+                (Some(libc::POLLRDHUP), Some(place)) if may_park => {
+                    state.sleep = Sleep::Parked(place);
+                    Work::Park(place)
+                }
+                (interest, _) => {
+                    state.sleep = Sleep::Waiting;
+                    Work::Wait(interest)
+                }
+            },
         }
     }
 
@@ -241,11 +264,17 @@ impl Exchange {
 
     // ---- the loop's side
 
-    /// Has the thread look for work.
-    fn wake(&self, state: &mut State) {
-        if mem::take(&mut state.asleep) {
-            // It cannot fail: the counter does not get near its end.
-            let _ = self.wake.write(1);
+    /// Has the thread look for work: not under the lock, for which it would have to wait at once.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let sleep = mem::take(&mut state.sleep);
+        drop(state);
+        match sleep {
+            Sleep::Awake => {}
+            Sleep::Parked(place) => place.wake_soon(),
+            Sleep::Waiting => {
+                // It cannot fail: the counter does not get near its end.
+                let _ = self.wake.write(1);
+            }
         }
     }
 
@@ -264,7 +293,7 @@ impl Exchange {
                 }
                 None => {
                     (state.is_wanted, state.reader_waits) = (true, true);
-                    self.wake(&mut state);
+                    self.wake(state);
                     -2
                 }
             };
@@ -273,7 +302,7 @@ impl Exchange {
         into[..count].copy_from_slice(&state.body[state.read..state.read + count]);
         state.read += count;
         if was_full && state.reads() {
-            self.wake(&mut state);
+            self.wake(state);
         }
         count as isize
     }
@@ -298,7 +327,7 @@ impl Exchange {
         state.sender_waits |= is_full;
         // Behind the last piece comes `finish`.
         if is_full || flags & BURROW_FLUSH != 0 {
-            self.wake(&mut state);
+            self.wake(state);
         }
         is_full.into()
     }
@@ -306,14 +335,15 @@ impl Exchange {
     fn finish(&self, outcome: burrow_outcome) {
         let mut state = self.lock();
         state.outcome = Some(outcome);
-        self.wake(&mut state);
+        self.wake(state);
     }
 
     /// Has a line logged by the thread: httpd's request is that thread's alone.
     fn log(&self, level: burrow_level, line: &[u8]) {
         let mut state = self.lock();
         state.lines.push((level, line.into()));
-        self.wake(&mut state);
+        self.wake(state);
+        parking::wake_all();
     }
 }
 
@@ -372,5 +402,6 @@ unsafe extern "C" fn finish(to: *mut c_void, outcome: burrow_outcome) {
     unsafe { exchange(to) }.finish(outcome);
 }
 
-/// Whoever carries out a request is woken by what there is to be done for it.
-extern "C" fn flush() {}
+extern "C" fn flush() {
+    parking::wake_all();
+}

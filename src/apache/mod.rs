@@ -1,6 +1,7 @@
 //! Requests on httpd that an application's event loop answers, see [`serve`].
 
 mod exchange;
+mod parking;
 mod pump;
 pub mod seats;
 

@@ -19,6 +19,8 @@ use crate::daemon::client::{Client, Gone, Read};
 use crate::daemon::socket;
 use crate::embedded::{self, log};
 
+/// An application that needs no longer answers before its client is looked at: to wait for both is dear.
+const SOON: Duration = Duration::from_millis(50);
 /// How often a client is looked at whose leaving nothing tells of.
 const GLANCE: Duration = Duration::from_secs(1);
 /// The most that is read from a client at once.
@@ -66,7 +68,7 @@ pub unsafe fn serve(
     let submission = Submission { app, request, io: &IO, exchange: client.exchange() };
     // SAFETY: as above; what is submitted stays until the loop has finished it, which the pump waits for.
     unsafe { (runtime.submit)(&submission, 1) };
-    let mut pump = Pump { client, exchange, wake, body_is_dry: false };
+    let mut pump = Pump { client, exchange, wake, body_is_dry: false, has_parked: false };
     let outcome = pump.run();
     pump.exchange.unbind();
     outcome
@@ -78,15 +80,23 @@ struct Pump<'a> {
     wake: Arc<EventFd>,
     /// There was nothing when it was read last.
     body_is_dry: bool,
+    /// It has slept since there was work, without looking at the client.
+    has_parked: bool,
 }
 
 impl Pump<'_> {
     fn run(&mut self) -> burrow_outcome {
         loop {
-            let done = match self.exchange.work(!self.body_is_dry) {
+            let done = match self.exchange.work(!self.body_is_dry, !self.has_parked) {
                 Work::Return(outcome) => return outcome,
-                Work::Sleep => self.sleep(),
+                Work::Park(place) => {
+                    place.wait(SOON);
+                    self.has_parked = true;
+                    Ok(())
+                }
+                Work::Wait(interest) => self.wait(interest),
                 Work::Do { lines, pieces, reads } => {
+                    self.has_parked = false;
                     for (level, line) in &lines {
                         log::to_server(self.client.exchange(), *level, line);
                     }
@@ -126,9 +136,8 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// Waits for work and for the client.
-    fn sleep(&mut self) -> Result<(), Gone> {
-        let interest = self.exchange.interest();
+    /// Waits for work and for the client, as [`Work::Wait`] says.
+    fn wait(&mut self, interest: Option<i16>) -> Result<(), Gone> {
         let descriptor = match interest {
             Some(_) => self.client.descriptor()?,
             None => None,

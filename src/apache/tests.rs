@@ -91,12 +91,19 @@ unsafe extern "C" fn wake(_app: *mut RuntimeApp, exchange: *mut c_void, events: 
 }
 
 impl Submitted {
+    /// As a loop does behind what it does at a time.
+    fn flushed<T>(&self, done: T) -> T {
+        // SAFETY: no precondition.
+        unsafe { (self.1.flush)() };
+        done
+    }
+
     /// Waits for what comes; None: the client is gone.
     fn read(&self, most: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; most];
         loop {
             // SAFETY: there is room for that much.
-            match unsafe { (self.1.read)(self.0, bytes.as_mut_ptr().cast(), most) } {
+            match unsafe { self.flushed((self.1.read)(self.0, bytes.as_mut_ptr().cast(), most)) } {
                 -2 => assert_ne!(self.2.recv().unwrap() & (READABLE | GONE), 0),
                 -1 => return None,
                 count => {
@@ -112,12 +119,13 @@ impl Submitted {
         let head = if status > 0 { &head } else { ptr::null() };
         let body = burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 };
         // SAFETY: both are there.
-        unsafe { (self.1.send)(self.0, head, &body, flags) }
+        unsafe { self.flushed((self.1.send)(self.0, head, &body, flags)) }
     }
 
     fn finish(self, outcome: burrow_outcome) {
         // SAFETY: once.
         unsafe { (self.1.finish)(self.0, outcome) };
+        self.flushed(());
     }
 }
 
