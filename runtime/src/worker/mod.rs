@@ -188,6 +188,7 @@ pub fn is_the_applications(handler: usize) -> bool {
 /// In a child that the application forked, whose parent's connections must end with its parent. Does what a
 /// signal handler may.
 pub fn abandon() {
+    THREAD_ID.set(0);
     if let Some(worker) = existing() {
         worker.connections.abandon();
         worker.control.abandon();
@@ -203,15 +204,14 @@ fn fail(error: &io::Error) -> ! {
     exit(1)
 }
 
-/// This thread, as the system numbers it.
+thread_local!(static THREAD_ID: Cell<i32> = const { Cell::new(0) });
+
+/// This thread, as the system numbers it. One that has forked is another one in the child.
 fn thread_id() -> i32 {
-    thread_local!(static ID: Cell<(u32, i32)> = const { Cell::new((0, 0)) });
-    // A thread that has forked is another one in the child.
-    let process = std::process::id();
-    if ID.get().0 != process {
-        ID.set((process, gettid().as_raw()));
+    if THREAD_ID.get() == 0 {
+        THREAD_ID.set(gettid().as_raw());
     }
-    ID.get().1
+    THREAD_ID.get()
 }
 
 /// Ends the process at once, without anybody's exit functions.
