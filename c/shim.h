@@ -486,7 +486,8 @@ typedef enum {
     BURROW_PART_HEAD,  /* points into the bytes and the relay */
     BURROW_PART_BODY,  /* bytes, or a part of a file, which is the receiver's to close */
     BURROW_PART_END,   /* the answer is whole */
-    BURROW_PART_ABORT, /* it is not, and nothing follows; `outcome` is for where no head has come */
+    BURROW_PART_ABORT, /* it is not, and nothing follows; `outcome` is for where no head has come,
+                        * `why`, where there is one, for the log */
     BURROW_PART_BAD    /* the worker has sent what it may not; `why` is for the log */
 } burrow_part_kind;
 
@@ -537,6 +538,8 @@ void burrow_manager_restarts(void);
 void burrow_manager_stop(unsigned timeout_ms);
 /* In a worker process: lets go of the master's end. */
 void burrow_manager_detach(void);
+/* In a worker process: its master has ended, and the manager with it. */
+int burrow_manager_is_gone(void);
 
 #pragma GCC visibility pop
 #endif

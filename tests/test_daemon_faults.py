@@ -186,13 +186,30 @@ def test_one_that_keeps_dying_is_started_ever_later(server):
     server.start(mounts=mounts, groups={"shop": "", "doomed": "queue-timeout=1"}, threads=16)
     delays = []
     while len(delays) < 3:
-        assert server.get("/doomed", timeout=5).status_code in (500, 502, 504)
+        assert server.get("/doomed", timeout=5).status_code in (500, 502, 503, 504)
         delays = re.findall(r"process group 'doomed'.* starts in ([\d.]+) s", server.log())
     assert delays == sorted(delays, key=float)
     assert server.get("/pid").status_code == 200
 
 
 # ---- no worker can be had
+
+
+def test_no_process_can_be_started(server):
+    """503 soon, also for a body, whatever the deadlines are; and the first process that starts ends that."""
+    home = server.root / "home"
+    home.mkdir()
+    pid = start_one(server, f"home={home} queue-timeout=600 connect-timeout=600")
+    home.rmdir()
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        assert server.get("/pid").status_code == 503
+        assert server.post("/pid", content=bytes(1 << 20)).status_code == 503
+    log = server.log()
+    assert re.search(r"process group 'shop': cannot start a process: cannot enter '.*/home' \(home=\)", log)
+    assert re.search(r"process group .shop.: none of its processes can be started", log)
+    home.mkdir()
+    wait_for(lambda: server.get("/pid").status_code == 200, "another process")
 
 
 def test_does_not_import(server):
@@ -397,14 +414,14 @@ def test_the_manager_is_stopped_for_a_while(server):
 
 def test_the_master_is_killed(server):
     """Workers and sockets go; what serves on without a master says 503 of the application."""
-    start_one(server, "connect-timeout=1")
+    start_one(server, "connect-timeout=60")  # which nobody waits for
     folder = socket_folder(server)
     workers = psutil.Process(server.master_pid).children()
     server.process.kill()
     server.process.wait()
     wait_for(lambda: not daemons(server, "shop"), "the end of the workers", 10)
     wait_for(lambda: not folder.exists(), "the end of the folder", 10)
-    assert server.get("/pid", timeout=20).status_code in (502, 503)
+    assert server.get("/pid", timeout=20).status_code == 503
     assert server.get("/static.txt").status_code == 200
     for worker in workers:
         if worker.is_running():

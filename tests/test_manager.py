@@ -4,13 +4,14 @@ import ctypes
 import operator
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 
 import psutil
 import pytest
-from daemons import descriptors
+from daemons import await_daemons, burrow, descriptors
 from servers import Mount, Nginx, machine, wait_for
 
 SYS_PIDFD_GETFD = 438
@@ -228,6 +229,22 @@ def test_a_second_server_beside_it_is_left_alone(server):
 
 
 # ---- the log
+
+
+def test_says_no_more_than_the_level_of_nginx_allows(nginx):
+    settings = {"mounts": [Mount("/", "daemon.py", process="shop")], "groups": {"shop": ""}}
+    nginx.start(**settings)
+    (pid,) = await_daemons(nginx, "shop", 1)
+    nginx.configure(**settings, log_level="warn")
+    nginx.kill(signal.SIGHUP)
+    wait_for(lambda: '"generation": 2' in burrow(nginx, "status", "--json").stdout, "the configuration")
+    nginx.mark()
+    os.kill(pid, signal.SIGKILL)
+    nginx.wait_log(f"process group 'shop': process {pid} was ended by SIGKILL")
+    (pid,) = await_daemons(nginx, "shop", 1, without=[pid])
+    burrow(nginx, "restart")
+    await_daemons(nginx, "shop", 1, without=[pid])
+    assert not re.search(r"\[notice\].*burrow manager", nginx.log())
 
 
 def test_follows_a_rotated_log(server):

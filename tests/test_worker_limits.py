@@ -143,6 +143,30 @@ def test_without_interruption_it_is_given_up_at_once(worker):
     assert worker.receive("retire")["reason"] == "request_timeout"
 
 
+def test_an_import_is_no_part_of_its_request(worker):
+    start(worker, threads=2, request_timeout=0.2, interrupt_timeout=0.2, startup_timeout=30)
+    (worker.apps / "heavy.py").write_text("import time\ntime.sleep(1.5)\n" + SLOW)
+    with worker.connect() as first, worker.connect() as second:
+        for connection in (first, second):
+            connection.send(request(worker.target("heavy.py")))
+        assert first.answer().status == second.answer().status == 200
+        # The limit holds afterwards.
+        first.send(request(worker.target("heavy.py"), "/python"))
+        assert first.answer().abort == TIMEOUT
+    assert worker.replies("retire", 0.1) is None
+
+
+def test_an_import_that_does_not_end(worker):
+    start(worker, threads=2, request_timeout=30, interrupt_timeout=30, startup_timeout=0.5)
+    (worker.apps / "endless.py").write_text("while True:\n    pass\n")
+    with worker.connect() as connection, worker.connect() as other:
+        connection.send(request(worker.target("endless.py")))
+        assert connection.answer().abort == TIMEOUT
+        assert worker.receive("retire")["reason"] == "startup_timeout"
+        assert other.get(worker.target("slow.py")).status == 200
+    worker.wait_log("endless.py\", line")
+
+
 def test_an_answer_that_has_begun_is_not_ended_twice(worker):
     start(worker, threads=1, request_timeout=0.3)
     with worker.connect() as connection:

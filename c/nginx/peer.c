@@ -242,7 +242,7 @@ static ngx_int_t connect_socket(ngx_socket_t fd, ngx_burrow_relay_t *relay)
     error = ngx_socket_errno;
     relay->obstacle = error == NGX_EAGAIN ? BURROW_FULL : BURROW_ABSENT;
     if (error == NGX_EAGAIN || error == NGX_ENOENT || error == NGX_ECONNREFUSED) {
-        return NGX_AGAIN;
+        return burrow_manager_is_gone() ? NGX_ERROR : NGX_AGAIN;
     }
     ngx_log_error(NGX_LOG_CRIT, relay->request->connection->log, error,
                   "burrow: process group \"%V\": connect() to %s failed", &group->name,

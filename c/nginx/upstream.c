@@ -8,6 +8,14 @@ static ngx_burrow_relay_t *relay_of(ngx_http_request_t *r)
     return r->upstream->peer.data;
 }
 
+static void log_why(ngx_burrow_relay_t *relay, burrow_str why)
+{
+    if (why.len > 0) {
+        ngx_log_error(NGX_LOG_ERR, relay->request->connection->log, 0,
+                      "burrow: process group \"%V\": %*s", &relay->group->name, why.len, why.data);
+    }
+}
+
 static void log_bad(ngx_burrow_relay_t *relay, burrow_str why)
 {
     ngx_log_error(NGX_LOG_ERR, relay->request->connection->log, 0,
@@ -136,6 +144,7 @@ static ngx_int_t process_header(ngx_http_request_t *r)
         b->pos = b->last - bytes.len;
         return set_answer(r, &part.head);
     case BURROW_PART_ABORT:
+        log_why(relay, part.why);
         ngx_burrow_relay_fail(relay, part.outcome);
         break;
     default:

@@ -64,6 +64,9 @@ pub struct Worker {
     /// In bytes, of connections from servers; 0: the system's.
     pub send_buffer_size: usize,
     pub receive_buffer_size: usize,
+    /// For an import, wherever it is.
+    pub startup_timeout: f64,
+    /// For the rest of a request.
     pub request_timeout: f64,
     pub interrupt_timeout: f64,
     pub graceful_timeout: f64,

@@ -2,10 +2,11 @@
 
 use std::ffi::{c_int, CString};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::sync::OnceLock;
 
 use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, UNKNOWN, WHOLE_SCRIPT, WSGI};
+use burrow_daemon::page;
 use pyo3_ffi as ffi;
 
 use crate::attach::Attached;
@@ -25,6 +26,10 @@ pub struct App {
     pub multithread: bool,
     /// What the last import gave, as [`burrow_abi::RuntimeApi::interface`] says it.
     interface: AtomicI32,
+    /// How many imports are under way.
+    imports: AtomicU32,
+    /// When one began or ended, in microseconds of CLOCK_MONOTONIC.
+    import_changed: AtomicI64,
     /// One for each interpreter that it runs in.
     instances: OnceLock<Box<[Instance]>>,
 }
@@ -70,6 +75,8 @@ pub unsafe extern "C" fn open(
         group: group.to_vec(),
         multithread: multithread != 0,
         interface: AtomicI32::new(UNKNOWN),
+        imports: AtomicU32::new(0),
+        import_changed: AtomicI64::new(0),
         instances: OnceLock::new(),
     }));
     let slots = interpreter::slots(group, copies);
@@ -103,7 +110,30 @@ impl Drop for Chosen {
     }
 }
 
+/// An import that is under way until this is dropped.
+pub struct Import(&'static App);
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        self.0.import_changed.store(page::now(), Ordering::Release);
+        self.0.imports.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl App {
+    /// An import begins.
+    pub fn begin_import(&'static self) -> Import {
+        self.import_changed.store(page::now(), Ordering::Release);
+        self.imports.fetch_add(1, Ordering::AcqRel);
+        Import(self)
+    }
+
+    /// Whether an import is under way, and when the last one began or ended, in microseconds of CLOCK_MONOTONIC.
+    pub fn last_import(&self) -> (bool, i64) {
+        let is_importing = self.imports.load(Ordering::Acquire) > 0;
+        (is_importing, self.import_changed.load(Ordering::Acquire))
+    }
+
     pub fn instances(&'static self) -> &'static [Instance] {
         self.instances.get().expect("set by `open`")
     }

@@ -105,6 +105,7 @@ impl Instance {
             return Some(loaded);
         }
         self.announce(interpreter);
+        let _import = self.app.begin_import();
         let attached = Attached::to(interpreter);
         let loaded = match self.import(&attached) {
             Ok(loaded) => Arc::new(loaded),

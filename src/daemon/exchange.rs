@@ -17,7 +17,7 @@ use nix::sys::socket::{send, MsgFlags};
 use super::client::{Body, Client, Gone};
 use super::ending::{self, Cause, Next, Progress};
 use super::inbox::Inbox;
-use super::incoming::{Incoming, Malformed, Part, OTHER_RELEASE};
+use super::incoming::{Incoming, Malformed, Part, NO_WORKER, OTHER_RELEASE};
 use super::links::{Link, GLANCE};
 use super::outgoing::Outgoing;
 use super::response::Response;
@@ -120,6 +120,9 @@ impl Exchange<'_> {
             };
             match self.attempt(&mut link) {
                 Ok(outcome) => {
+                    if outcome == BURROW_UNAVAILABLE {
+                        self.report(BURROW_LOG_ERR, NO_WORKER);
+                    }
                     self.give_back(link);
                     return outcome;
                 }

@@ -45,6 +45,9 @@ pub enum Part<'a> {
 /// Why an answer is not read any further: for the log.
 pub type Malformed = &'static str;
 
+/// The manager's word, in the place of a worker's: an ABORT of this outcome.
+pub const NO_WORKER: &str = "none of its processes can be started; the manager's lines above say why";
+
 pub const OTHER_RELEASE: Malformed = "a HELLO of another release: stop the server and start it";
 
 #[derive(Debug, Default, PartialEq)]

@@ -15,6 +15,7 @@ use burrow_abi::BURROW_LOG_WARN;
 use super::pool::{Connection, Pool, Worker};
 use super::{watch, Group};
 use crate::embedded::log::report_process;
+use crate::manager;
 
 /// Whoever is waited for, it is looked at the others so often at least.
 pub const GLANCE: Duration = Duration::from_secs(1);
@@ -93,7 +94,9 @@ fn open(group: &Group, timeout: Duration) -> io::Result<OwnedFd> {
         let left = deadline.saturating_duration_since(Instant::now());
         match open_once(group, &address, left) {
             // Nobody listens, or more wait than may.
-            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR) if !left.is_zero() => {
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR)
+                if !left.is_zero() && !manager::is_orphan() =>
+            {
                 sleep(pause.min(left));
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

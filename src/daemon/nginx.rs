@@ -17,7 +17,7 @@ use burrow_daemon::page;
 use nix::errno::Errno;
 
 use super::ending::{Cause, Next};
-use super::incoming::Part;
+use super::incoming::{Part, NO_WORKER};
 use super::pool::Pool;
 use super::relay::{Handle, Relay, Workers};
 use crate::embedded::App;
@@ -219,6 +219,10 @@ unsafe extern "C" fn burrow_relay_read(
         Ok(Part::End) => BURROW_PART_END,
         Ok(Part::Abort(outcome)) => {
             to.outcome = outcome;
+            to.why = match outcome {
+                BURROW_UNAVAILABLE => burrow_str::new(NO_WORKER.as_bytes()),
+                _ => burrow_str::NONE,
+            };
             BURROW_PART_ABORT
         }
         Ok(Part::Hello(..)) => unreachable!("the relay has dealt with it"),

@@ -7,16 +7,30 @@ use std::time::{Duration, Instant};
 pub struct Backoff {
     /// In a row.
     failures: i32,
+    /// How many of the last ones in a row never became ready.
+    unready: i32,
     due: Option<Instant>,
 }
 
 impl Backoff {
     /// One that has lived for so long does not keep dying.
     const HEALTHY: Duration = Duration::from_secs(10);
+    /// So many in a row that never became ready have not met with an accident.
+    const HOPELESS: i32 = 3;
 
     /// When the next one may start; None: at once.
     pub fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// Whether the next one is not likely to become ready either.
+    pub fn is_hopeless(&self) -> bool {
+        self.unready >= Self::HOPELESS
+    }
+
+    /// One has become ready.
+    pub fn succeeded(&mut self) {
+        self.unready = 0;
     }
 
     /// Forgets a time that is past.
@@ -34,6 +48,7 @@ impl Backoff {
         if lived > Self::HEALTHY {
             self.failures = 0;
         }
+        self.unready = if was_ready { 0 } else { (self.unready + 1).min(Self::HOPELESS) };
         let seconds = match was_ready {
             true if self.failures == 0 => 0.0,
             true => (0.05 * 2f64.powi(self.failures)).min(0.5),
@@ -61,6 +76,7 @@ mod tests {
             (crashing.due, starting.due) = (None, None);
         }
         assert_eq!((crashes[0], crashes[9]), (0.0, 0.5));
+        assert_eq!((crashing.is_hopeless(), starting.is_hopeless()), (false, true));
         assert_eq!((starts[0], starts[1], starts[9]), (0.1, 0.2, 10.0));
         assert_eq!(crashing.failed(true, Duration::from_secs(60)), Duration::ZERO);
     }
@@ -71,6 +87,6 @@ mod tests {
         for _ in 0..8 {
             assert!(backoff.failed(false, Duration::ZERO) <= Duration::from_millis(100));
         }
-        assert_eq!(backoff.failures, 1);
+        assert_eq!((backoff.failures, backoff.unready), (1, 1));
     }
 }

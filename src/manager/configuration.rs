@@ -25,6 +25,9 @@ pub struct Configuration {
     pub prefix: PathBuf,
     /// Whom the server's workers run as.
     pub server_uid: u32,
+    /// The least severe level that it logs, in syslog's numbers; 0: all are.
+    #[serde(default)]
+    pub log_level: u32,
     pub groups: Vec<Group>,
 }
 
@@ -33,8 +36,6 @@ pub struct Configuration {
 pub struct Group {
     pub name: String,
     pub processes: u32,
-    /// In seconds; 0: no limit.
-    pub startup_timeout: u64,
     pub maximum_requests_jitter: u64,
     /// Changes when its processes are to be replaced though all else is the same.
     pub roll: u64,
@@ -101,6 +102,7 @@ impl Configuration {
             instance: instance.into(),
             prefix: server.prefix.clone(),
             server_uid: server.uid,
+            log_level: server.log_level,
             groups: settings.process_groups().map(group).collect(),
         }
     }
@@ -159,7 +161,6 @@ impl Group {
         Group {
             name: group.name.clone(),
             processes: group.number("processes") as u32,
-            startup_timeout: group.number("startup-timeout"),
             maximum_requests_jitter: group.number("maximum-requests-jitter"),
             roll: if rolls_on_reload { rolls.reloads } else { rolls.restarts },
             socket: Socket { uid: group.socket_uid(server), backlog: group.number("listen-backlog") as u32 },
@@ -171,7 +172,7 @@ impl Group {
     /// What tells these settings from others, the same in every manager.
     pub fn settings(&self) -> String {
         let mut hasher = DefaultHasher::new();
-        let all = serde_json::to_string(&(&self.socket, &self.launch, &self.worker, &self.startup_timeout));
+        let all = serde_json::to_string(&(&self.socket, &self.launch, &self.worker));
         all.expect("is plain data").hash(&mut hasher);
         format!("{:016x}-{}", hasher.finish(), self.roll)
     }
@@ -312,6 +313,7 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         },
         send_buffer_size: group.number("send-buffer-size") as usize,
         receive_buffer_size: group.number("receive-buffer-size") as usize,
+        startup_timeout: seconds("startup-timeout"),
         request_timeout: seconds("request-timeout"),
         interrupt_timeout: seconds("interrupt-timeout"),
         graceful_timeout: seconds("graceful-timeout"),

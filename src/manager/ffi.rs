@@ -26,6 +26,11 @@ pub fn instance() -> Option<String> {
     master().as_ref().map(|master| master.instance().to_owned())
 }
 
+/// Whether this process has outlived its master: there will be no manager any more.
+pub fn is_orphan() -> bool {
+    master().as_ref().is_some_and(Master::is_gone)
+}
+
 /// The command that was installed with this module: `PREFIX/lib/burrow/MODULE.so`, `PREFIX/bin/burrow`.
 fn binary() -> PathBuf {
     let module = python::own_file();
@@ -73,6 +78,11 @@ pub extern "C" fn burrow_manager_stop(timeout_ms: c_uint) {
     if let Some(master) = master().as_mut() {
         master.stop(Duration::from_millis(timeout_ms.into()));
     }
+}
+
+#[no_mangle]
+pub extern "C" fn burrow_manager_is_gone() -> c_int {
+    is_orphan().into()
 }
 
 #[no_mangle]

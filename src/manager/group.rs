@@ -5,6 +5,7 @@
 //! settings and the revision that are in force; the others are replaced, each once a current one is ready.
 
 mod ends;
+mod refusal;
 mod template;
 
 use super::{
@@ -21,6 +22,7 @@ use burrow_daemon::{
     packet::Link,
 };
 use nix::unistd::Pid;
+use refusal::Refused;
 use std::{
     collections::HashMap,
     fs,
@@ -28,6 +30,8 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::OnceLock,
+    thread::available_parallelism,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -55,6 +59,7 @@ pub struct Group {
     listener: Option<OwnedFd>,
     pub workers: Vec<Worker>,
     pub orphans: Orphans,
+    refused: Refused,
     /// What processes have imported besides what the configuration names.
     imported: Vec<App>,
     /// What did not import at this revision.
@@ -86,6 +91,7 @@ impl Group {
             listener: None,
             workers: Vec::new(),
             orphans: Orphans::default(),
+            refused: Refused::default(),
             imported: Vec::new(),
             broken: Vec::new(),
             proven: false,
@@ -199,22 +205,28 @@ impl Group {
             return;
         }
         let up = self.workers.iter().filter(|worker| worker.is_up());
-        let current = up.clone().filter(|worker| is_current(worker)).count();
-        let serving = up.filter(|worker| worker.state == State::Ready).count();
-        let current = current + self.ordered();
+        let is_ready = |worker: &&Worker| worker.state == State::Ready;
+        let serving = up.clone().filter(is_ready).count();
+        let current = up.filter(|worker| is_current(worker));
+        let ready = current.clone().filter(is_ready).count();
+        let current = current.count() + self.ordered();
         if self.held && serving == 0 && current == 0 {
             self.held = false;
         }
         if !self.held {
-            // Where others serve, the first one shows whether what is new starts at all.
-            let at_once = if serving > 0 && !self.proven { 1 } else { wanted };
+            let at_once = match serving {
+                // Where others serve, the first one shows whether what is new starts at all.
+                1.. if !self.proven => 1,
+                // There is no hurry: those who serve need processors, too.
+                _ if serving >= wanted => ready + importers(),
+                _ => wanted,
+            };
             self.start_missing(host, at_once.min(wanted).saturating_sub(current));
         }
         let surplus = serving.saturating_sub(wanted);
         let drained = self.drain(|worker| !is_current(worker), surplus);
         self.drain(|_| true, surplus - drained);
-        let ready = self.workers.iter().filter(|worker| is_current(worker) && worker.state == State::Ready);
-        if self.rolling && ready.count() == wanted {
+        if self.rolling && ready == wanted {
             self.rolling = false;
             self.say(host, Level::Notice, &format!("{wanted} new processes serve"));
         }
@@ -353,6 +365,8 @@ impl Group {
         if ready && !worker.is_template {
             worker.ready();
             self.proven |= worker.settings == label;
+            self.backoff.succeeded();
+            self.refused.clear();
         }
     }
 
@@ -454,6 +468,12 @@ impl configuration::Group {
             _ => self.graceful_timeout(),
         }
     }
+}
+
+/// How many import at once while as many as are wanted serve: on half of the processors.
+fn importers() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| available_parallelism().map_or(1, |all| all.get().div_ceil(2)))
 }
 
 /// The standard library's hashers have keys from the kernel's random numbers.

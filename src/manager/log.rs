@@ -19,10 +19,11 @@ use std::{
     path::PathBuf,
 };
 
+/// By syslog's numbers.
 #[derive(Clone, Copy)]
 pub enum Level {
-    Error,
-    Notice,
+    Error = 3,
+    Notice = 5,
 }
 
 impl Level {
@@ -38,6 +39,8 @@ pub struct Log {
     server: ServerKind,
     role: &'static str,
     file: Option<Followed>,
+    /// The least severe level that is logged, by syslog's numbers; 0: all are.
+    level: u32,
 }
 
 /// A log that is a file: its path, and what wakes us when its folder changes.
@@ -48,7 +51,7 @@ struct Followed {
 
 impl Log {
     pub fn new(server: ServerKind, role: &'static str) -> Log {
-        let mut log = Log { server, role, file: None };
+        let mut log = Log { server, role, file: None, level: 0 };
         log.follow();
         log
     }
@@ -68,8 +71,16 @@ impl Log {
         Ok(())
     }
 
+    /// What the server logs. httpd writes notices to a file whatever its level is.
+    pub fn set_level(&mut self, level: u32) {
+        self.level = if self.server == ServerKind::Nginx { level } else { 0 };
+    }
+
     /// One line, in the server's own style.
     pub fn write(&self, level: Level, text: &str) {
+        if self.level != 0 && level as u32 > self.level {
+            return;
+        }
         // The only thread.
         let thread = std::process::id() as i32;
         let beginning = log::beginning(self.server(), level.name(), thread);

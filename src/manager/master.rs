@@ -6,7 +6,7 @@ use super::{
     Role,
 };
 use crate::settings::{ServerKind, Settings};
-use nix::unistd::{getpid, Pid};
+use nix::unistd::{getpid, getppid, Pid};
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io,
@@ -31,6 +31,8 @@ pub struct Master {
     restarts: bool,
     /// The process that configured last.
     pid: Pid,
+    /// In a worker: the server's master.
+    parent: Option<Pid>,
     child: Option<Child>,
 }
 
@@ -38,7 +40,8 @@ impl Master {
     pub fn new(server: ServerKind, binary: PathBuf) -> Master {
         let (instance, rolls) = (token(), Rolls::default());
         let (generation, serial, restarts) = (0, 0, false);
-        Master { server, binary, instance, generation, rolls, serial, restarts, pid: getpid(), child: None }
+        let (pid, parent, child) = (getpid(), None, None);
+        Master { server, binary, instance, generation, rolls, serial, restarts, pid, parent, child }
     }
 
     pub fn instance(&self) -> &str {
@@ -105,11 +108,17 @@ impl Master {
         if self.pid == getpid() {
             return;
         }
+        self.parent = Some(getppid());
         if let Some(child) = self.child.take() {
             if self.final_pid().is_none() {
                 child.name_master();
             }
         }
+    }
+
+    /// In a worker: the master has ended, and the manager with it.
+    pub fn is_gone(&self) -> bool {
+        self.parent.is_some_and(|parent| parent != getppid())
     }
 
     /// The master's pid, where it is known: nginx goes into the background after its first

@@ -34,7 +34,7 @@ mod visitors;
 mod worker;
 
 pub use commands::{GroupStatus, RequestStatus, Status, WorkerStatus};
-pub use ffi::instance;
+pub use ffi::{instance, is_orphan};
 pub use master::Master;
 
 /// What is started below a server's master; the name is the subcommand.
@@ -65,7 +65,7 @@ pub fn run(role: Role, server: &str, instance: &str) -> ExitCode {
     let _ = set_name(c"burrow");
     let ended = match role {
         Role::Guardian => guardian::run(server, instance),
-        Role::Manager => process::run(server, instance),
+        Role::Manager => process::run(server),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

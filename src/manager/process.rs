@@ -34,12 +34,11 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// A process that has ended may have said so much; whoever has its link may say more.
 const MOST_LAST_WORDS: usize = 1000;
 
-pub fn run(server: ServerKind, instance: &str) -> io::Result<()> {
+pub fn run(server: ServerKind) -> io::Result<()> {
     let inbox = Inbox::open(Role::Manager, server)?;
     // Of a process that is forked from another, by way of one that ends: it becomes ours.
     prctl::set_child_subreaper(true)?;
     launch::raise_limit_of_files();
-    inbox.log.write(Level::Notice, &format!("started, instance {instance}"));
     let mut manager = Manager {
         inbox,
         children: blocked(&[Signal::SIGCHLD])?,
@@ -81,6 +80,8 @@ struct Manager {
 enum Source {
     Children,
     Visitor(usize),
+    /// Of the group with this index.
+    Queue(usize),
     Link(Pid),
     End(Pid),
 }
@@ -92,11 +93,13 @@ fn sources<'a>(
 ) -> Vec<(Source, BorrowedFd<'a>)> {
     let visitors = visitors.iter().flat_map(Visitors::descriptors).enumerate();
     let visitors = visitors.map(|(index, fd)| (Source::Visitor(index), fd));
+    let queues = groups.iter().enumerate();
+    let queues = queues.filter_map(|(index, group)| Some((Source::Queue(index), group.forsaken()?)));
     let workers = groups.iter().flat_map(|group| &group.workers).flat_map(|worker| {
         let link = worker.link().map(|link| (Source::Link(worker.pid), link));
         link.into_iter().chain([(Source::End(worker.pid), worker.pidfd())])
     });
-    [(Source::Children, children.as_fd())].into_iter().chain(visitors).chain(workers).collect()
+    [(Source::Children, children.as_fd())].into_iter().chain(visitors).chain(queues).chain(workers).collect()
 }
 
 impl Manager {
@@ -113,6 +116,7 @@ impl Manager {
                 // All are looked for below.
                 Source::Children => drop(self.children.read_signal()?),
                 Source::Visitor(index) => self.visited(index),
+                Source::Queue(index) => self.groups[index].refuse(),
                 Source::Link(pid) => drop(self.receive(pid)),
                 Source::End(pid) => self.ended(pid),
             },
@@ -155,6 +159,11 @@ impl Manager {
     }
 
     fn take(&mut self, configuration: Configuration) -> io::Result<()> {
+        self.inbox.log.set_level(configuration.log_level);
+        if self.configuration.generation == 0 {
+            let text = format!("started, instance {}", configuration.instance);
+            self.inbox.log.write(Level::Notice, &text);
+        }
         if !configuration.groups.is_empty() {
             self.open_folder(&configuration)?;
         }

@@ -126,7 +126,7 @@ pub const OPTIONS: &[Definition] = &[
     option("eviction-timeout", SECONDS, "0", "the same on SIGUSR1; 0: graceful-timeout"),
     option("shutdown-timeout", SECONDS, "5", "for the end of a process, then it is killed"),
     option("deadlock-timeout", SECONDS, "300", "for which Python's lock may not be got; 0: no limit"),
-    option("startup-timeout", SECONDS, "60", "for the imports at the start of a process; 0: no limit"),
+    option("startup-timeout", SECONDS, "60", "for an import, at the start of a process or for a request; 0: no limit"),
     option("inactivity-timeout", SECONDS, "0", "without a request, then a process is replaced; 0: never"),
     option("restart-interval", SECONDS, "0", "after which a process is replaced; 0: never"),
     option("maximum-requests", ANY_COUNT, "0", "after which a process is replaced; 0: never"),

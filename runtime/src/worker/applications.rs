@@ -148,6 +148,11 @@ impl Application {
         self.runtime
     }
 
+    /// Whether it is being imported, and when an import last began or ended, in microseconds of CLOCK_MONOTONIC.
+    pub fn last_import(&self) -> (bool, i64) {
+        self.app().last_import()
+    }
+
     /// Where it is or will be imported, as far as that was needed yet.
     pub fn interpreters(&self) -> impl Iterator<Item = &'static Interpreter> + '_ {
         self.app().interpreters()

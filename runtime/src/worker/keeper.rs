@@ -172,7 +172,7 @@ impl Keeper {
         match self.limits.look() {
             None => {}
             Some(Verdict::Replace(reason)) => {
-                if reason == "request_timeout" {
+                if matches!(reason, "request_timeout" | "startup_timeout") {
                     self.stacks.add(Reader::Log);
                 }
                 self.retire(reason);

@@ -24,8 +24,10 @@ pub enum Verdict {
 
 /// What the keeper knows of them.
 pub struct Limits {
-    /// For one request, in microseconds; 0: no limit.
+    /// For one request, in microseconds, without the import of its application; 0: no limit.
     request: i64,
+    /// For the import; 0: no limit.
+    import: i64,
     /// For its end once it was interrupted; 0: it is not.
     interruption: i64,
     /// Requests that took too long, by slot.
@@ -51,6 +53,7 @@ impl Limits {
         let factor = 1.0 + f64::from(config.threads.max(1)).ln();
         Limits {
             request: (config.request_timeout * factor * 1e6) as i64,
+            import: (config.startup_timeout * 1e6) as i64,
             interruption: (config.interrupt_timeout * 1e6) as i64,
             late: HashMap::new(),
             served: 0,
@@ -66,8 +69,8 @@ impl Limits {
         self.look_for_activity();
         let reason = if is_deadlocked(self.busy) {
             return Some(Verdict::Deadlock);
-        } else if self.gives_up_a_request() {
-            "request_timeout"
+        } else if let Some(reason) = self.give_requests_up() {
+            reason
         } else if passed(self.restart) {
             self.restart = None;
             "restart_interval"
@@ -101,6 +104,7 @@ impl Limits {
         let config = &worker().config;
         let limits = [
             self.request as f64,
+            self.import as f64,
             config.deadlock_timeout,
             config.inactivity_timeout,
             config.max_memory as f64,
@@ -108,7 +112,8 @@ impl Limits {
         if limits.iter().all(|limit| *limit <= 0.0) || (!self.busy && worker().control.doze()) {
             return None;
         }
-        let often = [OFTEN, self.request as f64 / 1e6, config.deadlock_timeout / 2.0];
+        let often =
+            [OFTEN, self.request as f64 / 1e6, self.import as f64 / 1e6, config.deadlock_timeout / 2.0];
         let often = often.into_iter().filter(|seconds| *seconds > 0.0).map(|seconds| (seconds * 1e6) as i64);
         let now = page::now();
         let ends = worker().requests.in_progress().filter_map(|(slot, since)| self.limit(slot, since));
@@ -124,37 +129,46 @@ impl Limits {
 
     /// When something is to be done about a request, in microseconds of CLOCK_MONOTONIC.
     fn limit(&self, slot: usize, since: i64) -> Option<i64> {
-        match self.late.get(&slot).filter(|late| late.since == since) {
-            _ if self.request == 0 => None,
-            None => Some(since + self.request),
-            Some(late) if late.given_up => None,
-            Some(_) => Some(since + self.request + self.interruption),
-        }
+        let late = self.late.get(&slot).filter(|late| late.since == since);
+        let (is_importing, changed) = import_for(slot, since);
+        let time = match late {
+            Some(late) if late.given_up => 0,
+            _ if is_importing => self.import,
+            Some(_) if self.request > 0 => self.request + self.interruption,
+            _ => self.request,
+        };
+        (time > 0).then(|| since.max(changed) + time)
     }
 
-    /// Interrupts requests that take too long. Whether there is one that this has not ended, and whose client
-    /// is told so.
-    fn gives_up_a_request(&mut self) -> bool {
+    /// Interrupts requests that take too long. Why the process is to be replaced, where there is one that this has
+    /// not ended, and whose client is told so.
+    fn give_requests_up(&mut self) -> Option<&'static str> {
         let now = page::now();
         let requests: Vec<_> = worker().requests.in_progress().collect();
         self.late.retain(|slot, late| requests.contains(&(*slot, late.since)));
-        let mut given_up = false;
+        let mut reason = None;
         for (slot, since) in requests {
             if self.limit(slot, since).is_none_or(|limit| limit > now) {
                 continue;
             }
+            let (is_importing, _) = import_for(slot, since);
             let was_interrupted = self.late.contains_key(&slot);
-            let give_up = self.interruption == 0 || was_interrupted;
-            self.late.insert(slot, Late { since, given_up: give_up });
-            if give_up {
-                given_up = true;
+            let given_up = is_importing || self.interruption == 0 || was_interrupted;
+            self.late.insert(slot, Late { since, given_up });
+            if given_up {
+                reason = Some(if is_importing { "startup_timeout" } else { "request_timeout" });
                 give_up_request(slot, since);
             } else {
                 worker().errands.send(Errand::Interrupt { slot, since });
             }
         }
-        given_up
+        reason
     }
+}
+
+/// Whether a request's application is being imported, and since when it is, or is not.
+fn import_for(slot: usize, since: i64) -> (bool, i64) {
+    worker().requests.find(slot, since).map_or((false, 0), |(application, _)| application.last_import())
 }
 
 /// Answers that the time is up, if nothing was answered yet.

@@ -21,7 +21,7 @@ impl Group {
             }
             let is_current = worker.settings == label;
             worker.stop("startup_timeout", self.spec.shutdown_timeout());
-            let seconds = self.spec.startup_timeout;
+            let seconds = self.spec.worker.startup_timeout;
             self.say(
                 host,
                 Level::Error,

@@ -82,6 +82,7 @@ impl Group {
 
     pub(super) fn startup_timeout(&self) -> Duration {
         // A service is at work as soon as it runs.
-        Duration::from_secs(if self.is_service() { 0 } else { self.spec.startup_timeout })
+        let seconds = if self.is_service() { 0.0 } else { self.spec.worker.startup_timeout };
+        Duration::from_secs_f64(seconds)
     }
 }
