@@ -1,4 +1,5 @@
-"""A FastAPI application: a list that all windows show alike, in the memory of the process that serves it."""
+"""A FastAPI application: a list that all windows show alike. It is in the memory of the process that serves
+it, so there is to be one: `burrow serve --workers 1`."""
 
 import asyncio
 from contextlib import suppress

@@ -142,7 +142,9 @@ def test_asgi_example(serve, server):
 
 
 def test_fastapi_example(serve, server):
-    running = serve(TESTS.parent / "examples/fastapi/app.py", "--server", server, "--mount", "/list")
+    # The list is in the memory of one process.
+    options = ("--server", server, "--workers", "1", "--mount", "/list")
+    running = serve(TESTS.parent / "examples/fastapi/app.py", *options)
     address = f"127.0.0.1:{running.port}/list"
     with (
         connect(f"ws://{address}/live") as one,
