@@ -1,12 +1,13 @@
 """burrow doctor, and what the log says where an interpreter with a lock of its own refuses a module."""
 
 import json
+import pwd
 import re
 import subprocess
 import sys
 
 import pytest
-from servers import DIST
+from servers import DIST, IS_ROOT
 from test_interpreters import HOMES, VERSIONS
 
 PACKAGES = ["numpy", "pydantic-core", "MarkupSafe==3.0.2", "Flask==3.1.3"]
@@ -15,6 +16,7 @@ APPS = {
     "fine": "import flask\napplication = flask.Flask(__name__)\n",
     "pure": "import wsgiref.simple_server\nfrom hello import application\n",
     "broken": "import there_is_no_such_module\n",
+    "user": "import os\nraise RuntimeError(f'imported by {os.getuid()}')\n",
 }
 
 
@@ -36,10 +38,12 @@ def doctor(*arguments, folder):
 
 
 @pytest.fixture
-def apps(tmp_path):
+def apps(open_folder):
+    folder = open_folder / "apps"
+    folder.mkdir(exist_ok=True)
     for name, text in {**APPS, "hello": "def application(environ, start_response): pass\n"}.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    return tmp_path
+        (folder / f"{name}.py").write_text(text)
+    return folder
 
 
 def test_modules_that_are_refused(venv, apps):
@@ -71,6 +75,20 @@ def test_an_application_that_imports_nowhere(venv, apps):
     done = doctor("--python", venv, "broken.py", folder=apps)
     assert done.returncode == 1
     assert "does not import in Python" in done.stdout and "there_is_no_such_module" in done.stdout
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="others import as themselves")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_root_imports_as_another_user(apps, version):
+    """As `burrow serve` does: an application is never root's."""
+    for options, user in (((), "www-data"), (("--user", "games"), "games")):
+        done = doctor("--python", HOMES[version], *options, "user.py", folder=apps)
+        assert f"imported by {pwd.getpwnam(user).pw_uid} " in done.stdout, done.stderr
+    assert "does not run as root" in doctor("--user", "root", "user.py", folder=apps).stderr
+    private = apps / "private"
+    private.mkdir(mode=0o700, exist_ok=True)
+    (private / "app.py").write_text("")
+    assert "the user www-data cannot use" in doctor("private/app.py", folder=apps).stderr
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python is a new one")

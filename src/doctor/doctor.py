@@ -1,61 +1,43 @@
 # Which extension modules of an application an interpreter with a lock of its own refuses, and whether the
-# application imports there all the same: printed as one line of JSON. Run in a process of its own, which a module
-# may crash. Behind runtime/src/refusals.py, in the same namespace.
+# application imports there all the same. Behind src/serve/load.py, whose text is LOAD, and runtime/src/refusals.py, in
+# the same namespace.
 import importlib.machinery
 import json
 import os
-import site
 import sys
 import traceback
 
-LOAD = """
-import importlib, site, sys, types
-
-def load(script, module, folder, names):
-    before = sys.path[:]
-    site.addsitedir(folder)
-    sys.path[:] = [path for path in sys.path if path not in before] + before
-    if module:
-        found = importlib.import_module(module)
-    else:
-        found = types.ModuleType("_burrow_doctor")
-        found.__file__ = script
-        sys.modules[found.__name__] = found
-        with open(script, "rb") as file:
-            exec(compile(file.read(), script, "exec"), found.__dict__)
-    return found
-"""
+# Both write to the descriptor `output`.
 PROBE = """
 import _imp, importlib.machinery, json, os
-for name, path in %(modules)r:
-    os.write(%(output)d, (json.dumps([name, None]) + "\\n").encode())
+for name, path in %r:
+    os.write(output, (json.dumps([name, None]) + "\\n").encode())
     loader = importlib.machinery.ExtensionFileLoader(name, path)
     try:
         _imp.create_dynamic(importlib.machinery.ModuleSpec(name, loader, origin=path))
     except ImportError as error:
-        os.write(%(output)d, (json.dumps([name, str(error)]) + "\\n").encode())
+        os.write(output, (json.dumps([name, str(error)]) + "\\n").encode())
 """
-IMPORT = LOAD + """
-import json, os
+IMPORT = """
 try:
-    load(*%(target)r)
+    load(*%r)
     error = ""
 except BaseException as raised:
     # Packages say much about what may be wrong; what is wrong comes first.
     while raised.__cause__ or raised.__context__:
         raised = raised.__cause__ or raised.__context__
     error = f"{type(raised).__name__}: {raised}"
-os.write(%(output)d, (json.dumps(error) + "\\n").encode())
+os.write(output, (json.dumps(error) + "\\n").encode())
 """
 
 
-def run_in_own_interpreter(code, **values):
-    """Runs code in a new interpreter with a lock of its own; what it has written, line by line."""
+def run_in_own_interpreter(code):
+    """Runs code in a new interpreter with a lock of its own, in a process that a module may crash; what it has
+    written, line by line, and how the process ended."""
     reader, writer = os.pipe()
-    source = code % {"output": writer, **values}
+    source = f"output = {writer}\n{code}"
     child = os.fork()
     if child == 0:
-        # Not even a crash ends more than this.
         if sys.version_info >= (3, 13):
             import _interpreters
             config = _interpreters.new_config("isolated", allow_daemon_threads=True)
@@ -90,14 +72,12 @@ def describe(name, file, reason):
     return {"module": name, "file": file, "package": package, "version": version, "fixed": fixed, "reason": reason}
 
 
-def examine(target):
+def examine(*target):
     if sys.version_info < (3, 12):
         return {"outcome": "too_old"}
     before = {name for name, _ in extension_modules()}
     try:
-        namespace = {}
-        exec(LOAD, namespace)
-        namespace["load"](*target)
+        load(*target)
     except BaseException as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return {"outcome": "raised", "error": f"{type(error).__name__}: {error}",
@@ -105,33 +85,23 @@ def examine(target):
     modules = [each for each in extension_modules() if each[0] not in before]
     refused = {}
     while modules:
-        said, status = run_in_own_interpreter(PROBE, modules=modules)
+        said, status = run_in_own_interpreter(PROBE % (modules,))
         refused.update({name: reason for name, reason in said if reason})
-        if status == 0:
+        if status == 0 or not said:
             break
         # The last one that was begun has ended the process.
         crashed = said[-1][0]
         refused[crashed] = "it ends the process"
         modules = modules[[name for name, _ in modules].index(crashed) + 1:]
     files = dict(extension_modules())
-    said, status = run_in_own_interpreter(IMPORT, target=target)
+    said, status = run_in_own_interpreter(LOAD + IMPORT % (target,))
     error = said[0] if said else f"the process ended with {status}"
     return {"outcome": "examined", "imports": error == "", "error": error,
             "refused": [describe(name, files[name], reason) for name, reason in refused.items()]}
 
 
-def main():
-    job = json.loads(sys.argv[1])
-    answer = os.fdopen(os.dup(1), "w")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    sys.argv = ["mod_wsgi"]
-    if sys.path and sys.path[0] == "":
-        del sys.path[0]
-    result = examine([job["script"], job["module"], job["dir"], job["names"]])
-    print(json.dumps({**result, "python": sys.version.split()[0]}), file=answer, flush=True)
-    os._exit(0)
+def diagnose(script, module, folder):
+    return {**examine(script, module, folder), "python": sys.version.split()[0]}
 
 
-main()
+answer(diagnose)

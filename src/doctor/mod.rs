@@ -11,12 +11,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::serve::python::{ask, executable};
 use crate::serve::target::{Source, Target};
-use crate::serve::Refusal;
+use crate::serve::{Account, Refusal};
 
 /// Importing it takes a few times as long as usual.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-const DOCTOR: &str = concat!(include_str!("../../runtime/src/refusals.py"), "\n", include_str!("doctor.py"));
+const DOCTOR: &str = concat!(
+    "LOAD = '''",
+    include_str!("../serve/load.py"),
+    "'''\nexec(LOAD)\n",
+    include_str!("../../runtime/src/refusals.py"),
+    "\n",
+    include_str!("doctor.py")
+);
 
 #[derive(Args)]
 pub struct Options {
@@ -26,6 +33,9 @@ pub struct Options {
     /// For programs
     #[arg(long)]
     json: bool,
+    /// Started as root: the user that the application is imported as [default: the target's owner, or www-data]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// A script, module:callable or a project's directory
     target: String,
 }
@@ -67,6 +77,10 @@ struct Refused {
 /// Status 0 where the application can have such an interpreter, else 1.
 pub fn examine(options: &Options) -> Result<ExitCode, Refusal> {
     let target = Target::resolve(&options.target)?;
+    let account = Account::of_workers(options.user.as_deref(), &target)?;
+    if let Some(account) = &account {
+        account.check_access(target.needs())?;
+    }
     let python = match &options.python {
         Some(path) => executable(path)?,
         None => "python3".into(),
@@ -76,9 +90,10 @@ pub fn examine(options: &Options) -> Result<ExitCode, Refusal> {
         Source::Module(name) => (None, Some(name)),
     };
     let job = serde_json::json!({
-        "script": script, "module": module, "dir": target.dir, "names": target.callables(),
+        "script": script, "module": module, "folder": target.dir,
     });
-    let finding: Finding = ask(&python, &["-c", DOCTOR, &job.to_string()], TIMEOUT)?;
+    let arguments = ["-c", DOCTOR, &job.to_string()];
+    let finding: Finding = ask(&python, &arguments, account.as_ref(), TIMEOUT)?;
     let text = match options.json {
         true => serde_json::to_string_pretty(&finding).expect("is plain data") + "\n",
         false => finding.text(&target.given),

@@ -8,8 +8,8 @@ use std::process::Command;
 use nix::fcntl::AtFlags;
 use nix::unistd::{self, AccessFlags, Gid, Group, Uid, User};
 
-use super::target::{Source, Target};
-use super::{refuse, Options, Refusal};
+use super::target::Target;
+use super::{refuse, Refusal};
 
 pub struct Account {
     pub name: String,
@@ -80,13 +80,7 @@ impl Account {
     }
 
     /// Refuses with the first path that this user cannot reach.
-    pub fn check_access(&self, python: &[&Path], target: &Target, options: &Options) -> Result<(), Refusal> {
-        let mut needed: Vec<&Path> = python.to_vec();
-        needed.push(&target.dir);
-        if let Source::Script(path) = &target.source {
-            needed.push(path);
-        }
-        needed.extend(options.static_files.iter().map(|files| files.dir.as_path()));
+    pub fn check_access<'a>(&self, needed: impl IntoIterator<Item = &'a Path>) -> Result<(), Refusal> {
         let obstacle = self.acting(|| {
             needed.into_iter().find_map(|path| obstacle(path).map(|(at, mode)| (path.to_owned(), at, mode)))
         });

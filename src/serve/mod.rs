@@ -16,9 +16,9 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+pub use account::Account;
 pub use options::Options;
 
-use account::Account;
 use config::Site;
 use python::Python;
 use server::Server;
@@ -60,7 +60,8 @@ pub fn serve(options: &Options) -> Result<ExitCode, Refusal> {
     let account = Account::of_workers(options.user.as_deref(), &target)?;
     let python = Python::choose(options.python.as_deref(), &target, account.as_ref())?;
     if let Some(account) = &account {
-        account.check_access(&python.needs(), &target, options)?;
+        let static_files = options.static_files.iter().map(|files| files.dir.as_path());
+        account.check_access(python.needs().into_iter().chain(target.needs()).chain(static_files))?;
     }
     let callable = choose_callable(&target, &python, account.as_ref(), options.reload)?;
     let site = Site { options, target: &target, server: &server, python: &python, account, callable };

@@ -44,7 +44,7 @@ print(json.dumps({
 }))
 "#;
 
-const PREFLIGHT: &str = include_str!("preflight.py");
+const PREFLIGHT: &str = concat!(include_str!("load.py"), "\n", include_str!("preflight.py"));
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An import that takes longer than this is taken for one that never ends.
@@ -125,7 +125,7 @@ impl Python {
             Source::Module(name) => (None, Some(name)),
         };
         let job = serde_json::json!({
-            "script": script, "module": module, "dir": target.dir, "names": target.callables(),
+            "script": script, "module": module, "folder": target.dir, "names": target.callables(),
         });
         let mut command = Command::new(&self.executable);
         command.args(["-c", PREFLIGHT, &job.to_string()]);
@@ -188,11 +188,16 @@ impl Import {
 }
 
 /// What a python prints, which is one line of JSON.
-pub fn ask<T: DeserializeOwned>(python: &Path, arguments: &[&str], patience: Duration) -> Result<T, Refusal> {
+pub fn ask<T: DeserializeOwned>(
+    python: &Path,
+    arguments: &[&str],
+    account: Option<&Account>,
+    patience: Duration,
+) -> Result<T, Refusal> {
     let mut command = Command::new(python);
     command.args(arguments);
     let shown = python.display();
-    match answer(command, None, patience) {
+    match answer(command, account, patience) {
         Err(error) => refuse!("cannot run {shown}: {error}; give a Python with --python"),
         Ok((line, status)) => match line.and_then(|line| serde_json::from_str(&line).ok()) {
             Some(answer) => Ok(answer),

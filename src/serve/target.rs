@@ -63,6 +63,11 @@ impl Target {
         }
     }
 
+    /// What the workers must be able to reach.
+    pub fn needs(&self) -> [&Path; 2] {
+        [&self.dir, self.file()]
+    }
+
     /// The owner's user id, of the script or of the directory.
     pub fn owner(&self) -> Option<u32> {
         fs::metadata(self.file()).ok().map(|metadata| metadata.uid())
