@@ -61,13 +61,14 @@ $(VENV)/.test: tests/requirements.txt
 run: setup build  ## serve the Django example on nginx (127.0.0.1:8000) and httpd (127.0.0.1:8001)
 	@exec scripts/run.sh
 
-test: setup-test  ## set up, build, run every test
+test: setup-test  ## set up, build, run every test, count instructions
 	@scripts/in-the-open.sh $(MAKE) --no-print-directory test-here
 
 test-here: $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(shell nproc) build test-units
 	$(VENV)/bin/python -m pytest tests -n 4 --dist loadfile -m "not alone"
 	$(VENV)/bin/python -m pytest tests -m alone
+	$(if $(filter release,$(PROFILE)),python3 benches/instructions.py)
 
 .PHONY: test-units
 test-units:

@@ -100,8 +100,14 @@ def file(environ, start_response):
     return environ["wsgi.file_wrapper"](open(environ["QUERY_STRING"], "rb"))
 
 
+def mark(environ, start_response):
+    """Where instructions.py has callgrind begin anew: nothing else calls this function of libc."""
+    os.getloadavg()
+    return answer(start_response, HELLO)
+
+
 VIEWS = (
-    hello, body10k, echo, framework, django, pause, stream, pid, slow, upload, download, file,
+    hello, body10k, echo, framework, django, pause, stream, pid, slow, upload, download, file, mark,
 )  # fmt: skip
 ROUTES = {f"/{view.__name__}": view for view in VIEWS}
 

@@ -81,7 +81,13 @@ async def stream(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
-VIEWS = (hello, body10k, echo, framework, django, pause, stream)
+async def mark(scope, receive, send):
+    """As that of app.py."""
+    os.getloadavg()
+    await answer(send, HELLO)
+
+
+VIEWS = (hello, body10k, echo, framework, django, pause, stream, mark)
 ROUTES = {f"/{view.__name__}": view for view in VIEWS}
 
 

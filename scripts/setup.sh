@@ -78,7 +78,7 @@ packages="ca-certificates curl gcc libc6-dev make libclang-dev python3 python3-v
     nginx nginx-dev apache2 apache2-dev"
 for extra; do
     case $extra in
-    test) packages="$packages chromium chromium-driver nghttp2-client openssl redis-server strace wrk" ;;
+    test) packages="$packages chromium chromium-driver nghttp2-client openssl redis-server strace valgrind wrk" ;;
     bench) packages="$packages wrk libev-dev python3-dev uwsgi-core uwsgi-plugin-python3" ;;
     fresh) packages="$packages debootstrap" ;;
     *) fail "unknown argument: $extra" ;;
