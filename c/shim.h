@@ -402,7 +402,8 @@ int burrow_loop_open(const burrow_loop_ops *ops);
 void burrow_loop_drain(void);
 void burrow_loop_close(void);
 
-/* Copies what it needs of *head; `server_request` is what the ops are called with. */
+/* Copies *request; what it points at stays there until the exchange is released. `server_request`
+ * is what the ops are called with. */
 burrow_exchange *burrow_exchange_create(burrow_app *app, const burrow_request *request,
                                         void *server_request);
 /* The same for a question, which is copied; its `text` is not called. To be submitted and
@@ -417,11 +418,11 @@ size_t burrow_exchange_body(burrow_exchange *exchange, burrow_str data);
 int burrow_exchange_body_file(burrow_exchange *exchange, int fd, int64_t offset, size_t len);
 /* No more body. `whole` is 0 when the client left in the middle of it. */
 void burrow_exchange_body_end(burrow_exchange *exchange, int whole);
-/* Queues it for an application thread. */
+/* Its turn comes with burrow_loop_hand_over. */
 void burrow_exchange_submit(burrow_exchange *exchange);
-/* Wakes threads for what was submitted: once in a turn of the event loop, so that they do not take
- * the processor from it in the middle. */
-void burrow_loop_wake_threads(void);
+/* Gives what was submitted to those who serve it: once in a turn of the event loop, at its end, so
+ * that threads do not take the processor from it in the middle. */
+void burrow_loop_hand_over(void);
 /* So many chunks of the answer, with so many bytes, have left: a waiting application may go on. */
 void burrow_exchange_sent(burrow_exchange *exchange, size_t chunks, size_t bytes);
 /* The server's request is gone (finished or aborted); the exchange must not be used again. */

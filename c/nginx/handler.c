@@ -137,20 +137,20 @@ ngx_int_t ngx_burrow_watch_client(ngx_connection_t *c)
     return ngx_handle_read_event(c->read, 0);
 }
 
-static void wake_threads(ngx_event_t *event)
+static void hand_over(ngx_event_t *event)
 {
-    burrow_loop_wake_threads();
+    burrow_loop_hand_over();
 }
 
-/* Threads are woken when this turn of the event loop is over. */
+/* All that this turn of the event loop brings is handed over when it is over. */
 void ngx_burrow_submit(burrow_exchange *exchange)
 {
-    static ngx_event_t wake = { .handler = wake_threads };
+    static ngx_event_t end = { .handler = hand_over };
 
     burrow_exchange_submit(exchange);
-    wake.log = ngx_cycle->log;
-    if (!wake.posted) {
-        ngx_post_event(&wake, &ngx_posted_events);
+    end.log = ngx_cycle->log;
+    if (!end.posted) {
+        ngx_post_event(&end, &ngx_posted_events);
     }
 }
 

@@ -138,6 +138,9 @@ impl EventLoop {
         let receiver = self.receiver.lock().expect("no panic under this lock");
         for _ in 0..BATCH {
             let message = receiver.try_recv().or_else(|empty| {
+                if self.asleep.load(SeqCst) {
+                    return Err(empty);
+                }
                 // What was queued before this store woke nobody: look once more.
                 self.asleep.store(true, SeqCst);
                 receiver.try_recv().inspect(|_| self.asleep.store(false, SeqCst)).map_err(|_| empty)

@@ -7,9 +7,10 @@ use super::question::Question;
 use crate::embedded::{self, App, Entry};
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, burrow_str, slice, BURROW_BODY_HIGH,
-    BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_UNAVAILABLE, GONE, ON_LOOP, READABLE,
-    WRITABLE,
+    BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_RELOADING, BURROW_UNAVAILABLE, GONE,
+    ON_LOOP, READABLE, WRITABLE,
 };
+use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -26,9 +27,9 @@ const PIECE: usize = 1 << 20;
 
 pub struct Exchange {
     app: &'static App,
-    /// Points into `block`.
-    request: burrow_request,
-    _block: Block,
+    /// Points into the server's memory, which is there until the exchange is released, or into `block`.
+    request: UnsafeCell<burrow_request>,
+    block: UnsafeCell<Option<Block>>,
     /// Instead of running the application.
     question: Option<Question>,
     /// What the event loop calls the request; NULL once released. Only the loop looks at it.
@@ -37,8 +38,8 @@ pub struct Exchange {
     changed: Condvar,
 }
 
-// SAFETY: the pointers of `request` lead into the block, which nobody changes, and `server_request`
-// is only handed back to the event loop.
+// SAFETY: the cells are changed by `set_script_modified` and `keep` alone, before others than the event loop have
+// the exchange; from then on the request leads into the block. `server_request` is only handed back to the loop.
 unsafe impl Send for Exchange {}
 // SAFETY: as above; all else is behind the mutex.
 unsafe impl Sync for Exchange {}
@@ -147,41 +148,31 @@ pub unsafe fn borrow(exchange: *mut c_void) -> Arc<Exchange> {
 
 impl Exchange {
     /// # Safety
-    /// `request` points at what it says.
+    /// `request` points at what it says, until the exchange is released.
     pub unsafe fn new(
         app: &'static App,
         request: &burrow_request,
         question: Option<Question>,
         server_request: *mut c_void,
     ) -> Arc<Self> {
-        // SAFETY: the caller vouches for the request.
-        unsafe {
-            let headers = slice(request.headers, request.n_headers);
-            let params = slice(request.params, request.n_params);
-            let vars: usize = request.vars.iter().map(|var| var.len).sum();
-            let mut block =
-                Block::new(size_of_pairs(headers) + size_of_pairs(params) + vars + request.body.len);
-            let copy = burrow_request {
-                headers: block.copy_pairs(headers),
-                params: block.copy_pairs(params),
-                vars: request.vars.map(|var| block.copy(var)),
-                body: block.copy(request.body),
-                ..*request
-            };
-            Arc::new(Exchange {
-                app,
-                request: copy,
-                _block: block,
-                question,
-                server_request: AtomicPtr::new(server_request),
-                state: Mutex::default(),
-                changed: Condvar::new(),
-            })
-        }
+        Arc::new(Exchange {
+            app,
+            request: UnsafeCell::new(*request),
+            block: UnsafeCell::new(None),
+            question,
+            server_request: AtomicPtr::new(server_request),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
     }
 
     pub fn app(&self) -> &'static App {
         self.app
+    }
+
+    pub fn request(&self) -> &burrow_request {
+        // SAFETY: changed only as `set_script_modified` says.
+        unsafe { &*self.request.get() }
     }
 
     /// The server's request, NULL once it is gone. On the event loop.
@@ -201,6 +192,57 @@ impl Exchange {
     }
 
     // ---- the event loop's side
+
+    /// Whether the server's request is gone.
+    pub fn is_released(&self) -> bool {
+        self.server_request().is_null()
+    }
+
+    /// Whether it asks for a script that may have changed to be imported again.
+    pub fn reloads(&self) -> bool {
+        self.request().flags & BURROW_RELOADING != 0
+    }
+
+    /// Says when the script was modified, where it is known.
+    ///
+    /// # Safety
+    /// On the event loop, which has not handed it over yet; nobody has a reference from `request`.
+    pub unsafe fn set_script_modified(&self, modified: i64) {
+        // SAFETY: the caller vouches that this is the only reference.
+        unsafe { (*self.request.get()).script_modified = modified };
+    }
+
+    /// Copies the request's strings, for whoever is to serve it elsewhere. Once.
+    ///
+    /// # Safety
+    /// As `set_script_modified`, and it is not released; or it was called before.
+    pub unsafe fn keep(&self) {
+        // SAFETY: the caller vouches that these are the only references, and `new` was told that the strings are
+        // there.
+        unsafe {
+            if (*self.block.get()).is_some() {
+                return;
+            }
+            let request = &mut *self.request.get();
+            let headers = slice(request.headers, request.n_headers);
+            let params = slice(request.params, request.n_params);
+            let vars: usize = request.vars.iter().map(|var| var.len).sum();
+            let mut block =
+                Block::new(size_of_pairs(headers) + size_of_pairs(params) + vars + request.body.len);
+            request.headers = block.copy_pairs(headers);
+            request.params = block.copy_pairs(params);
+            request.vars.iter_mut().for_each(|var| *var = block.copy(*var));
+            request.body = block.copy(request.body);
+            *self.block.get() = Some(block);
+        }
+    }
+
+    /// Runs the application here, while everybody waits. Not where it is released.
+    pub fn serve_here(self: &Arc<Self>) {
+        if !self.is_released() {
+            self.run();
+        }
+    }
 
     /// Body bytes have arrived. Returns how many wait to be read.
     pub fn add_body(&self, data: &[u8]) -> usize {
@@ -261,23 +303,36 @@ impl Exchange {
         self.app.threads() == 0 && self.question.is_none()
     }
 
-    /// Runs the application, or asks the script.
+    /// Runs the application, or asks the script, on the calling thread.
     pub fn serve(self: &Arc<Self>) {
         if self.lock().gone {
             return self.finish(BURROW_GONE);
         }
-        let exchange = Arc::as_ptr(self).cast_mut().cast();
-        if let Some(question) = &self.question {
-            // SAFETY: as below.
-            let (verdict, text) = unsafe { question.ask(self.app, &self.request, exchange) };
-            return event_loop::post(Message::Verdict(self.clone(), verdict, text));
+        match &self.question {
+            Some(question) => {
+                // SAFETY: as in `run`.
+                let (verdict, text) = unsafe { question.ask(self.app, self.request(), self.as_c()) };
+                event_loop::post(Message::Verdict(self.clone(), verdict, text));
+            }
+            None => self.run(),
         }
-        // SAFETY: the request's pointers lead into the block; the pointer to the exchange is good for this
-        // call, as `IO`'s functions and the log need.
-        match unsafe { embedded::serve(self.app, &self.request, &IO, exchange) } {
-            ON_LOOP => on_loop::submit(vec![self.clone()]),
+    }
+
+    fn run(self: &Arc<Self>) {
+        // SAFETY: the request's strings are there for this call, and so is the exchange, as `IO`'s functions and
+        // the log need.
+        match unsafe { embedded::serve(self.app, self.request(), &IO, self.as_c()) } {
+            ON_LOOP => {
+                // SAFETY: it was kept, or this is the event loop, which has it still.
+                unsafe { self.keep() };
+                on_loop::submit(vec![self.clone()]);
+            }
             outcome => self.finish(outcome),
         }
+    }
+
+    fn as_c(self: &Arc<Self>) -> *mut c_void {
+        Arc::as_ptr(self).cast_mut().cast()
     }
 
     /// Tells the event loop how it ended, unless the last piece of the answer says so.
@@ -453,10 +508,6 @@ impl Exchange {
             on_loop.wait_for(WRITABLE);
         }
         full
-    }
-
-    pub fn request(&self) -> &burrow_request {
-        &self.request
     }
 }
 

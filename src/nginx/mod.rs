@@ -7,7 +7,7 @@ mod exchange;
 mod on_loop;
 mod question;
 mod queue;
-mod without_threads;
+mod turn;
 
 use crate::embedded::App;
 use block::Block;
@@ -15,9 +15,6 @@ use burrow_abi::{burrow_app, burrow_chunk, burrow_loop_ops, burrow_question, bur
 pub use exchange::Answer;
 use exchange::Exchange;
 use question::Question;
-use queue::Group;
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -30,24 +27,6 @@ use std::sync::Arc;
 unsafe fn exchange<'a>(exchange: *mut Exchange) -> &'a Exchange {
     // SAFETY: the caller vouches for it.
     unsafe { &*exchange }
-}
-
-thread_local! {
-    /// The threads of each application group. Only the event loop looks at it.
-    static GROUPS: RefCell<HashMap<Box<[u8]>, &'static Group>> = RefCell::default();
-    /// Those that have got requests since threads were woken.
-    static SUBMITTED: RefCell<Vec<&'static Group>> = RefCell::default();
-}
-
-fn group(name: &[u8]) -> &'static Group {
-    GROUPS.with_borrow_mut(|groups| match groups.get(name) {
-        Some(group) => group,
-        None => {
-            let group: &Group = Box::leak(Box::default());
-            groups.insert(name.into(), group);
-            group
-        }
-    })
 }
 
 #[no_mangle]
@@ -134,23 +113,12 @@ unsafe extern "C" fn burrow_exchange_body_end(of: *mut Exchange, whole: c_int) {
 #[no_mangle]
 unsafe extern "C" fn burrow_exchange_submit(submitted: *mut Exchange) {
     // SAFETY: the shim vouches for the exchange; this makes a count of its own.
-    let exchange = unsafe { exchange::borrow(submitted.cast()) };
-    if on_loop::take(&exchange) || without_threads::take(&exchange) {
-        return;
-    }
-    let group = group(exchange.app().group());
-    if group.submit(exchange) {
-        SUBMITTED.with_borrow_mut(|groups| groups.push(group));
-    }
+    turn::submit(unsafe { exchange::borrow(submitted.cast()) });
 }
 
 #[no_mangle]
-extern "C" fn burrow_loop_wake_threads() {
-    for group in SUBMITTED.take() {
-        group.wake_for_submitted();
-    }
-    on_loop::submit_taken();
-    without_threads::serve_taken();
+extern "C" fn burrow_loop_hand_over() {
+    turn::hand_over();
 }
 
 #[no_mangle]

@@ -1,22 +1,16 @@
 //! Requests for ASGI applications, on their way between nginx's event loop and Python's: no thread of their own.
 
-use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use burrow_abi::{
-    burrow_body, burrow_head, burrow_outcome, LoopIo, RuntimeApi, Submission, ASGI, BURROW_FAILED,
+    burrow_body, burrow_head, burrow_outcome, LoopIo, RuntimeApi, Submission, BURROW_FAILED,
     BURROW_UNAVAILABLE, GONE,
 };
 
 use super::event_loop;
 use super::exchange::{borrow, Exchange};
 use crate::embedded::{self, Entry};
-
-thread_local! {
-    /// Those that have come in this turn of nginx's event loop, which alone looks at it.
-    static SUBMITTED: RefCell<Vec<Arc<Exchange>>> = const { RefCell::new(Vec::new()) };
-}
 
 /// What an exchange keeps while Python's event loop serves it.
 pub struct OnLoop {
@@ -46,34 +40,11 @@ impl OnLoop {
     }
 }
 
-/// Takes a request that is known to be Python's event loop's. On nginx's event loop.
-pub fn take(exchange: &Arc<Exchange>) -> bool {
-    let Some(runtime) = embedded::running() else { return false };
-    SUBMITTED.with_borrow_mut(|submitted| {
-        // Scripts are looked at once in a turn.
-        let known = submitted.last().is_some_and(|last| std::ptr::eq(last.app(), exchange.app()));
-        let takes = known || {
-            let app = exchange.app().runtime(runtime);
-            // SAFETY: the application's record is this runtime's.
-            unsafe { (runtime.interface)(app, exchange.request()) == ASGI }
-        };
-        if takes {
-            submitted.push(exchange.clone());
-        }
-        takes
-    })
-}
-
-/// Submits those that were taken.
-pub fn submit_taken() {
-    let taken = SUBMITTED.take();
-    if !taken.is_empty() {
-        submit(taken);
-    }
-}
-
 /// Gives requests to Python's event loop.
 pub fn submit(exchanges: Vec<Arc<Exchange>>) {
+    if exchanges.is_empty() {
+        return;
+    }
     let Some(runtime) = embedded::running() else {
         return exchanges.iter().for_each(|exchange| exchange.finish(BURROW_FAILED));
     };

@@ -28,8 +28,6 @@ struct State {
     /// A thread was woken or started and has not come for work yet. There is one at most, and it
     /// wakes the next if it leaves work behind: so a burst of short requests wakes a few threads, not all.
     waking: bool,
-    /// `wake_for_submitted` is to come.
-    submitted: bool,
 }
 
 impl Group {
@@ -37,25 +35,18 @@ impl Group {
         self.state.lock().expect("no panic under this lock")
     }
 
-    /// Queues a request. `true` if `wake_for_submitted` is to follow.
-    pub fn submit(&self, exchange: Arc<Exchange>) -> bool {
+    /// Queues requests, and wakes a thread for them.
+    pub fn submit(&'static self, exchanges: &[Arc<Exchange>]) {
         let mut state = self.lock();
-        if state.waiting.len() >= QUEUE {
-            drop(state);
-            exchange.unavailable(&format!("{QUEUE} requests wait already; more wsgi_threads may help"));
-            return false;
-        }
+        let room = QUEUE.saturating_sub(state.waiting.len());
+        let (queued, refused) = exchanges.split_at(room.min(exchanges.len()));
+        state.waiting.extend(queued.iter().cloned());
         // Scripts that are asked have a thread also where applications have none.
-        state.most = state.most.max(exchange.app().threads()).max(1);
-        state.waiting.push_back(exchange);
-        !mem::replace(&mut state.submitted, true)
-    }
-
-    pub fn wake_for_submitted(&'static self) {
-        let mut state = self.lock();
-        state.submitted = false;
-        if !state.waiting.is_empty() {
-            self.wake(state);
+        state.most =
+            exchanges.iter().map(|exchange| exchange.app().threads()).fold(state.most.max(1), usize::max);
+        self.wake(state);
+        for exchange in refused {
+            exchange.unavailable(&format!("{QUEUE} requests wait already; more wsgi_threads may help"));
         }
     }
 
