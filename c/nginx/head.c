@@ -172,7 +172,8 @@ static const header_t *find(burrow_str name)
 
     for (i = 0; i < sizeof(headers) / sizeof(headers[0]); i++) {
         if (headers[i].name.len == name.len
-            && ngx_strncasecmp(headers[i].name.data, (u_char *) name.data, name.len) == 0)
+            && (ngx_memcmp(headers[i].name.data, name.data, name.len) == 0
+                || ngx_strncasecmp(headers[i].name.data, (u_char *) name.data, name.len) == 0))
         {
             return &headers[i];
         }
@@ -222,17 +223,20 @@ static ngx_int_t set_headers(ngx_http_request_t *r, const burrow_head *head, uns
 /* Empty where nginx knows the words for the status. */
 ngx_int_t ngx_burrow_status_line(ngx_pool_t *pool, const burrow_head *head, ngx_str_t *line)
 {
+    u_char *p;
+
     line->len = 0;
     if (head->reason.len == 0) {
         return NGX_OK;
     }
-    line->data = ngx_pnalloc(pool, NGX_INT_T_LEN + 1 + head->reason.len);
+    line->data = ngx_pnalloc(pool, NGX_INT64_LEN + 1 + head->reason.len);
     if (line->data == NULL) {
         return NGX_ERROR;
     }
-    line->len = (size_t) (ngx_sprintf(line->data, "%03ud %*s", head->status, head->reason.len,
-                                      head->reason.data)
-                          - line->data);
+    p = ngx_burrow_decimal(line->data, head->status);
+    *p++ = ' ';
+    p = ngx_cpymem(p, head->reason.data, head->reason.len);
+    line->len = (size_t) (p - line->data);
     return NGX_OK;
 }
 

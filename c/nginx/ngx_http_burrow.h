@@ -248,6 +248,8 @@ char *ngx_burrow_trusted_proxies(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 ngx_int_t ngx_burrow_apply_proxies(ngx_http_request_t *r, burrow_request *request);
 
 /* request.c */
+/* Returns the end of what it writes, at most NGX_INT64_LEN bytes. */
+u_char *ngx_burrow_decimal(u_char *to, uint64_t n);
 ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *request);
 
 /* body.c */

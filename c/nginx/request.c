@@ -43,14 +43,38 @@ static burrow_str server_name(ngx_http_request_t *r, burrow_str address)
     return address.len > 0 ? address : LITERAL("localhost");
 }
 
+/* Several times faster than ngx_sprintf, and every request has half a dozen numbers. */
+u_char *ngx_burrow_decimal(u_char *to, uint64_t n)
+{
+    u_char digits[NGX_INT64_LEN], *end = digits + sizeof(digits), *p = end;
+
+    do {
+        *--p = (u_char) ('0' + n % 10);
+        n /= 10;
+    } while (n > 0);
+    return ngx_cpymem(to, p, end - p);
+}
+
 static burrow_str number(ngx_pool_t *pool, ngx_uint_t n)
 {
-    u_char *text = ngx_pnalloc(pool, NGX_INT_T_LEN);
+    u_char *text = ngx_pnalloc(pool, NGX_INT64_LEN);
 
     if (text == NULL) {
         return (burrow_str) { NULL, 0 };
     }
-    return (burrow_str) { (char *) text, (size_t) (ngx_sprintf(text, "%ui", n) - text) };
+    return (burrow_str) { (char *) text, (size_t) (ngx_burrow_decimal(text, n) - text) };
+}
+
+static u_char *inet_text(u_char *to, const struct sockaddr_in *address)
+{
+    const u_char *byte = (const u_char *) &address->sin_addr;
+    ngx_uint_t i;
+
+    for (i = 0; i < 4; i++) {
+        to = ngx_burrow_decimal(to, byte[i]);
+        *to++ = '.';
+    }
+    return to - 1;
 }
 
 static burrow_str address(ngx_connection_t *c, ngx_pool_t *pool)
@@ -58,8 +82,13 @@ static burrow_str address(ngx_connection_t *c, ngx_pool_t *pool)
     u_char text[NGX_SOCKADDR_STRLEN];
     ngx_str_t address = { sizeof(text), text };
 
-    if (ngx_connection_local_sockaddr(c, &address, 0) != NGX_OK) {
+    if (ngx_connection_local_sockaddr(c, NULL, 0) != NGX_OK) {
         return (burrow_str) { NULL, 0 };
+    }
+    if (c->local_sockaddr->sa_family == AF_INET) {
+        address.len = (size_t) (inet_text(text, (struct sockaddr_in *) c->local_sockaddr) - text);
+    } else {
+        address.len = ngx_sock_ntop(c->local_sockaddr, c->local_socklen, text, sizeof(text), 0);
     }
     address.data = ngx_pstrdup(pool, &address);
     return ngx_burrow_str(address);
@@ -99,9 +128,10 @@ static ngx_int_t set_ids(ngx_http_request_t *r, burrow_str *vars)
     if (start == NULL) {
         return NGX_ERROR;
     }
-    p = ngx_sprintf(start, "%uA", c->number);
+    p = ngx_burrow_decimal(start, c->number);
     vars[BURROW_CONNECTION_ID] = (burrow_str) { (char *) start, (size_t) (p - start) };
-    p = ngx_sprintf(p, "-%ui", c->requests);
+    *p++ = '-';
+    p = ngx_burrow_decimal(p, c->requests);
     vars[BURROW_REQUEST_ID] = (burrow_str) { (char *) start, (size_t) (p - start) };
     return NGX_OK;
 }
