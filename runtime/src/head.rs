@@ -133,17 +133,16 @@ pub fn is_field_value(value: &[u8]) -> bool {
 
 /// Headers of the connection, which is the server's.
 fn is_hop_by_hop(name: &[u8]) -> bool {
-    [
-        &b"Connection"[..],
+    static NAMES: [&[u8]; 7] = [
+        b"Connection",
         b"Keep-Alive",
         b"Proxy-Connection",
         b"TE",
         b"Trailer",
         b"Transfer-Encoding",
         b"Upgrade",
-    ]
-    .iter()
-    .any(|known| name.eq_ignore_ascii_case(known))
+    ];
+    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]

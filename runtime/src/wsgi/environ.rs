@@ -198,12 +198,13 @@ pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<
     let environ = copy(dict)?;
     for (var, (given, known)) in request.vars.iter().zip(values).enumerate() {
         // SAFETY: the request's strings live as long as the call.
-        let value = unsafe { given.bytes() };
-        match known {
-            None if given.is_absent() => {}
-            Some(_) if given.is_absent() => delete(&environ, &state.keys.vars[var])?,
-            Some(known) if known.len() == value.len() && **known == *value => {}
-            _ => set_var(state, &environ, var, value)?,
+        let value = (!given.is_absent()).then(|| unsafe { given.bytes() });
+        if value == known.as_deref() {
+            continue;
+        }
+        match value {
+            Some(value) => set_var(state, &environ, var, value)?,
+            None => delete(&environ, &state.keys.vars[var])?,
         }
     }
     if thread_id() != *thread {

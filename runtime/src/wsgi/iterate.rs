@@ -54,16 +54,15 @@ fn whole(attached: &Attached, call: &Call, body: &[u8]) -> Result<()> {
 
 /// A list or tuple: everything is there, so nothing is flushed between its items.
 fn sequence(attached: &Attached, call: &Call, items: &Object) -> Result<()> {
-    // SAFETY: a list or tuple; the items are kept alive below, though the list could change meanwhile.
-    let items: Vec<Object> = unsafe {
-        (0..ffi::PySequence_Size(items.as_ptr()))
-            .map(|index| Object::owned(ffi::PySequence_GetItem(items.as_ptr(), index)))
-            .collect::<Result<_>>()?
-    };
-    let bodies: Vec<&[u8]> = items.iter().map(bytes).collect::<Result<_>>()?;
-    if let [body] = bodies[..] {
-        return whole(attached, call, body);
+    // SAFETY: a list or tuple; its items are kept alive here, though the list could change meanwhile.
+    let item = |index| unsafe { Object::owned(ffi::PySequence_GetItem(items.as_ptr(), index)) };
+    // SAFETY: as above.
+    let count = unsafe { ffi::PySequence_Size(items.as_ptr()) };
+    if count == 1 {
+        return whole(attached, call, bytes(&item(0)?)?);
     }
+    let items = (0..count).map(item).collect::<Result<Vec<_>>>()?;
+    let bodies = items.iter().map(bytes).collect::<Result<Vec<_>>>()?;
     needs_head(call)?;
     let length = bodies.iter().map(|body| body.len()).sum::<usize>();
     call.set_length(length as u64);
