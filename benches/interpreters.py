@@ -8,14 +8,16 @@ processors that the process would have used at once (its threads' time on a proc
 import argparse
 import contextlib
 import http.client
+import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import threading
 import time
 
 from load import descriptors, failures, h2load, judge
-from servers import MODULES, Server, status_kib
+from servers import HERE, MODULES, Server, status_kib
 
 #: About 20 ms of pure Python.
 CPU = """
@@ -143,6 +145,16 @@ def free_threading(options):
         compare("free-threaded, 8 clients against 1", options, one, eight, 1.7)
 
 
+def with_flask(home):
+    """A virtual environment of this Python's that has Flask, made if there is none yet."""
+    python = max(pathlib.Path(home, "bin").glob("python3.1[0-9]"))
+    folder = HERE.parent / "target/bench" / f"flask-{python.name}"
+    if not list(folder.glob("lib/python3*/site-packages/flask")):
+        subprocess.run([python, "-m", "venv", folder], check=True)
+        subprocess.run([folder / "bin/pip", "install", "--quiet", "--constraint", HERE / "requirements.txt", "Flask"], check=True)
+    return folder
+
+
 def memory(options):
     """What one more interpreter with Flask takes, and what one more process does, of its own."""
 
@@ -152,9 +164,10 @@ def memory(options):
         lines = pathlib.Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Private"))
 
+    home = options.flask_home or with_flask(options.python_home)
     taken = {}
     for number in (1, 5):
-        with nginx(options, options.flask_home, {"/": (FLASK, f"wsgi_interpreters {number};")}) as server:
+        with nginx(options, home, {"/": (FLASK, f"wsgi_interpreters {number};")}) as server:
             Throughput(server, ["/hello"], 1, 0.1)
             with contextlib.ExitStack() as stack:
                 # All copies at once, so that each has to be made.
@@ -218,14 +231,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=18091)
     parser.add_argument("--python-home", default=newest(), help="a Python 3.13 or newer")
-    parser.add_argument("--flask-home", help="one that has Flask (the same)")
-    parser.add_argument("--free-threaded", help="a free-threaded Python; else that part is left out")
+    parser.add_argument("--flask-home", help="one that has Flask (a virtual environment is made)")
+    parser.add_argument(
+        "--free-threaded",
+        default=os.environ.get("BURROW_FREE_THREADED"),
+        help="a free-threaded Python (BURROW_FREE_THREADED; without, that part is left out)",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all of them)")
     options = parser.parse_args()
-    options.flask_home = options.flask_home or options.python_home
     for part in options.parts or PARTS:
         PARTS[part](options)
     if failures:

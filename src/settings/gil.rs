@@ -78,7 +78,8 @@ impl Gil {
             }
             if has_copies {
                 return Err(say_copies(
-                    "one interpreter uses all processors already, since WSGIFreeThreading is on: remove this",
+                    "one interpreter's threads use all processors already, since WSGIFreeThreading is on: remove \
+                     this; for more event loops of an ASGI application there is processes= of a process group",
                 ));
             }
         } else if python.minor < OLDEST {
