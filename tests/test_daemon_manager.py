@@ -356,6 +356,17 @@ def test_a_groups_own_user_does_not_end_the_manager(server):
     assert ours(server, "manager") == [first]
 
 
+def test_a_process_that_makes_the_queue_wait(server):
+    """It belongs to all of the group's processes; the manager waits for none of them."""
+    server.crash = None
+    script = "import fcntl, os\nfcntl.fcntl(3, fcntl.F_SETFL, 0)\nos._exit(1)\n"
+    server.write_app("blocking.py", script)
+    server.start(mounts=[Mount("/", "blocking.py", process="shop")], groups={"shop": ""})
+    for _ in range(2):
+        assert server.get("/").status_code == 503
+        assert "shop" in burrow(server, "status").stdout
+
+
 @as_root
 def test_servers_are_found(server):
     start(server)
