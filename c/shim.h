@@ -234,7 +234,8 @@ typedef enum {
      * connection that can be taken over: by a head of status 101 without BURROW_LAST. The shim adds
      * Connection: Upgrade to it; from then on read and send are of the connection's bytes, either
      * way, until BURROW_LAST or the request's end. */
-    BURROW_UPGRADE = 8
+    BURROW_UPGRADE = 8,
+    BURROW_EARLY_HINTS = 16 /* the client can be sent a 103 */
 } burrow_request_flag;
 
 typedef struct {
@@ -243,6 +244,11 @@ typedef struct {
     size_t n_headers;
     const burrow_pair *params; /* further variables, ready as they are; later ones win */
     size_t n_params;
+    /* Of a TLS connection: SSL_PROTOCOL, SSL_CIPHER, SSL_SERVER_CERT, SSL_CLIENT_VERIFY and, where
+     * the client has one, SSL_CLIENT_S_DN and each SSL_CLIENT_CERT of its chain, its own first; as
+     * mod_ssl has them. */
+    const burrow_pair *tls;
+    size_t n_tls;
     burrow_str body;        /* the whole body, where the server has it in memory; else absent */
     int64_t content_length; /* bytes; -1 when unknown (chunked) */
     int64_t request_start;  /* microseconds since the epoch */

@@ -85,7 +85,7 @@ class StandIn(Connection):
         struct.pack_into("<III", self.page, 0, 1, os.getpid(), 4)
         if greet:
             notice, self.notice = os.pipe()
-            hello = frame(HELLO, struct.pack("<HHI", 1, 0, 0))
+            hello = frame(HELLO, struct.pack("<HHI", 2, 0, 0))
             socket.send_fds(self.socket, [hello], [page, notice])
             os.close(notice)
         os.close(page)

@@ -89,7 +89,9 @@ def test_scope(site):
         "raw_path": "/scope/a%2Fb%20%C3%A9%FF",
         "query_string": "q=%20&r",
         "root_path": "",
-        "extensions": {"http.response.pathsend": {}},
+        "extensions": {
+            f"http.response.{name}": {} for name in ("pathsend", "zerocopysend", "early_hint")
+        },
     }
     assert {key for key, kind in kinds.items() if kind == "bytes"} == {"raw_path", "query_string"}
     assert psutil.pid_exists(state["pid"])
@@ -204,6 +206,8 @@ def test_tasks_and_timeouts_in_several_interpreters_at_once(site):
         ("newline", "ValueError: control character in the value of header a"),
         ("nul", "ValueError: control character in the value of header a"),
         ("name", "ValueError: not a header's name: 'a b'"),
+        ("linkless", "ValueError: http.response.early_hint must have links"),
+        ("link", "ValueError: control character in the value of header Link"),
         ("lengths", "ValueError: two different Content-Length headers"),
     ],
 )

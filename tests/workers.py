@@ -72,7 +72,7 @@ def request(target, path="/", *, method="GET", headers=(), body=None, callable="
     texts = [None if part is None else os.fsencode(part) for part in texts]
     numbers = (-1 if body else 0, time.time_ns() // 1000, mtime, time.time_ns() // 1000, deadline)
     payload = struct.pack("<5q", *numbers)
-    payload += struct.pack("<4I", flags | (0 if body else NO_BODY), len(headers), 0, len(texts))
+    payload += struct.pack("<5I", flags | (0 if body else NO_BODY), len(headers), 0, 0, len(texts))
     payload += b"".join(struct.pack("<I", ABSENT if part is None else len(part)) for part in texts)
     return frame(REQUEST, payload + b"".join(filter(None, texts)), 0 if body else LAST)
 
@@ -151,7 +151,7 @@ class Connection:
             if kind == HELLO:
                 assert self.slot is None and not started
                 version, zero, self.slot = struct.unpack("<HHI", payload)
-                assert (version, zero) == (1, 0)
+                assert (version, zero) == (2, 0)
                 page, self.notice = self.descriptors.pop(0), self.descriptors.pop(0)
                 self.page = mmap.mmap(page, 0, prot=mmap.PROT_READ)
                 os.close(page)

@@ -189,6 +189,12 @@ void wsgi_restore_signals(const sigset_t *before);
 /* httpd.c */
 extern const burrow_httpd wsgi_httpd;
 
+/* tls.c */
+int wsgi_is_tls(request_rec *r);
+burrow_str wsgi_tls_variable(request_rec *r, const char *name);
+/* Where the connection is one of TLS. */
+void wsgi_describe_tls(burrow_request *request, request_rec *r);
+
 /* request.c */
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);
 ssize_t wsgi_request_read(void *exchange, char *buf, size_t len);

@@ -445,6 +445,8 @@ int wsgi_handler(request_rec *r)
     if ((status = wsgi_dispatch(r, &request, &found.options)) != OK
         || (status = find_record(r, config, &found, request.vars[BURROW_SCRIPT_NAME], &app)) != OK)
         return status;
+    if (request.vars[BURROW_REQUEST_SCHEME].len == sizeof "https" - 1)
+        wsgi_describe_tls(&request, r);
     if (config->proxy_headers)
         wsgi_apply_proxies(&request, r, config);
     x.is_daemon = burrow_app_is_daemon(app);

@@ -1,22 +1,16 @@
 /* What applications and hooks ask of httpd: mod_ssl's variables, request_rec, the scoreboard. */
 #include "burrow_apache.h"
 
-#include "apr_optional.h"
-#include "mod_ssl.h"
 #include "scoreboard.h"
 
-/* Optional functions are looked up each time: a restart loads mod_ssl anew. */
 static int is_https(void *request)
 {
-    APR_OPTIONAL_FN_TYPE(ssl_is_https) *of_ssl = APR_RETRIEVE_OPTIONAL_FN(ssl_is_https);
-    return of_ssl && of_ssl(((exchange *)request)->r->connection);
+    return wsgi_is_tls(((exchange *)request)->r);
 }
 
 static burrow_str ssl_variable(void *request, const char *name)
 {
-    APR_OPTIONAL_FN_TYPE(ssl_var_lookup) *of_ssl = APR_RETRIEVE_OPTIONAL_FN(ssl_var_lookup);
-    request_rec *r = ((exchange *)request)->r;
-    return wsgi_str(of_ssl ? of_ssl(r->pool, r->server, r->connection, r, (char *)name) : NULL);
+    return wsgi_tls_variable(((exchange *)request)->r, name);
 }
 
 static void *passed_request(void *request)

@@ -209,6 +209,8 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
         request->flags |= BURROW_NO_BODY | (is_handshake(r) ? BURROW_UPGRADE : 0);
     if (r->header_only)
         request->flags |= BURROW_HEADER_ONLY;
+    if (!r->main && r->proto_num >= HTTP_VERSION(1, 1))
+        request->flags |= BURROW_EARLY_HINTS;
 }
 
 #define NOTHING_YET (-2)

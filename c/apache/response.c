@@ -98,14 +98,17 @@ static int has_unread_body(const exchange *x)
     return (x->r->read_chunked || x->r->remaining > 0) && !x->body_ended;
 }
 
-/* An interim answer, such as 103 with its links. */
+/* An interim answer, such as 103 with its links; what other modules have set is the answer's. */
 static int send_interim(request_rec *r, const burrow_head *head)
 {
+    apr_table_t *headers_out = r->headers_out;
     int expecting_100 = r->expecting_100;
 
+    r->headers_out = apr_table_make(r->pool, (int)head->n_headers);
     set_status(r, head);
     add_headers(r, head);
     ap_send_interim_response(r, 1);
+    r->headers_out = headers_out;
     r->expecting_100 = expecting_100; /* httpd takes any interim answer for that to it */
     r->status = HTTP_OK;
     r->status_line = NULL;

@@ -162,6 +162,7 @@ static ngx_int_t start(ngx_burrow_ctx_t *ctx)
     ngx_int_t rc;
 
     if (ngx_burrow_describe_request(r, &request) != NGX_OK
+        || ngx_burrow_describe_tls(r, &request) != NGX_OK
         || ngx_burrow_describe_body(r, &request) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

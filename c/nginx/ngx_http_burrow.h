@@ -252,6 +252,9 @@ ngx_int_t ngx_burrow_apply_proxies(ngx_http_request_t *r, burrow_request *reques
 u_char *ngx_burrow_decimal(u_char *to, uint64_t n);
 ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *request);
 
+/* tls.c */
+ngx_int_t ngx_burrow_describe_tls(ngx_http_request_t *r, burrow_request *request);
+
 /* body.c */
 ngx_int_t ngx_burrow_describe_body(ngx_http_request_t *r, burrow_request *request);
 ngx_int_t ngx_burrow_pass_body(ngx_burrow_ctx_t *ctx, const burrow_request *request);
@@ -260,6 +263,12 @@ void ngx_burrow_read_more(void *request);
 /* head.c */
 ngx_int_t ngx_burrow_send_head(ngx_burrow_ctx_t *ctx, const burrow_head *head);
 ngx_int_t ngx_burrow_status_line(ngx_pool_t *pool, const burrow_head *head, ngx_str_t *line);
+
+/* interim.c */
+/* Whether the client of a request can be sent one. */
+ngx_uint_t ngx_burrow_takes_interim(ngx_http_request_t *r);
+ngx_uint_t ngx_burrow_is_interim(const burrow_head *head);
+ngx_int_t ngx_burrow_send_interim(ngx_http_request_t *r, const burrow_head *head);
 
 /* response.c */
 void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *chunk,

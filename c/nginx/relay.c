@@ -268,7 +268,9 @@ static ngx_burrow_relay_t *create(ngx_http_request_t *r)
     ngx_http_cleanup_t *at_end = ngx_http_cleanup_add(r, 0);
     burrow_request request;
 
-    if (relay == NULL || at_end == NULL || ngx_burrow_describe_request(r, &request) != NGX_OK) {
+    if (relay == NULL || at_end == NULL || ngx_burrow_describe_request(r, &request) != NGX_OK
+        || ngx_burrow_describe_tls(r, &request) != NGX_OK)
+    {
         return NULL;
     }
     describe_body(r, &request);

@@ -186,8 +186,11 @@ void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *ch
         ngx_burrow_upgrade(ctx, head, chunk, body, flags);
     } else if (ctx->upgraded) {
         ngx_burrow_upgraded_send(ctx, chunk, body, flags);
-    } else if (head != NULL && head->status < NGX_HTTP_OK) {
-        burrow_chunk_free(chunk); /* nginx sends no interim answers */
+    } else if (head != NULL && ngx_burrow_is_interim(head)) {
+        burrow_chunk_free(chunk);
+        if (ngx_burrow_send_interim(ctx->request, head) != NGX_OK) {
+            ngx_burrow_finalize(ctx, NGX_ERROR);
+        }
     } else if (head != NULL && ngx_burrow_send_head(ctx, head) != NGX_OK) {
         burrow_chunk_free(chunk); /* no body is wanted */
     } else {

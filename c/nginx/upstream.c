@@ -134,15 +134,21 @@ static ngx_int_t process_header(ngx_http_request_t *r)
     ngx_burrow_relay_t *relay = relay_of(r);
     ngx_buf_t *b = &r->upstream->buffer;
     burrow_str bytes = { (char *) b->pos, (size_t) (b->last - b->pos) };
+    burrow_part_kind kind;
     burrow_part part;
 
-    switch (burrow_relay_read(relay->relay, &bytes, &part)) {
+    do {
+        kind = burrow_relay_read(relay->relay, &bytes, &part);
+    } while (kind == BURROW_PART_HEAD && ngx_burrow_is_interim(&part.head)
+             && ngx_burrow_send_interim(r, &part.head) == NGX_OK);
+
+    switch (kind) {
     case BURROW_PART_MORE:
         b->pos = b->last - bytes.len;
         return make_room(r, part.len);
     case BURROW_PART_HEAD:
         b->pos = b->last - bytes.len;
-        return set_answer(r, &part.head);
+        return ngx_burrow_is_interim(&part.head) ? NGX_ERROR : set_answer(r, &part.head);
     case BURROW_PART_ABORT:
         log_why(relay, part.why);
         ngx_burrow_relay_fail(relay, part.outcome);

@@ -5,7 +5,7 @@
 //! ```
 
 /// Of the frames and of what they hold; in every HELLO.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a frame's header.
 pub const HEADER: usize = 8;
 /// The longest payload of BODY: what a sender cuts a body into.

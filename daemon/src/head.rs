@@ -36,6 +36,9 @@ pub unsafe fn write(head: &burrow_head, to: &mut Vec<u8>) {
 /// The status that gives the connection's bytes to the application.
 pub const SWITCHING_PROTOCOLS: u32 = 101;
 
+/// The status of an interim answer, which another head follows.
+pub const EARLY_HINTS: u32 = 103;
+
 /// Headers that say where the answer ends: the server's own.
 const FRAMING: [&[u8]; 3] = [b"Content-Length", b"Transfer-Encoding", b"Connection"];
 
@@ -57,8 +60,11 @@ pub fn read(payload: &[u8], headers: &mut Vec<burrow_pair>) -> Option<burrow_hea
         }
         headers.push(burrow_pair { name: burrow_str::new(name), value: burrow_str::new(value) });
     }
-    let is_final = (200..=999).contains(&status) || status == SWITCHING_PROTOCOLS && content_length == -1;
-    let good = texts.is_done() && is_final && content_length >= -1 && is_text(reason);
+    let is_known = match status {
+        SWITCHING_PROTOCOLS | EARLY_HINTS => content_length == -1,
+        _ => (200..=999).contains(&status),
+    };
+    let good = texts.is_done() && is_known && content_length >= -1 && is_text(reason);
     good.then_some(burrow_head {
         status,
         reason: burrow_str::new(reason),

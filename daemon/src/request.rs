@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!  content length, request start, script's mtime, queue start, queue deadline: i64 each
-//!  flags, number of headers, of params, of texts: u32 each
+//!  flags, number of headers, of params, of what is known of TLS, of texts: u32 each
 //!  lengths of the texts: u32 each, all ones for what is absent | the texts
 //! ```
 //! The texts: target, callable, application group; the variables in the order of `burrow_var`; name and
-//! value of each header, of each param.
+//! value of each header, of each param, of what is known of TLS.
 
-use burrow_abi::{burrow_pair, burrow_request, burrow_str, BURROW_VAR_COUNT};
+use burrow_abi::{burrow_pair, burrow_request, burrow_str, slice, BURROW_VAR_COUNT};
 
 const ABSENT: u32 = u32::MAX;
 const VARS: usize = BURROW_VAR_COUNT as usize;
-const FIXED: usize = 5 * 8 + 4 * 4;
+const FIXED: usize = 5 * 8 + 5 * 4;
 /// Bytes of all texts, mostly.
 const USUAL: usize = 1024;
 
@@ -34,8 +34,14 @@ pub struct Addressed<'a> {
 /// The strings of `request` are there.
 pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<u8>) {
     // SAFETY: c/shim.h: so many of each.
-    let (headers, params) =
-        unsafe { (pairs(request.headers, request.n_headers), pairs(request.params, request.n_params)) };
+    let (headers, params, tls) = unsafe {
+        (
+            slice(request.headers, request.n_headers),
+            slice(request.params, request.n_params),
+            slice(request.tls, request.n_tls),
+        )
+    };
+    let pairs = || headers.iter().chain(params).chain(tls);
     let numbers = [
         request.content_length,
         request.request_start,
@@ -43,17 +49,17 @@ pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<
         request.queue_start,
         address.queue_deadline,
     ];
-    let texts = 3 + VARS + 2 * (headers.len() + params.len());
+    let texts = 3 + VARS + 2 * (headers.len() + params.len() + tls.len());
     let parts = [address.target, address.callable, address.application_group]
         .into_iter()
         .map(burrow_str::new)
         .chain(request.vars)
-        .chain(headers.iter().chain(params).flat_map(|pair| [pair.name, pair.value]));
+        .chain(pairs().flat_map(|pair| [pair.name, pair.value]));
     to.reserve(FIXED + 4 * texts + USUAL);
     for number in numbers {
         to.extend_from_slice(&number.to_le_bytes());
     }
-    for number in [request.flags, headers.len() as u32, params.len() as u32, texts as u32] {
+    for number in [request.flags, headers.len() as u32, params.len() as u32, tls.len() as u32, texts as u32] {
         to.extend_from_slice(&number.to_le_bytes());
     }
     let lengths = to.len();
@@ -72,7 +78,7 @@ pub fn read<'a>(payload: &'a [u8], pairs: &mut Vec<burrow_pair>) -> Option<(Addr
     let (numbers, counts) = fixed.split_at(5 * 8);
     let number = |index: usize| i64::from_le_bytes(numbers[8 * index..][..8].try_into().unwrap());
     let count = |index: usize| u32::from_le_bytes(counts[4 * index..][..4].try_into().unwrap());
-    let (n_headers, n_params, n_texts) = (count(1) as usize, count(2) as usize, count(3) as usize);
+    let [n_headers, n_params, n_tls, n_texts] = [1, 2, 3, 4].map(|index| count(index) as usize);
     let mut texts = texts(rest, n_texts)?;
     let address = Addressed {
         target: texts.next()?,
@@ -85,18 +91,21 @@ pub fn read<'a>(payload: &'a [u8], pairs: &mut Vec<burrow_pair>) -> Option<(Addr
         *var = texts.next_or_absent()?;
     }
     pairs.clear();
-    for _ in 0..n_headers.checked_add(n_params)? {
+    for _ in 0..n_headers.checked_add(n_params)?.checked_add(n_tls)? {
         let (name, value) = (texts.next_or_absent()?, texts.next_or_absent()?);
         pairs.push(burrow_pair { name, value });
     }
     texts.is_done().then(|| {
-        let (headers, params) = pairs.split_at(n_headers);
+        let (headers, others) = pairs.split_at(n_headers);
+        let (params, tls) = others.split_at(n_params);
         let request = burrow_request {
             vars,
             headers: headers.as_ptr(),
             n_headers,
             params: params.as_ptr(),
             n_params,
+            tls: tls.as_ptr(),
+            n_tls,
             body: burrow_str::NONE,
             content_length: number(0),
             request_start: number(1),
@@ -107,14 +116,6 @@ pub fn read<'a>(payload: &'a [u8], pairs: &mut Vec<burrow_pair>) -> Option<(Addr
         };
         (address, request)
     })
-}
-
-unsafe fn pairs<'a>(start: *const burrow_pair, n: usize) -> &'a [burrow_pair] {
-    match n {
-        0 => &[],
-        // SAFETY: the caller vouches for so many.
-        n => unsafe { std::slice::from_raw_parts(start, n) },
-    }
 }
 
 /// Texts behind their lengths.
@@ -177,6 +178,8 @@ mod tests {
             n_headers: 1,
             params: &pair,
             n_params: 1,
+            tls: &pair,
+            n_tls: 1,
             body: burrow_str::NONE,
             content_length: -1,
             request_start: 1,
@@ -208,6 +211,7 @@ mod tests {
         // SAFETY: the payload is there.
         let (method, host) = unsafe { (request.vars[0].bytes(), (*request.headers).value.bytes()) };
         assert_eq!((method, host), (&b"GET"[..], &b"shop"[..]));
+        assert_eq!((request.n_headers, request.n_params, request.n_tls), (1, 1, 1));
         assert!(request.vars[1].is_absent() && !request.vars[3].is_absent());
         for cut in 0..payload.len() {
             assert!(read(&payload[..cut], &mut pairs).is_none(), "{cut}");

@@ -25,6 +25,12 @@ impl Head {
         self.headers.reserve(headers);
     }
 
+    /// Where there is no text yet.
+    pub fn set_reason(&mut self, reason: &[u8]) {
+        self.text.extend_from_slice(reason);
+        self.reason = (0, reason.len() as u32);
+    }
+
     /// Adds a header of our own.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let start = self.text.len();

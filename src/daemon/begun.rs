@@ -2,11 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use burrow_abi::{burrow_request, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD, BURROW_UPGRADE};
+use burrow_abi::{
+    burrow_request, BURROW_EARLY_HINTS, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD,
+    BURROW_UPGRADE,
+};
 use burrow_daemon::frame::{Header, Kind, HEADER, HEAD_MAX, LAST};
 use burrow_daemon::page;
 use burrow_daemon::request::{self, Addressed};
 
+use super::incoming::Wanted;
 use super::Group;
 use crate::embedded::App;
 
@@ -14,12 +18,10 @@ pub struct Begun {
     pub frame: Vec<u8>,
     /// There is no body.
     pub is_whole: bool,
-    /// It asks for another protocol. What follows is no body, but what the client says once it has a 101.
-    pub may_upgrade: bool,
     /// Until when a thread may take it, in microseconds of CLOCK_MONOTONIC; 0: for ever.
     pub deadline: i64,
-    /// The answer is a head alone.
-    pub wants_head_only: bool,
+    /// Where the answer may be a 101, what follows is no body, but what the client says once it has that.
+    pub wanted: Wanted,
 }
 
 impl Begun {
@@ -57,9 +59,12 @@ impl Begun {
         (length <= HEAD_MAX).then_some(Begun {
             frame,
             is_whole,
-            may_upgrade,
             deadline,
-            wants_head_only: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
+            wanted: Wanted {
+                head_only: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
+                may_upgrade,
+                may_hint: request.flags & BURROW_EARLY_HINTS != 0,
+            },
         })
     }
 }

@@ -10,7 +10,7 @@ use burrow_abi::{
     burrow_client, burrow_io, burrow_level, burrow_outcome, burrow_request, BURROW_ABORTED, BURROW_DONE,
     BURROW_FAILED, BURROW_GONE, BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_TIMEOUT, BURROW_UNAVAILABLE,
 };
-use burrow_daemon::head::SWITCHING_PROTOCOLS;
+use burrow_daemon::head::{EARLY_HINTS, SWITCHING_PROTOCOLS};
 use nix::errno::Errno;
 use nix::sys::socket::{send, MsgFlags};
 
@@ -147,11 +147,7 @@ impl Exchange<'_> {
         link.begin();
         self.outgoing.repeat();
         self.inbox.clear();
-        self.incoming = Incoming::new(
-            self.outgoing.wants_head_only,
-            self.outgoing.may_upgrade(),
-            self.group.header_buffer_size,
-        );
+        self.incoming = Incoming::new(self.outgoing.wanted, self.group.header_buffer_size);
         self.quiet_since = None;
         self.outgoing.read(&self.client, false)?; // A small body leaves with the request.
         let mut may_block = true;
@@ -229,6 +225,10 @@ impl Exchange<'_> {
                 }
                 Part::End => {
                     response.send(client, None, Body::Bytes(b""), false, true)?;
+                    None
+                }
+                Part::Head(head) if head.status == EARLY_HINTS => {
+                    client.send(Some(&head), Body::Bytes(b""), 0)?;
                     None
                 }
                 Part::Head(head) => {

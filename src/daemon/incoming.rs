@@ -8,7 +8,7 @@ use burrow_abi::{
     BURROW_UNAVAILABLE,
 };
 use burrow_daemon::frame::{self, Header, Kind};
-use burrow_daemon::head::{self, SWITCHING_PROTOCOLS};
+use burrow_daemon::head::{self, EARLY_HINTS, SWITCHING_PROTOCOLS};
 
 use super::file;
 
@@ -16,8 +16,8 @@ use super::file;
 const SMALL: usize = 16;
 /// Pieces of one answer that lie in files: each keeps a descriptor open.
 const MOST_FILES: u32 = 16;
-/// Descriptors that have come before their frames: HELLO has two.
-const MOST_DESCRIPTORS: usize = 4;
+/// Descriptors that have come before their frames were read: HELLO has two.
+const MOST_DESCRIPTORS: usize = 2 + MOST_FILES as usize;
 
 /// Why an answer may end that is not whole: that all is well, or that the client has left, is not for a worker to
 /// say.
@@ -31,7 +31,7 @@ pub enum Part<'a> {
     More(usize),
     /// The payload of a HELLO, and its descriptors.
     Hello([u8; 8], Vec<OwnedFd>),
-    /// Points into the bytes and into [`Incoming`].
+    /// Points into the bytes and into [`Incoming`]. Behind one of [`EARLY_HINTS`] another one comes.
     Head(burrow_head),
     /// Bytes of the body, and whether the client should get them now.
     Body(&'a [u8], bool),
@@ -61,6 +61,17 @@ enum Progress {
     Over,
 }
 
+/// What the answer to a request can be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// A head alone.
+    pub head_only: bool,
+    /// A 101, for another protocol.
+    pub may_upgrade: bool,
+    /// A 103 before it.
+    pub may_hint: bool,
+}
+
 /// The answer to one request, as it arrives.
 #[derive(Debug, Default)]
 pub struct Incoming {
@@ -74,10 +85,7 @@ pub struct Incoming {
     files: u32,
     descriptors: VecDeque<OwnedFd>,
     headers: Vec<burrow_pair>,
-    /// The answer has no body whatever its head says.
-    bodiless: bool,
-    /// It may be a 101.
-    may_upgrade: bool,
+    wanted: Wanted,
     /// Bytes of the longest header.
     longest_header: usize,
     /// The worker does not want this connection to be used again.
@@ -85,9 +93,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// `bodiless`: the request asks for a head alone; `may_upgrade`: for another protocol.
-    pub fn new(bodiless: bool, may_upgrade: bool, longest_header: usize) -> Self {
-        Incoming { bodiless, may_upgrade, longest_header, ..Incoming::default() }
+    pub fn new(wanted: Wanted, longest_header: usize) -> Self {
+        Incoming { wanted, longest_header, ..Incoming::default() }
     }
 
     /// Descriptors that came with the bytes that follow.
@@ -205,14 +212,21 @@ impl Incoming {
 
     fn head(&mut self, header: Header, payload: &[u8]) -> Result<Part<'static>, Malformed> {
         let head = head::read(payload, &mut self.headers).ok_or("a head that must not go out")?;
-        if head.status == SWITCHING_PROTOCOLS && !self.may_upgrade {
+        if head.status == SWITCHING_PROTOCOLS && !self.wanted.may_upgrade {
             return Err("a 101 that the request does not ask for");
+        }
+        if head.status == EARLY_HINTS && (!self.wanted.may_hint || header.flags & frame::LAST != 0) {
+            return Err("a 103 that the client does not take");
         }
         let length = |pair: &burrow_pair| pair.name.len + ": ".len() + pair.value.len;
         if self.headers.iter().any(|pair| length(pair) > self.longest_header) {
             return Err("a header that is longer than header-buffer-size");
         }
-        let bodiless = self.bodiless || matches!(head.status, 204 | 304);
+        if head.status == EARLY_HINTS {
+            self.have = 0;
+            return Ok(Part::Head(head));
+        }
+        let bodiless = self.wanted.head_only || matches!(head.status, 204 | 304);
         let left = u64::try_from(head.content_length).ok().filter(|_| !bodiless);
         self.progress = Progress::Begun { left };
         (self.have, self.flags) = (0, header.flags);
@@ -312,17 +326,34 @@ mod tests {
     }
 
     fn all(bytes: &[Vec<u8>]) -> Vec<String> {
-        parts(&mut Incoming::new(false, false, 32), &[&bytes.concat()])
+        parts(&mut Incoming::new(Wanted::default(), 32), &[&bytes.concat()])
     }
 
     #[test]
     fn another_protocol() {
         let bytes = [head(0, 101, -1), frame(Kind::Body, 0, b"raw"), frame(Kind::Body, LAST, b"")].concat();
-        let said = parts(&mut Incoming::new(false, true, 32), &[&bytes]);
+        let said =
+            parts(&mut Incoming::new(Wanted { may_upgrade: true, ..Wanted::default() }, 32), &[&bytes]);
         assert_eq!(said, ["head 101", "raw", "end"]);
         assert_eq!(all(&[bytes]), ["a 101 that the request does not ask for"]);
-        let said = parts(&mut Incoming::new(false, true, 32), &[&head(0, 101, 5)]);
+        let said = parts(
+            &mut Incoming::new(Wanted { may_upgrade: true, ..Wanted::default() }, 32),
+            &[&head(0, 101, 5)],
+        );
         assert_eq!(said, ["a head that must not go out"]);
+    }
+
+    #[test]
+    fn early_hints() {
+        let hint = || head(0, 103, -1);
+        let bytes = [hint(), hint(), head(LAST, 200, 0)].concat();
+        let hinting = || Incoming::new(Wanted { may_hint: true, ..Wanted::default() }, 32);
+        assert_eq!(parts(&mut hinting(), &[&bytes]), ["head 103", "head 103", "head 200", "end"]);
+        assert_eq!(all(&[bytes]), ["a 103 that the client does not take"]);
+        let said = parts(&mut hinting(), &[&head(LAST, 103, -1)]);
+        assert_eq!(said, ["a 103 that the client does not take"]);
+        let said = parts(&mut hinting(), &[&[head(0, 200, -1), hint()].concat()]);
+        assert_eq!(said, ["head 200", "a second head"]);
     }
 
     #[test]
@@ -337,7 +368,7 @@ mod tests {
         ]
         .concat();
         for cut in 0..=answer.len() {
-            let mut incoming = Incoming::new(false, false, 32);
+            let mut incoming = Incoming::new(Wanted::default(), 32);
             let (one, other) = answer.split_at(cut);
             let said = parts(&mut incoming, &[one, other]);
             assert_eq!(said[..2], ["hello", "head 200"], "{cut}");
@@ -349,7 +380,7 @@ mod tests {
 
     #[test]
     fn flushes_are_of_whole_frames() {
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         let bytes = [head(0, 200, -1), frame(Kind::Body, FLUSH, b"abc")].concat();
         let mut bytes = &bytes[..];
         assert!(matches!(incoming.read(&mut bytes), Ok(Part::Head(_))));
@@ -362,7 +393,7 @@ mod tests {
     #[test]
     fn a_head_is_wanted_in_one_piece() {
         let bytes = head(LAST, 200, -1);
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         let mut cut = &bytes[..bytes.len() - 1];
         let Ok(Part::More(length)) = incoming.read(&mut cut) else { panic!("there is no whole head") };
         assert_eq!((length, cut.len()), (bytes.len() - frame::HEADER, length - 1));
@@ -390,7 +421,13 @@ mod tests {
         let less = [head(0, 200, 3), frame(Kind::Body, LAST, b"ab")];
         assert_eq!(all(&less), ["head 200", "ab", "less than the Content-Length of the answer"]);
         assert_eq!(all(&[head(LAST, 304, 3)]), ["head 304", "end"]);
-        assert_eq!(parts(&mut Incoming::new(true, false, 32), &[&head(LAST, 200, 3)]), ["head 200", "end"]);
+        assert_eq!(
+            parts(
+                &mut Incoming::new(Wanted { head_only: true, ..Wanted::default() }, 32),
+                &[&head(LAST, 200, 3)]
+            ),
+            ["head 200", "end"]
+        );
     }
 
     #[test]
@@ -422,13 +459,13 @@ mod tests {
     fn files() {
         let range = frame::File { offset: 1, length: 2 }.bytes();
         let piece = |flags| frame(Kind::File, flags, &range);
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         incoming.add([file()]);
         let said = parts(&mut incoming, &[&[head(0, 200, 2), piece(LAST)].concat()]);
         assert_eq!(said, ["head 200", "file 1+2", "end"]);
         assert_eq!(all(&[head(0, 200, 2), piece(LAST)])[1], "a file without its descriptor");
 
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         parts(&mut incoming, &[&head(0, 200, -1)]);
         for _ in 0..MOST_FILES {
             incoming.add([file()]);
@@ -440,10 +477,10 @@ mod tests {
 
     #[test]
     fn descriptors_belong_to_frames() {
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         incoming.add((0..=MOST_DESCRIPTORS).map(|_| file()));
         assert!(incoming.read(&mut &b""[..]).is_err());
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         incoming.add([std::fs::File::open("/dev/null").unwrap().into()]);
         let range = frame::File { offset: 0, length: 1 }.bytes();
         let said = parts(&mut incoming, &[&[head(0, 200, -1), frame(Kind::File, 0, &range)].concat()]);
@@ -458,7 +495,7 @@ mod tests {
         // SAFETY: literals.
         unsafe { head::write(&head, &mut payload) };
         let bytes = frame(Kind::Head, LAST, &payload);
-        let mut incoming = Incoming::new(false, false, 32);
+        let mut incoming = Incoming::new(Wanted::default(), 32);
         let Ok(Part::Head(head)) = incoming.read(&mut &bytes[..]) else { panic!("there is a head") };
         // SAFETY: bytes and `incoming` are there.
         assert_eq!(unsafe { (*head.headers).value.bytes() }, b"1");

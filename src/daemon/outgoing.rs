@@ -6,6 +6,7 @@ use burrow_daemon::page;
 
 use super::begun::Begun;
 use super::client::{Client, Gone, Read};
+use super::incoming::Wanted;
 use super::Group;
 use crate::embedded::App;
 
@@ -24,8 +25,7 @@ pub struct Outgoing {
     can_repeat: bool,
     /// Until when a thread may take it, in microseconds of CLOCK_MONOTONIC; 0: for ever.
     deadline: i64,
-    /// The answer is a head alone.
-    pub wants_head_only: bool,
+    pub wanted: Wanted,
 }
 
 /// Whether what follows is no body but another protocol's.
@@ -44,16 +44,10 @@ impl Outgoing {
     /// `request` points at what it says.
     pub unsafe fn new(group: &Group, app: &App, request: &burrow_request, frames: Vec<u8>) -> Option<Self> {
         // SAFETY: the caller vouches for it.
-        let Begun { frame, is_whole, may_upgrade, deadline, wants_head_only } =
-            unsafe { Begun::new(group, app, request, frames) }?;
-        let upgrade = if may_upgrade { Upgrade::Asked } else { Upgrade::No };
+        let Begun { frame, is_whole, deadline, wanted } = unsafe { Begun::new(group, app, request, frames) }?;
+        let upgrade = if wanted.may_upgrade { Upgrade::Asked } else { Upgrade::No };
         let (sent, can_repeat) = (0, true);
-        Some(Outgoing { frames: frame, sent, is_whole, upgrade, can_repeat, deadline, wants_head_only })
-    }
-
-    /// The answer may be a 101.
-    pub fn may_upgrade(&self) -> bool {
-        self.upgrade != Upgrade::No
+        Some(Outgoing { frames: frame, sent, is_whole, upgrade, can_repeat, deadline, wanted })
     }
 
     /// The head of the answer is there.

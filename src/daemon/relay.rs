@@ -84,15 +84,14 @@ impl Relay {
         connection.begin();
         self.attempts += 1;
         self.again = self.kept.replace(Vec::new()).unwrap_or_default();
-        let Begun { wants_head_only, may_upgrade, .. } = self.begun;
-        self.incoming = Incoming::new(wants_head_only, may_upgrade, self.workers.group.header_buffer_size);
+        self.incoming = Incoming::new(self.begun.wanted, self.workers.group.header_buffer_size);
         self.connection = Some(connection);
     }
 
     /// Lets go of the connection; whether it is idle from now on. `rest` was received behind the answer.
     pub fn release(&mut self, sent: bool, mut rest: &[u8]) -> bool {
         let Some(connection) = self.connection.take() else { return false };
-        if self.begun.may_upgrade {
+        if self.begun.wanted.may_upgrade {
             // The client's direction has not ended.
             return false;
         }

@@ -226,11 +226,13 @@ impl Exchange {
             let request = &mut *self.request.get();
             let headers = slice(request.headers, request.n_headers);
             let params = slice(request.params, request.n_params);
+            let tls = slice(request.tls, request.n_tls);
+            let pairs: usize = [headers, params, tls].map(size_of_pairs).iter().sum();
             let vars: usize = request.vars.iter().map(|var| var.len).sum();
-            let mut block =
-                Block::new(size_of_pairs(headers) + size_of_pairs(params) + vars + request.body.len);
+            let mut block = Block::new(pairs + vars + request.body.len);
             request.headers = block.copy_pairs(headers);
             request.params = block.copy_pairs(params);
+            request.tls = block.copy_pairs(tls);
             request.vars.iter_mut().for_each(|var| *var = block.copy(*var));
             request.body = block.copy(request.body);
             *self.block.get() = Some(block);

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from urllib.parse import unquote
 
 events = []
 
@@ -183,6 +184,31 @@ async def file(scope, receive, send):
     await send({"type": "http.response.pathsend", "path": scope["query_string"].decode()})
 
 
+async def parts(scope, receive, send):
+    """Of a file, as the query's expression has them; and where it is read next."""
+    path, _, parts = unquote(scope["query_string"].decode()).partition("&")
+    with open(path, "rb") as file:
+        await send({"type": "http.response.start", "status": 200})
+        for part in eval(parts):
+            if isinstance(part, bytes):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            else:
+                part.setdefault("file", file)
+                await send({"type": "http.response.zerocopysend", "more_body": True, **part})
+        events[:] = [file.tell()]
+        await send({"type": "http.response.body"})
+
+
+async def hints(scope, receive, send):
+    hint = {"type": "http.response.early_hint"}
+    await send({**hint, "links": [b"</a.css>; rel=preload", b"</b.css>; rel=preload"]})
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-last", b"yes")]})
+    await send({**hint, "links": iter([b"</c.css>; rel=preload"])})
+    await send({"type": "http.response.body", "body": b"hinted", "more_body": True})
+    await send({**hint, "links": [b"</late.css>"]})
+    await send({"type": "http.response.body"})
+
+
 async def silent(scope, receive, send):
     pass
 
@@ -230,6 +256,8 @@ async def wrong(scope, receive, send):
         "newline": {**start, "headers": [(b"a", b"b\r\nc: d")]},
         "nul": {**start, "headers": [(b"a", b"b\0")]},
         "name": {**start, "headers": [(b"a b", b"c")]},
+        "linkless": {"type": "http.response.early_hint"},
+        "link": {"type": "http.response.early_hint", "links": [b"a\r\nb: c"]},
         "lengths": {**start, "headers": [(b"content-length", b"1"), (b"content-length", b"2")]},
     }[scope["query_string"].decode()]
     try:

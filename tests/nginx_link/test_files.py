@@ -76,7 +76,7 @@ def test_bad_descriptors(site, group, clients, tmp_path, kind, path):
     pipe = os.pipe()
     given = {
         "pipe": [pipe[0]], "folder": [os.open(tmp_path, os.O_RDONLY)], "many": [pipe[0]] * 253,
-        "write only": [os.open(tmp_path / "data", os.O_WRONLY | os.O_CREAT)], "unasked": [pipe[0]] * 5,
+        "write only": [os.open(tmp_path / "data", os.O_WRONLY | os.O_CREAT)], "unasked": [pipe[0]] * 19,
     }[kind]  # fmt: skip
     before = descriptors_of(site)
     answer = clients.submit(site.request, path)

@@ -4,6 +4,8 @@ Run on the loop's thread, with what it takes of bootstrap.py in its globals.
 """
 
 import asyncio
+import os
+import stat
 
 ANY_LOOP, ASYNCIO, UVLOOP = range(3)
 
@@ -124,3 +126,55 @@ def blocked(thread):
     log(WARN, "burrow: the event loop of ASGI applications is blocked by code that does not await:")
     for line in "".join(stack).splitlines():
         log(WARN, line)
+
+
+#: Their numbers, by what OpenSSL calls them.
+cipher_suites = {}
+
+
+def cipher_suite(name):
+    """The number of a TLS cipher suite, or None."""
+    if not cipher_suites:
+        try:
+            import ssl
+        except ImportError:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("ALL")
+        cipher_suites.update((cipher["name"], cipher["id"] & 0xFFFF) for cipher in context.get_ciphers())
+    return cipher_suites.get(name)
+
+
+def part_of(event):
+    """Descriptor, offset and count of what an http.response.zerocopysend names."""
+    file, offset, count = event["file"], event.get("offset"), event.get("count")
+    descriptor = file if isinstance(file, int) else file.fileno()
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("what is to be sent is not a regular file")
+    start = position(file) if offset is None else offset
+    if start < 0 or count is not None and count < 0:
+        raise ValueError("offset and count of http.response.zerocopysend must not be negative")
+    rest = max(0, about.st_size - start)
+    count = rest if count is None else min(count, rest)
+    if offset is None:
+        position(file, start + count)
+    return descriptor, start, count
+
+
+def position(file, *to):
+    """Where a file is read next, or from now on."""
+    if isinstance(file, int):
+        return os.lseek(file, *to, os.SEEK_SET) if to else os.lseek(file, 0, os.SEEK_CUR)
+    return file.seek(*to) if to else file.tell()
+
+
+async def send_read(send, part, more_body):
+    """Sends a part of a file in pieces that are read here."""
+    descriptor, offset, count = part
+    while count > 0:
+        piece = os.pread(descriptor, min(count, 1 << 18), offset)
+        if not piece:
+            raise EOFError("a file has become shorter while it was sent")
+        offset, count = offset + len(piece), count - len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": more_body or count > 0})

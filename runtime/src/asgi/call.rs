@@ -47,6 +47,8 @@ pub struct Call {
     request: *const burrow_request,
     /// NULL once the host was told the outcome: `request` and `io` are out of bounds then.
     exchange: Cell<*mut c_void>,
+    /// The object that this is the call of.
+    run: Cell<*mut PyObject>,
     /// The application's coroutine, or an iterator that does as well; None once it has ended.
     coroutine: RefCell<Option<Object>>,
     task: RefCell<Option<Object>>,
@@ -98,6 +100,7 @@ pub fn start(
         io,
         request: submission.request,
         exchange: Cell::new(submission.exchange),
+        run: Cell::new(null_mut()),
         coroutine: RefCell::new(None),
         task: RefCell::new(None),
         stepping: Cell::new(false),
@@ -137,9 +140,10 @@ fn new(running: &Running, call: Call) -> Result<Object> {
 
 fn begin(run: &Object, call: &'static Call) -> Result<()> {
     let running = call.running;
+    call.run.set(run.as_ptr());
     let scope = scope::build(running, call)?;
     let receive = RECEIVE.of(run.as_ptr(), c"receive", receive, ffi::METH_NOARGS)?;
-    let send = SEND.of(run.as_ptr(), c"send", send, ffi::METH_O)?;
+    let send = call.sender()?;
     let coroutine = call.loaded.callable.call(&[&scope, &receive, &send])?;
     *call.coroutine.borrow_mut() = Some(awaited(coroutine)?);
     let task = running.new_task(run)?;
@@ -367,6 +371,11 @@ impl Call {
         raise_runtime_error(
             "receive() and send() are for the event loop's thread: use run_coroutine_threadsafe()",
         )
+    }
+
+    /// What the application calls as `send`.
+    pub fn sender(&self) -> Result<Object> {
+        SEND.of(self.run.get(), c"send", send, ffi::METH_O)
     }
 
     pub fn task(&self) -> Option<Object> {

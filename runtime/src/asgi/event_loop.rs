@@ -146,6 +146,9 @@ pub struct Running {
     end: Object,
     stop: Object,
     blocked: Object,
+    pub cipher_suite: Object,
+    pub part_of: Object,
+    pub send_read: Object,
     /// Those that the host waits for, by their exchanges.
     pub calls: RefCell<HashMap<NonNull<c_void>, Object, BuildHasherDefault<Address>>>,
     /// Those whose answers are complete and whose tasks run on.
@@ -239,6 +242,9 @@ impl Running {
             end: function(c"end")?,
             stop: function(c"stop")?,
             blocked: function(c"blocked")?,
+            cipher_suite: function(c"cipher_suite")?,
+            part_of: function(c"part_of")?,
+            send_read: function(c"send_read")?,
             calls: RefCell::default(),
             behind: RefCell::default(),
             applications: RefCell::default(),

@@ -13,6 +13,7 @@ mod inbox;
 mod keys;
 mod protocol;
 mod scope;
+mod tls;
 mod watchdog;
 mod websocket;
 

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CStr;
 
 use burrow_abi::{
-    burrow_pair, burrow_request, burrow_var, slice, BURROW_LISTENER_PORT, BURROW_PATH_INFO,
-    BURROW_QUERY_STRING, BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD,
+    burrow_pair, burrow_request, burrow_var, slice, BURROW_EARLY_HINTS, BURROW_LISTENER_PORT,
+    BURROW_PATH_INFO, BURROW_QUERY_STRING, BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD,
     BURROW_REQUEST_SCHEME, BURROW_REQUEST_URI, BURROW_SCRIPT_NAME, BURROW_SERVER_ADDR, BURROW_SERVER_NAME,
     BURROW_SERVER_PORT, BURROW_SERVER_PROTOCOL,
 };
@@ -14,6 +15,7 @@ use pyo3_ffi as ffi;
 use super::call::Call;
 use super::event_loop::Running;
 use super::keys::Keys;
+use super::tls;
 use crate::object::{
     bytes, dict, integer, interned, latin1, set_item, set_named, tuple, utf8, Object, Raised, Result,
 };
@@ -25,16 +27,19 @@ pub struct Template {
     websocket: Object,
     asgi: Object,
     extensions: Object,
+    /// With what depends on the client.
+    more_extensions: Object,
     websocket_extensions: Object,
     empty_text: Object,
     empty_bytes: Object,
-    nothing: Object,
+    pub nothing: Object,
     names: RefCell<HeaderNames>,
     method: Cache,
     scheme: Cache,
     version: Cache,
     root_path: Cache,
     server: Cache,
+    pub tls: tls::Known,
 }
 
 impl Template {
@@ -71,16 +76,16 @@ impl Template {
         if unsafe { ffi::PyDict_DelItem(websocket.as_ptr(), keys.method.as_ptr()) } != 0 {
             return Err(Raised);
         }
-        let extensions = dict()?;
-        set_named(&extensions, c"http.response.pathsend", &dict()?)?;
-        let websocket_extensions = dict()?;
-        set_named(&websocket_extensions, c"websocket.http.response", &dict()?)?;
+        let extensions = supported(&[c"http.response.pathsend", c"http.response.zerocopysend"])?;
+        let more_extensions = copy(&extensions)?;
+        set_named(&more_extensions, c"http.response.early_hint", &dict()?)?;
         Ok(Template {
             http,
             websocket,
             asgi,
             extensions,
-            websocket_extensions,
+            more_extensions,
+            websocket_extensions: supported(&[c"websocket.http.response"])?,
             empty_text: latin1(b"")?,
             empty_bytes: bytes(b"")?,
             nothing,
@@ -90,16 +95,17 @@ impl Template {
             version: Cache::default(),
             root_path: Cache::default(),
             server: Cache::default(),
+            tls: tls::Known::default(),
         })
     }
 }
 
 /// The object that was last made of some bytes.
 #[derive(Default)]
-struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
+pub struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
 
 impl Cache {
-    fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
+    pub fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
         if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| **known == *bytes) {
             return Ok(made.clone());
         }
@@ -124,15 +130,22 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
         None => {
             set(&keys.method, &template.method.get(var(BURROW_REQUEST_METHOD), latin1)?)?;
             set(&keys.scheme, &template.scheme.get(var(BURROW_REQUEST_SCHEME), latin1)?)?;
-            set(&keys.extensions, &copy(&template.extensions)?)?;
         }
         Some(socket) => {
             let scheme = if var(BURROW_REQUEST_SCHEME) == b"https" { b"wss" } else { &b"ws"[..] };
             set(&keys.scheme, &template.scheme.get(scheme, latin1)?)?;
             set(&keys.subprotocols, &texts(socket.subprotocols())?)?;
-            set(&keys.extensions, &copy(&template.websocket_extensions)?)?;
         }
     }
+    let extensions = copy(match socket {
+        Some(_) => &template.websocket_extensions,
+        None if request.flags & BURROW_EARLY_HINTS != 0 => &template.more_extensions,
+        None => &template.extensions,
+    })?;
+    if request.n_tls > 0 {
+        set_item(&extensions, keys.tls.as_ptr(), &tls::describe(running, request)?)?;
+    }
+    set(&keys.extensions, &extensions)?;
     let (root, rest) = (var(BURROW_SCRIPT_NAME), var(BURROW_PATH_INFO));
     if root.is_empty() {
         set(&keys.root_path, &template.empty_text)?;
@@ -153,6 +166,15 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     set(&keys.server, &server(template, var(address), var(port))?)?;
     set(&keys.state, &copy(&call.application().state())?)?;
     Ok(scope)
+}
+
+/// A dict with an entry for each of the extensions.
+fn supported(names: &[&CStr]) -> Result<Object> {
+    let extensions = dict()?;
+    for name in names {
+        set_named(&extensions, name, &dict()?)?;
+    }
+    Ok(extensions)
 }
 
 fn copy(dict: &Object) -> Result<Object> {

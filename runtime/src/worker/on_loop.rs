@@ -210,14 +210,9 @@ impl LoopExchange {
         if !self.begin_answer(state) {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        match head.map_or(0, |head| head.status) {
-            SWITCHING_PROTOCOLS => {
-                state.is_upgraded = true;
-                worker().requests.end(self.connection.slot);
-            }
-            // An interim answer, for which servers have no frame.
-            100..200 => return Ok(0),
-            _ => {}
+        if head.is_some_and(|head| head.status == SWITCHING_PROTOCOLS) {
+            state.is_upgraded = true;
+            worker().requests.end(self.connection.slot);
         }
         if flags & BURROW_LAST != 0 && file.is_none() && data.len() <= BODY_MAX {
             // Before the server has the answer and looks for a free worker for its next request.
@@ -253,10 +248,8 @@ impl LoopExchange {
             unsafe { add_head(frames, head, if is_alone { flags } else { 0 })? };
         }
         if let Some((file, descriptor)) = file {
-            leaving.send(socket, [frames, &[]])?;
-            let mut frame = Vec::new();
-            add(&mut frame, Kind::File, flags, &file.bytes());
-            return leaving.send_with(socket, frame, descriptor);
+            add(frames, Kind::File, flags, &file.bytes());
+            return leaving.send_with(socket, std::mem::take(frames), descriptor);
         }
         if is_alone && head.is_some() {
             return leaving.send(socket, [frames, &[]]);

@@ -1,12 +1,14 @@
 //! The `http` connection of a request: what of it was received and answered.
 
+mod files;
 mod receive;
 mod send;
 
 use std::cell::{Cell, RefCell};
 
 use burrow_abi::{
-    burrow_request, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD, READABLE, WRITABLE,
+    burrow_request, BURROW_EARLY_HINTS, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD, READABLE,
+    WRITABLE,
 };
 
 use super::awaitable;
@@ -47,6 +49,8 @@ enum Body {
 pub struct Http {
     /// The client gets no body, whatever the application sends.
     is_head: bool,
+    /// The client can be sent a 103.
+    takes_hints: bool,
     stage: Cell<Stage>,
     progress: Cell<Progress>,
     /// Waits for the first piece of the body.
@@ -54,6 +58,8 @@ pub struct Http {
     bodiless: Cell<bool>,
     /// What may still be sent under the application's Content-Length.
     room: Cell<u64>,
+    /// Files that the server was given.
+    files: Cell<u32>,
     body: Cell<Body>,
     /// Bytes of the request's body that are to come; negative where that is not known.
     missing: Cell<i64>,
@@ -74,11 +80,13 @@ impl Http {
         };
         Http {
             is_head: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
+            takes_hints: request.flags & BURROW_EARLY_HINTS != 0,
             stage: Cell::new(Stage::Start),
             progress: Cell::new(Progress::Nothing),
             head: RefCell::new(None),
             bodiless: Cell::new(false),
             room: Cell::new(u64::MAX),
+            files: Cell::new(0),
             body: Cell::new(body),
             missing: Cell::new(request.content_length),
             receivers: RefCell::default(),

@@ -1,10 +1,7 @@
-//! `http.response.start`, `http.response.body` and `http.response.pathsend`.
+//! `http.response.start`, `http.response.body` and `http.response.early_hint`.
 
-use std::ffi::OsStr;
-use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use burrow_abi::{burrow_body, burrow_head, BURROW_DONE, BURROW_FLUSH, BURROW_LAST};
@@ -34,6 +31,8 @@ impl Http {
                 ("http.response.pathsend", Stage::Body) if !self.is_started() => {
                     return self.send_path(call, event)
                 }
+                ("http.response.zerocopysend", Stage::Body) => return self.send_part(call, event),
+                ("http.response.early_hint", Stage::Start | Stage::Body) => self.hint(call, event)?,
                 _ => {
                     return raise_runtime_error(&format!(
                         "ASGI event '{kind}' is not expected {}",
@@ -79,10 +78,7 @@ impl Http {
         let keys = &call.running.keys;
         // SAFETY: the items are borrowed from the event, which the caller holds.
         unsafe {
-            let more = match item(event, &keys.more_body)? {
-                Some(more) => is_true(more)?,
-                None => false,
-            };
+            let more = has_more(event, keys)?;
             match item(event, &keys.body)? {
                 None => self.pass(call, Piece::Bytes(&[]), more),
                 Some(body) if ffi::PyBytes_Check(body) != 0 => {
@@ -96,39 +92,43 @@ impl Http {
         }
     }
 
-    /// Sends a file, which is all of the body.
+    /// Early hints, as often as the application likes, until its answer has begun.
     ///
     /// # Safety
     /// `event` is a dict.
-    unsafe fn send_path(&self, call: &Call, event: *mut PyObject) -> Result<Object> {
-        // SAFETY: the item is borrowed from the event.
-        let Some(path) = (unsafe { item(event, &call.running.keys.path)? }) else {
-            return raise_value_error("http.response.pathsend must have a path");
-        };
-        // SAFETY: as above.
-        let encoded = unsafe { Object::owned(ffi::PyUnicode_EncodeFSDefault(path))? };
-        // SAFETY: encoding gives bytes.
-        let bytes = unsafe { bytes_of(encoded.as_ptr()) };
-        if !bytes.starts_with(b"/") {
-            return raise_value_error("the path of a file to send must be absolute");
-        }
-        let opened = File::open(OsStr::from_bytes(bytes)).and_then(|file| Ok((file.metadata()?, file)));
-        match opened {
-            Ok((about, file)) if about.is_file() => {
-                self.pass(call, Piece::File(file.into(), about.len() as usize), false)
+    unsafe fn hint(&self, call: &Call, event: *mut PyObject) -> Result<()> {
+        let mut head = Head::new();
+        head.status = 103;
+        head.set_reason(b"Early Hints");
+        // SAFETY: the items are borrowed from the event; PySequence_Fast keeps those of an iterable.
+        unsafe {
+            let Some(links) = item(event, &call.running.keys.links)? else {
+                return raise_value_error("http.response.early_hint must have links");
+            };
+            let links = pieces(links, "the links must be an iterable")?;
+            for index in 0..ffi::PySequence_Fast_GET_SIZE(links.as_ptr()) {
+                let start = head.text.len();
+                head.text.extend_from_slice(b"Link");
+                append(ffi::PySequence_Fast_GET_ITEM(links.as_ptr(), index), "value", &mut head)?;
+                head.take_header(start, start + b"Link".len())?;
             }
-            Ok(_) => raise_value_error("what is to be sent is not a regular file"),
-            // SAFETY: a live object; `errno` is as the failed call left it.
-            Err(error) => unsafe {
-                *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EINVAL);
-                ffi::PyErr_SetFromErrnoWithFilenameObject(ffi::PyExc_OSError, path);
-                Err(Raised)
-            },
         }
+        let Some((exchange, io)) = call.exchange().filter(|_| self.takes_hints && !self.is_started()) else {
+            return Ok(());
+        };
+        let body = burrow_body { data: ptr::null(), len: 0, fd: -1, offset: 0 };
+        // SAFETY: the host's function; the head lives until the call returns.
+        let sent = head.described(|head| unsafe { (io.send)(exchange, head, &body, BURROW_FLUSH) });
+        call.running.touch(io);
+        if sent < 0 {
+            call.lose();
+            return raise_gone();
+        }
+        Ok(())
     }
 
     /// Gives the server a piece of the body, and the head with the first one.
-    fn pass(&self, call: &Call, piece: Piece, more: bool) -> Result<Object> {
+    pub(super) fn pass(&self, call: &Call, piece: Piece, more: bool) -> Result<Object> {
         let done = call.running.done.clone();
         let unabridged = piece.len() as u64;
         let piece = if self.bodiless.get() { Piece::Bytes(&[]) } else { piece };
@@ -176,8 +176,8 @@ impl Http {
             Piece::Bytes(data) => {
                 burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 }
             }
-            Piece::File(file, len) if len > 0 => {
-                burrow_body { data: ptr::null(), len, fd: file.into_raw_fd(), offset: 0 }
+            Piece::File(file, offset, len) if len > 0 => {
+                burrow_body { data: ptr::null(), len, fd: file.into_raw_fd(), offset }
             }
             Piece::File(..) => burrow_body { data: ptr::null(), len: 0, fd: -1, offset: 0 },
         };
@@ -201,17 +201,17 @@ impl Http {
 }
 
 /// Of a body.
-enum Piece<'a> {
+pub(super) enum Piece<'a> {
     Bytes(&'a [u8]),
-    /// With its length.
-    File(OwnedFd, usize),
+    /// So many bytes of it, from there.
+    File(OwnedFd, i64, usize),
 }
 
 impl Piece<'_> {
     fn len(&self) -> usize {
         match self {
             Piece::Bytes(data) => data.len(),
-            Piece::File(_, length) => *length,
+            Piece::File(.., length) => *length,
         }
     }
 }
@@ -284,9 +284,18 @@ unsafe fn append(object: *mut PyObject, what: &str, head: &mut Head) -> Result<(
     Ok(())
 }
 
-unsafe fn is_true(object: *mut PyObject) -> Result<bool> {
-    // SAFETY: a live object.
-    match unsafe { ffi::PyObject_IsTrue(object) } {
+/// Whether the body goes on behind the event.
+///
+/// # Safety
+/// `event` is a dict.
+pub(super) unsafe fn has_more(event: *mut PyObject, keys: &Keys) -> Result<bool> {
+    // SAFETY: as the caller vouches; the item is borrowed from it.
+    let truth = match unsafe { item(event, &keys.more_body)? } {
+        // SAFETY: as above.
+        Some(more) => unsafe { ffi::PyObject_IsTrue(more) },
+        None => 0,
+    };
+    match truth {
         -1 => Err(Raised),
         truth => Ok(truth != 0),
     }

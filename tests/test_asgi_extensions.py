@@ -1,0 +1,175 @@
+"""Extensions of ASGI."""
+
+import functools
+import json
+import os
+import ssl
+import subprocess
+from urllib.parse import quote
+
+import psutil
+import pytest
+from servers import KINDS, Mount, wait_for
+from servers.clients import read_response
+from websockets.sync.client import connect
+
+FOR_APACHE = "SSLVerifyClient optional_no_ca\nH2EarlyHints on"
+PROTOCOLS = "ssl_protocols TLSv1.2 TLSv1.3;"
+PLACES = ["nginx", "nginx-group", "apache", "apache-group"]
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory):
+    """A client's certificate, that of its issuer, and both with the key in one file."""
+    folder = tmp_path_factory.mktemp("identity")
+    new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split()
+    run = functools.partial(subprocess.run, check=True, capture_output=True, cwd=folder)
+    run([*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Issuer"])
+    run([*new, "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/O=Shop, Inc./CN=Zo\xeb",
+         "-utf8", "-CA", "ca.pem", "-CAkey", "ca.key"])  # fmt: skip
+    files = ("cert.pem", "ca.pem", "key.pem")
+    (folder / "all.pem").write_text("".join((folder / name).read_text() for name in files))
+    return folder
+
+
+@pytest.fixture(params=PLACES)
+def site(request, started, watch, identity):
+    """The server, running, with the application in its own processes or in a process group."""
+    kind, _, process = request.param.partition("-")
+    if request.param not in started:
+        server = started[request.param] = KINDS[kind]()
+        issuer = server.root / "issuer.pem"
+        issuer.write_text((identity / "ca.pem").read_text())
+        mounts = [Mount("/", "asgi_app.py"), Mount("/socket", "asgi_socket.py")]
+        for mount in mounts:
+            mount.group, mount.process, mount.nginx = "asgi", process or None, "gzip off;"
+        server.start(
+            mounts=mounts,
+            groups={process: "threads=4"} if process else None,
+            http=f"ssl_client_certificate {issuer}; ssl_verify_client optional_no_ca; {PROTOCOLS}",
+            main=f"{FOR_APACHE}\nSSLCACertificateFile {issuer}" if kind == "apache" else "",
+        )
+    return watch(started[request.param])
+
+
+def certificates(text):
+    return [f"{pem}-----END CERTIFICATE-----\n" for pem in text.split("-----END CERTIFICATE-----\n")[:-1]]
+
+
+def seen(site, *options, path="/scope"):
+    """The scope of a request that curl makes with these options."""
+    code, answer = site.curl(path, *options)
+    assert code == 0
+    return json.loads(answer)["scope"]
+
+
+def test_tls(site):
+    server = (site.root / "cert.pem").read_text()
+    suites = "--tls-max 1.2 --ciphers ECDHE-ECDSA-AES128-GCM-SHA256".split()
+    for options, version, suite in [
+        (["--tls13-ciphers", "TLS_AES_128_GCM_SHA256"], 0x0304, 0x1301),
+        (["--http1.1", *suites], 0x0303, 0xC02B),
+    ]:
+        scope = seen(site, *options)
+        assert scope["scheme"] == "https"
+        assert scope["extensions"]["tls"] == {
+            "server_cert": server,
+            "client_cert_chain": [],
+            "client_cert_name": None,
+            "client_cert_error": None,
+            "tls_version": version,
+            "cipher_suite": suite,
+        }
+    with site.connect(tls=True) as connection:  # its second request is as its first
+        for _ in range(2):
+            connection.sendall(b"GET /scope HTTP/1.1\r\nHost: a\r\n\r\n")
+            scope = json.loads(read_response(connection).body)["scope"]
+            assert scope["extensions"]["tls"]["server_cert"] == server
+    assert "tls" not in site.get("/scope").json()["scope"]["extensions"]
+
+
+def test_certificates_of_clients(site, identity):
+    tls = seen(site, "--cert", str(identity / "all.pem"))["extensions"]["tls"]
+    assert tls["client_cert_chain"] == certificates((identity / "all.pem").read_text())
+    assert tls["client_cert_name"].replace(r"\C3\AB", "\xeb") == "CN=Zo\xeb,O=Shop\\, Inc."
+    assert tls["client_cert_error"] is None
+    stranger = ["--cert", str(site.root / "cert.pem"), "--key", str(site.root / "key.pem")]
+    tls = seen(site, *stranger)["extensions"]["tls"]
+    assert tls["client_cert_chain"] == [(site.root / "cert.pem").read_text()]
+    assert tls["client_cert_name"] == "CN=localhost" and tls["client_cert_error"]
+
+
+def test_tls_of_sockets(site):
+    context = ssl.create_default_context(cafile=site.root / "cert.pem")
+    url = f"wss://localhost:{site.tls_port}/socket/describe"
+    with connect(url, ssl=context, proxy=None, open_timeout=30) as socket:
+        scope = json.loads(socket.recv(timeout=30))
+    assert scope["scheme"] == "wss" and set(scope["extensions"]) == {"websocket.http.response", "tls"}
+    assert scope["extensions"]["tls"]["tls_version"] == 0x0304
+
+
+HINTED = """\
+HTTP/1.1 103 Early Hints
+Link: </a.css>; rel=preload
+Link: </b.css>; rel=preload
+
+HTTP/1.1 103 Early Hints
+Link: </c.css>; rel=preload
+
+HTTP/1.1 200 OK
+"""
+
+
+def test_early_hints(site):
+    for tls in (False, True):
+        with site.connect(tls) as connection:
+            connection.sendall(b"GET /hints HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        assert answer.startswith(HINTED.replace("\n", "\r\n")) and "x-last: yes" in answer.lower()
+        assert answer.count("103") == 2 and "late.css" not in answer
+    old = site.exchange(b"GET /hints HTTP/1.0\r\nHost: a\r\n\r\n")
+    assert old.status == 200 and old.body == b"hinted" and old.header("x-last") == "yes"
+    scope = json.loads(site.exchange(b"GET /scope HTTP/1.0\r\nHost: a\r\n\r\n").body)["scope"]
+    assert "http.response.early_hint" not in scope["extensions"]
+    is_offered = "http.response.early_hint" in seen(site)["extensions"]
+    assert is_offered == (site.kind == "apache")
+    code, answer = site.curl("/hints", "-i")
+    assert code == 0 and answer.count(b"HTTP/2 103") == (2 if is_offered else 0)
+    assert answer.endswith(b"hinted")
+
+
+def test_parts_of_files(site):
+    path = site.data / "parts"
+    data = os.urandom(3_000_000)
+    path.write_bytes(data)
+
+    def parts(expression):
+        return site.get(f"/parts?{quote(f'{path}&{expression}')}")
+
+    assert parts("[{}]").content == data
+    assert site.get("/told").json()[0] == len(data)
+    assert parts("[b'a', {'offset': 5, 'count': 100_000}, b'b', {'offset': 2_999_999}]").content == (
+        b"a" + data[5:100_005] + b"b" + data[-1:]
+    )
+    # each goes on where the one before has ended, whether it was small, large or one too many
+    assert parts("[{'count': 10}, {'count': 70_000}] * 21").content == data[: 21 * 70_010]
+    assert parts("[{'file': file.fileno(), 'count': 3}, {'file': file.fileno()}]").content == data
+    assert parts("[{'offset': 4_000_000}, {'count': 0}, b'end']").content == b"end"
+    assert site.client.head(f"/parts?{quote(f'{path}&[{{}}]')}").status_code == 200
+    processes = [psutil.Process(pid) for pid in {site.get("/state").json()["pid"], *site.workers()}]
+    for process in processes:
+        wait_for(lambda of=process: str(path) not in str(of.open_files()), "the files are closed")
+
+
+@pytest.mark.parametrize(
+    "part, raised",
+    [
+        ("{'file': 'name'}", "AttributeError: 'str' object has no attribute 'fileno'"),
+        ("{'file': os.pipe()[0]}", "ValueError: what is to be sent is not a regular file"),
+        ("{'offset': -1}", "ValueError: offset and count of http.response.zerocopysend must not be negative"),
+    ],
+)
+def test_parts_that_are_none(site, part, raised):
+    query = quote(f"{site.root / 'cert.pem'}&[{part}]")
+    assert site.get(f"/parts?{query}").status_code == 500
+    site.wait_log(raised)
