@@ -33,6 +33,8 @@ pub struct Worker {
     pub peers: Vec<u32>,
     /// Threads that take requests; 0: the scripts of `apps` alone run.
     pub threads: u32,
+    /// Requests are greenlets, so many at once.
+    pub greenlets: bool,
     pub processes: u32,
     pub multiprocess: bool,
     pub run_once: bool,

@@ -18,6 +18,7 @@ import time
 import traceback
 import types
 import warnings
+from threading import get_ident  # a thread's own, whatever gevent makes of threading
 
 
 def take(name, *default):
@@ -35,6 +36,8 @@ record_metrics, metrics = take("_record_metrics"), take("_metrics")
 drain, flush, retire, look, ready, begun, stopped = map(
     take, ("_drain", "_flush", "_retire", "_look", "_ready", "_begun", "_stopped")
 )
+# of greenlets, see greenlets.py
+arrivals, attend, late, switched = map(take, ("_arrivals", "_attend", "_late", "_switched"))
 # in httpd's own processes
 ssl_is_https, ssl_variable = take("_ssl_is_https", None), take("_ssl_variable", None)
 scoreboard = take("_server_metrics", None)
@@ -349,6 +352,12 @@ def report(exception):
         log(ERR, f"burrow: {refusal(module)}")
 
 
+def log_stack_of(thread, title):
+    log(WARN, title)
+    for line in "".join(traceback.format_stack(sys._current_frames()[thread])).splitlines():
+        log(WARN, line)
+
+
 def threads():
     """A line for each thread that this interpreter knows: its ident and a title. As UTF-8."""
     lines = [f"{thread.ident} Thread {thread.native_id} ({thread.name})" for thread in threading.enumerate()]
@@ -363,12 +372,12 @@ def thread_of(frame):
     return frame.f_locals["self"].ident if is_thread else 0
 
 
-def stacks(frames, titles):
+def stacks(frames, more, titles):
     """The stacks that have these innermost frames, under their threads' titles. As UTF-8."""
     text = []
-    for ident, frame in frames:
+    for ident, frame in [*frames, *more]:
         ident = ident or thread_of(frame)
-        if ident != threading.get_ident():
+        if ident != get_ident():
             text += ["\n", titles.get(ident, f"Thread {ident}"), ":\n", *traceback.format_stack(frame)]
     return "".join(text).encode("utf-8", "backslashreplace")
 

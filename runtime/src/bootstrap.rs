@@ -17,6 +17,7 @@ use crate::object::{
     take_exception, tuple, Object, Raised, Result,
 };
 use crate::sync::Guarded;
+use crate::worker::greenlets::Greenlets;
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::{HeaderNames, Keys};
 use crate::{asgi, log, module};
@@ -36,6 +37,8 @@ pub struct State {
     pub event_loop: c_int,
     /// What that works with, once there is one.
     pub asgi: OnceLock<asgi::Running>,
+    /// What is needed where requests are greenlets.
+    pub greenlets: OnceLock<Greenlets>,
     /// wsgi.input of every request that has no body.
     pub empty_input: Object,
     /// Of these sources.
@@ -120,6 +123,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         interface: options.interface,
         event_loop: options.event_loop,
         asgi: OnceLock::new(),
+        greenlets: OnceLock::new(),
         interface_of: function(c"interface_of")?,
         load_script: function(c"load_script")?,
         load_module: function(c"load_module")?,
@@ -279,14 +283,19 @@ impl State {
         self.threads.call(&[]).map(|lines| text_of(&lines))
     }
 
-    /// The stacks of this interpreter's threads, under these titles.
-    pub fn stacks(&self, attached: &Attached, titles: &HashMap<u64, String>) -> Result<String> {
+    /// The stacks of this interpreter's threads, under these titles; `more`: further pairs of number and frame.
+    pub fn stacks(
+        &self,
+        attached: &Attached,
+        titles: &HashMap<u64, String>,
+        more: Vec<Object>,
+    ) -> Result<String> {
         let known = dict()?;
         for (thread, title) in titles {
             let title = latin1(title.as_bytes())?;
             set_item(&known, integer(*thread)?.as_ptr(), &title)?;
         }
-        self.stacks.call(&[&attach::frames(attached)?, &known]).map(|stacks| text_of(&stacks))
+        self.stacks.call(&[&attach::frames(attached)?, &tuple(more)?, &known]).map(|stacks| text_of(&stacks))
     }
 
     pub fn shut_down(&self, _attached: &Attached) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use burrow_abi::{ASGI, BURROW_LOG_INFO, UNKNOWN, WSGI};
+use burrow_abi::{ASGI, BURROW_LOG_ERR, BURROW_LOG_INFO, UNKNOWN, WSGI};
 
 use crate::app::{App, Target};
 use crate::asgi::{self, EventLoop};
@@ -11,6 +11,7 @@ use crate::attach::Attached;
 use crate::bootstrap::State;
 use crate::interpreter::{Interpreter, Slot};
 use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
+use crate::worker::greenlets;
 use crate::wsgi::environ::Template;
 use crate::{log, worker};
 
@@ -117,6 +118,10 @@ impl Instance {
             }
         };
         let event_loop = match loaded.asgi {
+            Some(_) if greenlets::are_used() => {
+                self.refuse_asgi();
+                return None;
+            }
             // Whose event loop would be a thread in a process that is to be forked.
             Some(_) if worker::is_template() => None,
             Some(_) => Some(attached.detached(|| interpreter.event_loop())?),
@@ -238,6 +243,14 @@ impl Instance {
     fn interface_of(&self, state: &State, callable: Object) -> Result<(Object, Option<asgi::Application>)> {
         let (callable, interface) = self.app.interface_of(state, callable)?;
         Ok((callable, (interface == ASGI).then(asgi::Application::default)))
+    }
+
+    fn refuse_asgi(&self) {
+        let line = format!(
+            "burrow: '{}' is an ASGI application, and async=gevent is for WSGI: it needs another process group",
+            self.app.name()
+        );
+        log::line(BURROW_LOG_ERR, line.as_bytes());
     }
 
     fn announce(&self, interpreter: &Interpreter) {

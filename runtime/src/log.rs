@@ -38,6 +38,28 @@ pub fn bound() -> Option<*mut c_void> {
     Some(EXCHANGE.get()).filter(|exchange| !exchange.is_null())
 }
 
+/// What a thread's lines depend on; each greenlet has another one.
+#[derive(Default)]
+pub struct Context {
+    exchange: *mut c_void,
+    pending: Vec<Pending>,
+}
+
+/// The thread goes on with another one: its last one.
+pub fn replace(context: Context) -> Context {
+    Context { exchange: EXCHANGE.replace(context.exchange), pending: PENDING.replace(context.pending) }
+}
+
+impl Context {
+    pub fn is_of_request(&self) -> bool {
+        !self.exchange.is_null()
+    }
+
+    pub fn is_of(&self, exchange: *mut c_void) -> bool {
+        self.exchange == exchange
+    }
+}
+
 /// With the request that is served around this one: a subrequest can ask a hook.
 pub struct Bound(*mut c_void);
 

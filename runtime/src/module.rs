@@ -8,6 +8,7 @@ use pyo3_ffi::{PyMethodDef, PyModuleDef, PyModuleDef_Slot, PyObject, PyType_Slot
 
 use crate::interpreter::Interpreter;
 use crate::object::{integer, integers, latin1, Object, Raised, Result};
+use crate::worker::greenlets;
 use crate::wsgi::{input, start_response};
 use crate::{asgi, host, httpd, log, metrics, observe};
 
@@ -85,6 +86,7 @@ fn functions() -> Vec<PyMethodDef> {
     all.extend(metrics::functions());
     all.extend(httpd::functions());
     all.extend(asgi::functions());
+    all.extend(greenlets::functions());
     all
 }
 

@@ -308,6 +308,15 @@ pub unsafe fn type_name(object: *mut PyObject) -> String {
     unsafe { CStr::from_ptr((*ffi::Py_TYPE(object)).tp_name).to_string_lossy().into_owned() }
 }
 
+/// Raises what was raised in a greenlet while it waited, if anything was.
+pub fn raise_pending() -> Result<()> {
+    // SAFETY: no precondition but being attached.
+    match unsafe { ffi::PyErr_Occurred().is_null() } {
+        true => Ok(()),
+        false => Err(Raised),
+    }
+}
+
 /// Takes the exception that is set.
 pub fn take_exception() -> Option<Object> {
     #[cfg(Py_3_12)]

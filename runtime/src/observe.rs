@@ -141,6 +141,20 @@ pub fn attach(interpreter: &'static Interpreter, watch: Option<&Watch>) -> Attac
     attached
 }
 
+/// The call that a thread is in; each greenlet has another one.
+pub struct Current(*const Call<'static>);
+
+impl Default for Current {
+    fn default() -> Current {
+        Current(std::ptr::null())
+    }
+}
+
+/// The thread goes on with another one: its last one.
+pub fn replace(current: Current) -> Current {
+    Current(CURRENT.replace(current.0))
+}
+
 /// The thread is in this call from here until `leave`.
 pub fn enter(state: &State, call: &Call) {
     // `leave` ends the borrow before the call does.
@@ -154,6 +168,8 @@ pub fn leave(attached: &Attached, call: &Call) {
     let state = attached.interpreter.state();
     if let Some(watch) = &call.watch {
         call.detached(attached, || call.finish());
+        // In a greenlet, which waited for that: there is no application any more to raise it in.
+        take_exception();
         finish(state, call, watch);
     }
     if let Some(active) = state.active_requests.get() {

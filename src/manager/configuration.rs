@@ -286,6 +286,7 @@ fn worker(settings: &Settings, group: &ProcessGroup, server: &Instance, instance
         control,
         peers,
         threads,
+        greenlets: group.has_greenlets(),
         processes: group.number("processes") as u32,
         multiprocess: group.written("processes").is_some(),
         run_once: threads == 1 && group.number("maximum-requests") == 1,

@@ -322,17 +322,21 @@ impl Settings {
         &self.notes
     }
 
-    fn check_preload(&self, group: &ProcessGroup) -> Result<(), String> {
+    /// Whether a group that has but one interpreter gets along with it.
+    fn check_interpreters(&self, group: &ProcessGroup) -> Result<(), String> {
+        let option = match () {
+            () if group.is_on("preload") => "preload=on",
+            () if group.has_greenlets() => "async=gevent",
+            () => return Ok(()),
+        };
         let is_in_another = |app: &Arc<App>| !app.key().group.is_empty();
-        if !group.is_on("preload")
-            || self.hosts_one_app(&group.name)
-            || !self.apps_of(&group.name).iter().any(is_in_another)
-        {
+        if self.hosts_one_app(&group.name) || !self.apps_of(&group.name).iter().any(is_in_another) {
             return Ok(());
         }
-        Err("preload=on needs one interpreter for all of its applications: give them the application group %{GLOBAL}, \
+        Err(format!(
+            "{option} needs one interpreter for all of its applications: give them the application group %{{GLOBAL}}, \
              or a process group each"
-            .into())
+        ))
     }
 
     /// Whether everything is there that the configuration needs: its process groups, and the Python of embedded
@@ -341,7 +345,7 @@ impl Settings {
         self.process_groups.check_names(self.server)?;
         self.process_groups
             .check_each(|group| startable::check(group, &self.instance, self.python_home(), &self.gil))?;
-        self.process_groups.check_each(|group| self.check_preload(group))?;
+        self.process_groups.check_each(|group| self.check_interpreters(group))?;
         self.make_daemons();
         if self.python_home.is_none() && !self.needs_python() {
             return Ok(());

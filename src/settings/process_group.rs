@@ -5,6 +5,8 @@ use std::ffi::c_int;
 use std::path::Path;
 use std::time::Duration;
 
+use burrow_abi::ASGI;
+
 use super::accounts;
 use super::environment::{self, Variable};
 use super::options::{between, flag, number};
@@ -24,6 +26,8 @@ pub enum Kind {
     Interface,
     /// That of ASGI applications.
     EventLoop,
+    /// What runs many requests in one thread.
+    Async,
     /// Seconds with a fraction, more than 0.
     Fraction,
     /// Permission bits, octal.
@@ -68,6 +72,8 @@ const fn option(name: &'static str, kind: Kind, default: &'static str, meaning: 
 
 const ANY_COUNT: Kind = Number(0, i32::MAX as i64);
 const SECONDS: Kind = ANY_COUNT;
+/// A little less than the connections that a process can have.
+const MOST_GREENLETS: u64 = 1000;
 
 /// All options, for both servers.
 pub const OPTIONS: &[Definition] = &[
@@ -77,6 +83,13 @@ pub const OPTIONS: &[Definition] = &[
         Number(0, 32767),
         "15",
         "threads that take requests in each process; 0: the script alone runs",
+    ),
+    option(
+        "async",
+        Async,
+        "",
+        "gevent: requests are greenlets, in each process as many as threads= says (1000) at once, and the standard \
+         library is patched before the applications are imported",
     ),
     option(
         "interpreters",
@@ -227,7 +240,31 @@ impl ProcessGroup {
         if self.is_on("preload") && self.copies() > 0 {
             return Err("preload=on needs one interpreter: remove it, or interpreters=".into());
         }
-        Ok(())
+        if self.has_greenlets() {
+            self.check_greenlets()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_greenlets(&self) -> Result<(), String> {
+        let refused = if self.is_on("preload") {
+            "has an event loop that no fork copies: remove it, or preload=on"
+        } else if self.copies() > 0 {
+            "needs the main interpreter: remove it, or interpreters="
+        } else if self.interface() == Some(ASGI) || self.written("loop").is_some() {
+            "is for WSGI applications: remove it, or interface=asgi and loop="
+        } else if !(1..=MOST_GREENLETS).contains(&self.number("threads")) {
+            "takes from 1 to 1000 requests at once: write that for threads="
+        } else {
+            return Ok(());
+        };
+        Err(format!("async=gevent {refused}"))
+    }
+
+    /// Whether requests are greenlets.
+    pub fn has_greenlets(&self) -> bool {
+        self.written("async").is_some()
     }
 
     /// What was written for an option.
@@ -237,6 +274,9 @@ impl ProcessGroup {
 
     /// What was written for an option, else its default.
     pub fn value(&self, option: &str) -> &str {
+        if option == "threads" && self.has_greenlets() {
+            return self.written(option).unwrap_or("1000");
+        }
         let default = || OPTIONS.iter().find(|known| known.name == option).map(|known| known.default);
         self.written(option).or_else(default).unwrap_or_default()
     }
@@ -314,6 +354,8 @@ impl Kind {
             Copies => drop(gil::copies(value)?),
             Interface => drop(options::interface(value)?),
             EventLoop => drop(options::event_loop(value)?),
+            Async if value == "gevent" => {}
+            Async => return Err("write gevent".into()),
             Fraction => match number::<f64>(value)? {
                 seconds if seconds.is_finite() && seconds > 0.0 => {}
                 _ => return Err("write a positive number of seconds".into()),
@@ -369,7 +411,7 @@ mod tests {
         let mut names: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), OPTIONS.len()), (54, 54));
+        assert_eq!((names.len(), OPTIONS.len()), (55, 55));
         for option in OPTIONS.iter().filter(|option| !option.default.is_empty()) {
             assert_eq!(option.kind.check(option.default), Ok(()), "{}", option.name);
         }

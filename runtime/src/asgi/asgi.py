@@ -122,10 +122,7 @@ def stop(tasks, lifespans, grace):
 
 def blocked(thread):
     """Logs what keeps the loop's thread from coming around."""
-    stack = traceback.format_stack(sys._current_frames()[thread])
-    log(WARN, "burrow: the event loop of ASGI applications is blocked by code that does not await:")
-    for line in "".join(stack).splitlines():
-        log(WARN, line)
+    log_stack_of(thread, "burrow: the event loop of ASGI applications is blocked by code that does not await:")
 
 
 #: Their numbers, by what OpenSSL calls them.

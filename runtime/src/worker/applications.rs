@@ -10,7 +10,7 @@ use burrow_daemon::config;
 use burrow_daemon::control::FromWorker;
 use burrow_daemon::request::Addressed;
 
-use super::{log, ownership, worker};
+use super::{greenlets, log, ownership, worker};
 use crate::app::{self, App};
 use crate::asgi::{self, EventLoop};
 use crate::interpreter::Interpreter;
@@ -101,7 +101,12 @@ fn has_main_interpreter(target: &[u8]) -> bool {
 impl Application {
     fn new(key: config::App) -> Application {
         let config = &worker().config;
-        let group = if has_main_interpreter(&key.target) { b"" } else { &key.application_group[..] };
+        let mut group = if has_main_interpreter(&key.target) { b"" } else { &key.application_group[..] };
+        if config.greenlets && !group.is_empty() {
+            let target = String::from_utf8_lossy(&key.target);
+            log::warn(&format!("'{target}' has the main interpreter, since async=gevent needs that"));
+            group = b"";
+        }
         let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
         // SAFETY: the strings are there for the call.
         let runtime =
@@ -171,8 +176,18 @@ impl Application {
             log::error(&why);
             return true;
         }
+        self.load()
+    }
+
+    /// Imports it, if it is not yet. False where it does not import.
+    pub fn load(&self) -> bool {
         // SAFETY: made by `app::open`.
-        unsafe { app::load(self.runtime) == 0 }
+        greenlets::one_at_a_time(|| unsafe { app::load(self.runtime) == 0 })
+    }
+
+    /// Whether it is imported.
+    pub fn is_loaded(&self) -> bool {
+        self.app().is_loaded()
     }
 
     /// A worker serves the code that it has imported. Where the script is another one by now, the manager

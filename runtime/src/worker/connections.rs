@@ -27,7 +27,7 @@ use super::{log, worker};
 const LISTENER: u64 = u64::MAX;
 
 /// How much an event loop looks at before it does something else.
-const AT_ONCE: usize = 64;
+pub const AT_ONCE: usize = 64;
 
 // The states of a place.
 /// There is no connection.
@@ -178,9 +178,9 @@ impl Connections {
     }
 
     /// What there is to do now, at most so many.
-    pub fn look(&self) -> io::Result<Vec<Event>> {
+    pub fn look(&self, most: usize) -> io::Result<Vec<Event>> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
-        match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+        match self.epoll.wait(&mut events[..most.min(AT_ONCE)], EpollTimeout::ZERO) {
             Err(Errno::EINTR) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
             Ok(count) => Ok(events[..count].iter().filter_map(|event| self.look_at(event)).collect()),

@@ -60,12 +60,7 @@ impl Control {
         })
     }
 
-    /// Before a request is received. Does not return where the process is about to end.
-    pub fn enter(&self) -> Entry<'_> {
-        self.try_enter().unwrap_or_else(|| park())
-    }
-
-    /// The same. None where the process is about to end.
+    /// Before a request is received. None where the process is about to end.
     pub fn try_enter(&self) -> Option<Entry<'_>> {
         self.active.fetch_add(1, SeqCst);
         let entry = Entry(self);

@@ -10,7 +10,7 @@ use std::thread::Builder;
 
 use burrow_daemon::page;
 
-use super::{existing, log, stacks, worker};
+use super::{existing, greenlets, log, stacks, worker};
 use crate::attach::Attached;
 use crate::interpreter::{self, Interpreter};
 
@@ -23,6 +23,8 @@ pub enum Errand {
     Interrupt { slot: usize, since: i64 },
     /// To fetch the stacks of all threads.
     Stacks,
+    /// To log what keeps the hub of greenlets from coming around.
+    Blocked,
 }
 
 #[derive(Default)]
@@ -127,6 +129,7 @@ impl Messenger {
             match errand {
                 Errand::Probe => drop(self.enter(self.own.unwrap_or_else(interpreter::main))),
                 Errand::Interrupt { slot, since } => self.interrupt(slot, since),
+                Errand::Blocked => greenlets::report_blocked(),
                 Errand::Stacks => {
                     let interpreters = interpreter::made().into_iter().filter(|each| self.is_for(each));
                     let text = interpreters.map(|each| stacks::of(&self.enter(each))).collect();
@@ -141,6 +144,9 @@ impl Messenger {
     fn interrupt(&self, slot: usize, since: i64) {
         if let Some(exchange) = worker().connections.lent(slot) {
             return exchange.expire(since);
+        }
+        if greenlets::are_used() {
+            return greenlets::interrupt(slot, since);
         }
         let Some((application, _)) = worker().requests.find(slot, since) else { return };
         // Where there is none yet the request waits for its import.

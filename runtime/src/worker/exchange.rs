@@ -65,15 +65,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// Tells the server how it ended. An error where the connection is of no further use.
-    pub fn finish(self, outcome: burrow_outcome) -> io::Result<()> {
+    pub fn finish(&self, outcome: burrow_outcome) -> io::Result<()> {
         self.done();
         match outcome {
             _ if !worker().requests.answer(self.slot) => return Err(ErrorKind::TimedOut.into()),
             BURROW_DONE => {}
             BURROW_GONE => return Err(ErrorKind::ConnectionReset.into()),
-            outcome => self.sender.into_inner().unwrap().abort(outcome)?,
+            outcome => self.sender.lock().unwrap().abort(outcome)?,
         }
-        self.body.into_inner().unwrap().discard()
+        self.body.lock().unwrap().discard()
     }
 }
 
@@ -132,6 +132,8 @@ pub fn frame_flags(flags: u32) -> u8 {
 pub fn complain(error: &io::Error) -> c_int {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {}
+        // What has interrupted it says more.
+        ErrorKind::Interrupted => {}
         ErrorKind::WouldBlock => log::error("the server did not go on with a request within socket-timeout"),
         _ => log::error(&format!("a request cannot go on: {error}")),
     }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{recv, MsgFlags};
 
 use super::arriving::Arriving;
+use super::greenlets::{self, READABLE};
 
 /// Room for nearly every request; a longer one gets more, for as long as it is served.
 const USUAL: usize = 64 << 10;
@@ -172,10 +173,12 @@ pub fn malformed(what: &str) -> io::Error {
 
 /// At least one byte. `WouldBlock` when there is none, with MSG_DONTWAIT at once, else at the time limit.
 fn receive(socket: BorrowedFd<'_>, to: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
+    let waits = !flags.contains(MsgFlags::MSG_DONTWAIT);
     loop {
-        match recv(socket.as_raw_fd(), to, flags) {
+        match recv(socket.as_raw_fd(), to, flags | greenlets::flags()) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if waits => greenlets::wait(socket, READABLE)?,
             received => return Ok(received?),
         }
     }

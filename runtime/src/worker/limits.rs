@@ -14,6 +14,9 @@ use super::{log, worker};
 /// How often is looked while requests are in progress, in seconds.
 const OFTEN: f64 = 1.0;
 
+/// A hub that does not come around for so long is blocked.
+const BLOCKED: Duration = Duration::from_secs(2);
+
 /// What a look has found.
 pub enum Verdict {
     /// The worker is to be replaced, for this reason.
@@ -39,6 +42,10 @@ pub struct Limits {
     active: Option<Instant>,
     /// When the process is to be replaced.
     restart: Option<Instant>,
+    /// How often the hub of greenlets had come around when it was last asked to, and when that was.
+    asked: Option<(u64, Instant)>,
+    /// It was said that it does not.
+    told: bool,
 }
 
 struct Late {
@@ -50,7 +57,8 @@ impl Limits {
     pub fn new() -> Limits {
         let config = &worker().config;
         // mod_wsgi's factor: the more threads there are, the less harm does a request that takes long.
-        let factor = 1.0 + f64::from(config.threads.max(1)).ln();
+        let threads = if config.greenlets { 1 } else { config.threads.max(1) };
+        let factor = 1.0 + f64::from(threads).ln();
         Limits {
             request: (config.request_timeout * factor * 1e6) as i64,
             import: (config.startup_timeout * 1e6) as i64,
@@ -60,6 +68,8 @@ impl Limits {
             busy: false,
             active: None,
             restart: after(config.restart_interval),
+            asked: None,
+            told: false,
         }
     }
 
@@ -67,6 +77,7 @@ impl Limits {
     pub fn look(&mut self) -> Option<Verdict> {
         let passed = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
         self.look_for_activity();
+        self.look_at_hub();
         let reason = if is_deadlocked(self.busy) {
             return Some(Verdict::Deadlock);
         } else if let Some(reason) = self.give_requests_up() {
@@ -99,6 +110,25 @@ impl Limits {
         }
     }
 
+    /// Whether the hub of greenlets comes around while there are requests.
+    fn look_at_hub(&mut self) {
+        if !worker().config.greenlets || !self.busy {
+            return;
+        }
+        let rounds = worker().main_thread.rounds();
+        match self.asked.filter(|(before, _)| *before == rounds) {
+            None => {
+                (self.asked, self.told) = (Some((rounds, Instant::now())), false);
+                worker().main_thread.wake();
+            }
+            Some((_, since)) if !self.told && since.elapsed() >= BLOCKED => {
+                self.told = true;
+                worker().errands.send(Errand::Blocked);
+            }
+            Some(_) => {}
+        }
+    }
+
     /// None where there is no need to, or nothing is in progress: the next request wakes us.
     fn next_look(&self) -> Option<Instant> {
         let config = &worker().config;
@@ -108,6 +138,7 @@ impl Limits {
             config.deadlock_timeout,
             config.inactivity_timeout,
             config.max_memory as f64,
+            f64::from(u8::from(config.greenlets)),
         ];
         if limits.iter().all(|limit| *limit <= 0.0) || (!self.busy && worker().control.doze()) {
             return None;

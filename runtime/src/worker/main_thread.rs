@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::ffi::{c_int, CStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Mutex;
 
 use burrow_abi::{burrow_str, WHOLE_SCRIPT};
@@ -19,7 +20,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{pipe2, read, write};
 use pyo3_ffi as ffi;
 
-use super::{errands, frozen_stacks, keeper, reception, signals, title, worker};
+use super::{errands, frozen_stacks, greenlets, keeper, reception, signals, title, worker};
 use crate::attach::Attached;
 use crate::bootstrap::{self, named, text_of};
 use crate::object::{boolean, fs_decoded, integer, take_exception, Object, Result};
@@ -38,13 +39,15 @@ pub struct MainThread {
     /// Written to when there is something of this, and by Python when a signal handler has to run.
     wake: OwnedFd,
     woken: OwnedFd,
+    /// How often it has come around.
+    rounds: AtomicU64,
 }
 
 impl MainThread {
     pub fn new() -> io::Result<MainThread> {
         let (woken, wake) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let (signals, imports, reason) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(MainThread { signals, imports, reason, wake, woken })
+        Ok(MainThread { signals, imports, reason, wake, woken, rounds: AtomicU64::new(0) })
     }
 
     /// Tells those who have subscribed to signals.
@@ -70,7 +73,13 @@ impl MainThread {
         self.reason.lock().unwrap().is_some()
     }
 
-    fn wake(&self) {
+    /// How often it has come around.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Relaxed)
+    }
+
+    /// Has it come around.
+    pub fn wake(&self) {
         // Where the pipe is full the thread is awake.
         let _ = write(&self.wake, b"!");
     }
@@ -87,10 +96,15 @@ impl MainThread {
             if let Some(reason) = self.reason.lock().unwrap().take() {
                 return Ok(reason);
             }
-            match poll(&mut [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
+            if greenlets::are_used() {
+                greenlets::wait_on_main_thread(self.woken.as_fd());
+            } else {
+                match poll(&mut [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            self.rounds.fetch_add(1, Relaxed);
             while read(&self.woken, &mut [0; 64]).is_ok() {}
             run_signal_handlers();
         }

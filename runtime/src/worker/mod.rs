@@ -5,7 +5,8 @@
 //!                  exit functions
 //!  burrow:keeper   the manager's messages, signals, time limits; never waits for Python
 //!  burrow:errands  does what it wants of Python, one for each of Python's locks
-//!  burrow:1 …      take requests: each is received, served and answered by one thread
+//!  burrow:1 …      take requests: each is received, served and answered by one thread; or, by greenlets on the
+//!                  main thread
 //! ```
 
 mod applications;
@@ -15,6 +16,7 @@ mod control;
 mod errands;
 mod exchange;
 mod frozen_stacks;
+pub mod greenlets;
 mod incoming;
 mod keeper;
 mod leaving;
@@ -133,6 +135,9 @@ unsafe fn live() -> Result<Infallible, String> {
     // SAFETY: the caller's word.
     unsafe { start::adopt()? };
     main_thread::prepare_imports();
+    if worker().config.greenlets {
+        greenlets::prepare()?;
+    }
     let link = if worker().config.is_template { template::live(link) } else { Ok(link) };
     link.and_then(main_thread::live).map_err(|error| error.to_string())
 }

@@ -9,6 +9,8 @@ use burrow_daemon::head;
 use nix::errno::Errno;
 use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
 
+use super::greenlets::{self, WRITABLE};
+
 /// The sending end of a connection. All of it waits while the server is slow to read.
 pub struct Sender<'a> {
     socket: BorrowedFd<'a>,
@@ -122,13 +124,15 @@ fn transmit(
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let mut rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
     let mut slices = &mut [IoSlice::new(first), IoSlice::new(second)][..];
+    let flags = MsgFlags::MSG_NOSIGNAL | greenlets::flags();
     while !slices.is_empty() {
-        match sendmsg::<()>(socket.as_raw_fd(), slices, rights, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(socket.as_raw_fd(), slices, rights, flags, None) {
             Ok(count) => {
                 rights = &[];
                 IoSlice::advance_slices(&mut slices, count);
             }
             Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => greenlets::wait(socket, WRITABLE)?,
             Err(error) => return Err(error.into()),
         }
     }

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use burrow_daemon::page::SLOTS;
 use burrow_daemon::request::Addressed;
 
-use super::connections::Event;
+use super::connections::{Event, AT_ONCE};
 use super::threads::{self, Attended, Desk};
-use super::{fail, worker};
+use super::{fail, greenlets, worker};
 use crate::asgi::EventLoop;
 
 thread_local! {
@@ -20,6 +20,9 @@ thread_local! {
 
 /// From here on requests are taken.
 pub fn open() -> io::Result<()> {
+    if greenlets::are_used() {
+        return greenlets::open();
+    }
     let Some(event_loop) = the_event_loop() else { return threads::start(None) };
     // It has as much to do as servers find connections for.
     worker().page.summary().threads.store(SLOTS as u32, Relaxed);
@@ -49,7 +52,7 @@ fn the_event_loop() -> Option<&'static EventLoop> {
 
 /// Takes what there is. On the loop's thread.
 fn receive(mut desk: Box<Desk>) -> io::Result<()> {
-    let mut events = worker().connections.look()?.into_iter();
+    let mut events = worker().connections.look(AT_ONCE)?.into_iter();
     while let Some(event) = events.next() {
         let mut next = match event {
             Event::Arrived(connection) => Some(connection),

@@ -11,10 +11,10 @@ use burrow_daemon::page;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
 use super::errands::Errand;
-use super::{log, worker};
+use super::{greenlets, log, worker};
 use crate::attach::Attached;
 use crate::interpreter::Interpreter;
-use crate::object::take_exception;
+use crate::object::{take_exception, Raised};
 
 /// For Python to be entered, and once more to be left; then the stacks are had without.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -99,15 +99,19 @@ fn send(text: &str) {
 
 /// What a thread is and serves.
 pub fn title(thread: i32) -> String {
+    named(thread) + &worker().requests.of_thread(thread).map(serving).unwrap_or_default()
+}
+
+pub fn named(thread: i32) -> String {
     let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_default();
-    let title = format!("Thread {thread} ({})", name.trim_end());
-    match worker().requests.of_thread(thread).and_then(|slot| worker().page.serving(slot)) {
-        None => title,
-        Some(serving) => {
-            let seconds = (page::now() - serving.since) as f64 / 1e6;
-            format!("{title}, serving {} for {seconds:.1} s", serving.what)
-        }
-    }
+    format!("Thread {thread} ({})", name.trim_end())
+}
+
+/// What follows whoever serves the request of a slot.
+pub fn serving(slot: usize) -> String {
+    let Some(serving) = worker().page.serving(slot) else { return String::new() };
+    let seconds = (page::now() - serving.since) as f64 / 1e6;
+    format!(", serving {} for {seconds:.1} s", serving.what)
 }
 
 /// The stacks of all threads that are in an interpreter.
@@ -121,9 +125,17 @@ pub fn of(attached: &Attached) -> String {
             Some((thread.parse().ok()?, title.to_owned()))
         })
         .collect();
-    // A thread that takes requests may be known to several.
-    titles.extend(worker().requests.threads().map(|(ident, thread)| (ident, title(thread))));
-    interpreter.state().stacks(attached, &titles).unwrap_or_else(|_| failed(interpreter))
+    let mut stacks = || {
+        let more = if greenlets::are_used() {
+            greenlets::frames(attached, &mut titles)?
+        } else {
+            // A thread that takes requests may be known to several.
+            titles.extend(worker().requests.threads().map(|(ident, thread)| (ident, title(thread))));
+            Vec::new()
+        };
+        interpreter.state().stacks(attached, &titles, more)
+    };
+    stacks().unwrap_or_else(|Raised| failed(interpreter))
 }
 
 fn failed(interpreter: &Interpreter) -> String {

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::Builder;
 
 use burrow_abi::{
-    burrow_outcome, burrow_pair, burrow_request, ASGI, BURROW_REQUEST_METHOD, BURROW_REQUEST_URI, ON_LOOP,
+    burrow_outcome, burrow_pair, burrow_request, ASGI, BURROW_FAILED, BURROW_REQUEST_METHOD,
+    BURROW_REQUEST_URI, ON_LOOP,
 };
 use burrow_daemon::{page, request};
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use super::applications::Application;
 use super::connections::{Connection, Event};
 use super::control::Entry;
 use super::exchange::{Exchange, IO};
+use super::greenlets::{self, Kept};
 use super::incoming::{malformed, Received, AHEAD};
 use super::outgoing::Sender;
 use super::{fail, log, on_loop, worker};
@@ -66,15 +68,7 @@ fn work(job: Option<Job>) -> io::Result<std::convert::Infallible> {
         worker.reserve.come();
         let event = worker.connections.wait()?;
         worker.reserve.leave();
-        let mut next = match event {
-            Event::Arrived(connection) => Some(connection),
-            Event::Connecting => desk.accept()?,
-        };
-        while let Some(connection) = next {
-            let entry = worker.control.enter();
-            let attended = desk.attend(&connection, entry, false);
-            next = desk.go_on(connection, attended)?;
-        }
+        desk.handle(event)?;
     }
 }
 
@@ -103,6 +97,21 @@ unsafe impl Send for Desk {}
 impl Desk {
     pub fn new() -> Desk {
         Desk { received: Received::new(), body: vec![0; AHEAD], frames: Vec::new(), pairs: Vec::new() }
+    }
+
+    /// Serves the requests that come one behind the other with an event.
+    pub fn handle(&mut self, event: Event) -> io::Result<()> {
+        let mut next = match event {
+            Event::Arrived(connection) => Some(connection),
+            Event::Connecting => self.accept()?,
+        };
+        while let Some(connection) = next {
+            // Where the process is about to end the connection ends with it.
+            let Some(entry) = worker().control.try_enter() else { break };
+            let attended = self.attend(&connection, entry, false);
+            next = self.go_on(connection, attended)?;
+        }
+        Ok(())
     }
 
     /// Accepts a connection and says who we are.
@@ -194,10 +203,11 @@ impl Desk {
         if limit > 0 && served.load(Relaxed) >= limit {
             worker.control.retire("maximum_requests");
         }
+        let request = Kept::new(request);
         if !is_looped {
             let body = self.received.body(socket, &mut self.body);
             let sender = Sender::new(socket, &mut self.frames);
-            let exchange = Exchange::new(&request, connection.slot, body, sender);
+            let exchange = Kept::new(Exchange::new(&request, connection.slot, body, sender));
             worker.requests.begin(connection.slot, now, application, exchange.pointer());
             let served = serve(application, &exchange);
             let is_served = !matches!(served, Ok(ON_LOOP));
@@ -221,6 +231,9 @@ fn serve(application: &'static Application, exchange: &Exchange) -> io::Result<b
         let _bound = crate::log::bind(exchange.pointer());
         log::error(&why);
         return exchange.forbid();
+    }
+    if greenlets::are_used() && !application.is_loaded() && !application.load() {
+        return Ok(BURROW_FAILED);
     }
     // SAFETY: the application's record is the runtime's; the rest lives until `serve` returns.
     let outcome = unsafe { wsgi::serve(application.runtime(), exchange.request, &IO, exchange.pointer()) };

@@ -18,9 +18,10 @@ use crate::attach::Attached;
 use crate::bootstrap::State;
 use crate::head::Head;
 use crate::log;
-use crate::object::{raise_runtime_error, Object, Result};
+use crate::object::{raise_pending, raise_runtime_error, Object, Result};
 use crate::observe::{self, Watch};
 use crate::sync::{Guarded, Shared};
+use crate::worker::greenlets;
 
 /// Bodies up to this many bytes are copied, so that the GIL is taken once and the objects freed before
 /// anything is sent.
@@ -129,12 +130,20 @@ impl<'r> Call<'r> {
     /// Raises RequestTimeout in the application, as soon as it executes Python code. Called by another thread,
     /// attached to the same interpreter.
     pub fn interrupt(&self, state: &State) {
-        let mut interruption = self.interruption.lock().unwrap();
-        if *interruption == Interruption::Possible {
-            *interruption = Interruption::Sent;
+        if self.begin_interruption() {
             // SAFETY: attached, as the caller vouches; a live class.
             unsafe { ffi::PyThreadState_SetAsyncExc(self.thread, state.request_timeout.as_ptr()) };
         }
+    }
+
+    /// Whether the application is to be interrupted by the caller, attached: it was not yet, and has not returned.
+    pub fn begin_interruption(&self) -> bool {
+        let mut interruption = self.interruption.lock().unwrap();
+        let possible = *interruption == Interruption::Possible;
+        if possible {
+            *interruption = Interruption::Sent;
+        }
+        possible
     }
 
     /// The application has returned: what has not reached it yet must not reach anything else.
@@ -248,10 +257,11 @@ impl<'r> Call<'r> {
             return raise_runtime_error("another thread is sending this answer");
         };
         let sent = self.detached(attached, work);
+        drop(guard);
         if !sent {
             self.gone.set(true);
+            raise_pending()?;
         }
-        drop(guard);
         Ok(sent)
     }
 
@@ -264,8 +274,12 @@ impl<'r> Call<'r> {
     /// Waits, detached, until no other thread of the application is in here any more. Python can no longer
     /// reach this call when it is called.
     pub fn settle(&self, attached: &Attached) {
-        if self.inside.try_write().is_err() {
-            attached.detached(|| drop(self.inside.write()));
+        while self.inside.try_write().is_err() {
+            attached.detached(|| {
+                if !greenlets::pause() {
+                    drop(self.inside.write());
+                }
+            });
         }
     }
 
@@ -306,7 +320,7 @@ impl<'r> Call<'r> {
     }
 
     /// Says how the request ended, once all is sent. Called detached.
-    pub fn end(self) -> burrow_outcome {
+    pub fn end(&self) -> burrow_outcome {
         self.finish();
         match self.progress.get() {
             _ if self.gone.get() => BURROW_GONE,

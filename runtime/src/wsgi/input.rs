@@ -14,7 +14,7 @@ use crate::attach::Attached;
 use crate::bootstrap::{interpreter_of, State};
 use crate::module::{free, method, slot, table, Type, DISALLOW_INSTANTIATION};
 use crate::object::{
-    bytes, none, raise_reset, raise_runtime_error, raise_value_error, Object, Raised, Result,
+    bytes, none, raise_pending, raise_reset, raise_runtime_error, raise_value_error, Object, Raised, Result,
 };
 use crate::sync::Guarded;
 
@@ -317,6 +317,7 @@ impl Stream {
                 Ok(count)
             }
             Err(_) => {
+                raise_pending()?;
                 call.set_gone();
                 // Whether it left, was too slow or sends too much the server knows.
                 raise_reset(c"the rest of the request's body cannot be read")

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::attach::Attached;
 use crate::instance::Loaded;
 use crate::object::{take_exception, Object, Raised, Result};
+use crate::worker::greenlets::Kept;
 use crate::{fork, log, observe};
 use call::Call;
 
@@ -50,7 +51,7 @@ pub unsafe extern "C" fn serve(
             false => BURROW_FAILED,
         };
     }
-    let call = Call::new(app, request, io, exchange, observe::watch(interpreter));
+    let call = Kept::new(Call::new(app, request, io, exchange, observe::watch(interpreter)));
     let attached = observe::attach(interpreter, call.watch.as_deref());
     observe::enter(interpreter.state(), &call);
     let sent = run(&attached, &loaded, &call);
