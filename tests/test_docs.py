@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.request
 
@@ -29,6 +30,8 @@ class Reader:
     """Does what a document says, with a folder for /srv/hello and /usr/local, and a port of its own."""
 
     def __init__(self, folder):
+        # The packages that a document's reader has installed.
+        (folder / "venv").symlink_to(sys.prefix)
         self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
         self.process = None
         self.printed = ""
