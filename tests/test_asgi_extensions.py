@@ -167,6 +167,8 @@ def test_parts_of_files(site):
         ("{'file': 'name'}", "AttributeError: 'str' object has no attribute 'fileno'"),
         ("{'file': os.pipe()[0]}", "ValueError: what is to be sent is not a regular file"),
         ("{'offset': -1}", "ValueError: offset and count of http.response.zerocopysend must not be negative"),
+        ("{'offset': 0.5}", "TypeError: 'float' object cannot be interpreted as an integer"),
+        ("{'offset': 2**64}", "OverflowError: int too big to convert"),
     ],
 )
 def test_parts_that_are_none(site, part, raised):

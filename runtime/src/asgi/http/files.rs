@@ -56,9 +56,9 @@ impl Http {
         let running = call.running;
         // SAFETY: a live object.
         let part = running.part_of.call(&[unsafe { &Object::borrowed(event) }])?;
-        // SAFETY: asgi.py gives three numbers.
-        let number = |index| unsafe { ffi::PyLong_AsLongLong(ffi::PyTuple_GET_ITEM(part.as_ptr(), index)) };
-        let (descriptor, offset, count) = (number(0) as RawFd, number(1), number(2) as usize);
+        // SAFETY: asgi.py gives a tuple of three.
+        let number = |index| unsafe { integer_of(ffi::PyTuple_GET_ITEM(part.as_ptr(), index)) };
+        let (descriptor, offset, count) = (number(0)? as RawFd, number(1)?, number(2)? as usize);
         // SAFETY: the caller vouches for the event.
         let more = unsafe { has_more(event, &running.keys)? };
         // SAFETY: asgi.py has looked at it: the application has it open.
@@ -76,6 +76,18 @@ impl Http {
             Ok(file) => self.pass(call, Piece::File(file, offset, count), more),
             // SAFETY: the thread is attached.
             Err(error) => unsafe { raise_io(&error, null_mut()) },
+        }
+    }
+}
+
+/// # Safety
+/// A live object.
+unsafe fn integer_of(object: *mut PyObject) -> Result<i64> {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match ffi::PyLong_AsLongLong(object) {
+            -1 if !ffi::PyErr_Occurred().is_null() => Err(Raised),
+            number => Ok(number),
         }
     }
 }
