@@ -26,6 +26,7 @@ from workers import (
     HEAD,
     LAST,
     NO_BODY,
+    SETTINGS,
     TIMEOUT,
     Answer,
     Worker,
@@ -351,6 +352,32 @@ def test_what_is_not_for_the_loop_is_for_threads(worker):
             assert idle.get(worker.target("hello.py")).status == 200
         socket.send(client_frame(TEXT, b"still here"))
         assert socket.frame() == (TEXT, b"still here")
+
+
+def test_the_loop_takes_over_what_threads_have_imported(worker):
+    """Nothing is imported at the start. The page says 1,024 threads where the loop takes requests."""
+    worker.start()
+    (worker.apps / "other.py").write_text("""
+async def application(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"other"})
+""")
+    with worker.connect() as connection:
+
+        def taken_by(threads, name):
+            """They are, some requests later: a thread that waits takes one more."""
+
+            def served():
+                assert connection.get(worker.target(name)).status == 200
+                return connection.summary()[1] == threads
+
+            wait_for(served, f"{threads} threads")
+
+        taken_by(1024, APP)
+        taken_by(1024, "other.py")
+        taken_by(SETTINGS["threads"], "hello.py")
+        for name in 2 * [APP, "other.py", "hello.py"]:
+            assert connection.get(worker.target(name)).status == 200
 
 
 def test_an_answer_that_is_cut(worker):

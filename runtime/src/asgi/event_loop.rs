@@ -45,6 +45,9 @@ pub struct EventLoop {
     pub inbox: Inbox,
 }
 
+/// Called on the loop's thread.
+pub type Ready = fn(&'static EventLoop);
+
 pub enum Message {
     /// An application was imported, and replaces another import of itself.
     Begin(&'static Instance, Arc<Loaded>, Option<Arc<Loaded>>),
@@ -52,7 +55,7 @@ pub enum Message {
     Wake(*mut c_void, u32),
     Retire(u32),
     /// To call the function whenever the descriptor is readable, from now on.
-    Watch(RawFd, fn()),
+    Watch(RawFd, Ready),
     /// The process ends. Tells when the applications have shut down.
     Stop(Sender<()>),
 }
@@ -88,7 +91,7 @@ impl EventLoop {
     }
 
     /// Calls `ready` on the loop's thread, attached, whenever the descriptor is readable. It has one such.
-    pub fn watch(&self, descriptor: RawFd, ready: fn()) {
+    pub fn watch(&self, descriptor: RawFd, ready: Ready) {
         self.inbox.push(std::iter::once(Message::Watch(descriptor, ready)));
     }
 
@@ -163,7 +166,7 @@ pub struct Running {
     pub looks: Cell<bool>,
     batch: RefCell<Vec<Message>>,
     /// See [`EventLoop::watch`].
-    watched: Cell<Option<fn()>>,
+    watched: Cell<Option<Ready>>,
     /// For pieces of bodies.
     pub buffer: RefCell<Box<[u8]>>,
 }
@@ -351,7 +354,7 @@ impl Running {
         drop(forgotten);
     }
 
-    fn watch(&self, descriptor: RawFd, ready: fn()) -> Result<()> {
+    fn watch(&self, descriptor: RawFd, ready: Ready) -> Result<()> {
         self.watched.set(Some(ready));
         let add = self.python.attr(c"add_reader")?;
         add.call(&[&integer(descriptor as u64)?, &self.ready]).map(drop)
@@ -368,7 +371,7 @@ impl Running {
     fn ready(&'static self) {
         let Some(ready) = self.watched.get() else { return };
         self.event_loop.inbox.expect();
-        ready();
+        ready(self.event_loop);
         self.drain();
     }
 

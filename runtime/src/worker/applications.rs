@@ -70,6 +70,14 @@ impl Applications {
         added
     }
 
+    /// The event loop that runs all of them, where there is one.
+    pub fn event_loop(&self) -> Option<&'static EventLoop> {
+        let all = self.0.read().unwrap();
+        let mut loops = all.iter().map(|each| each.event_loop());
+        let first = loops.next()??;
+        loops.all(|other| other.is_some_and(|other| std::ptr::eq(first, other))).then_some(first)
+    }
+
     pub fn need_event_loop(&self) -> bool {
         self.0.read().unwrap().iter().any(|each| each.app().needs_event_loop())
     }
@@ -141,7 +149,7 @@ impl Application {
     }
 
     /// The event loop that runs it, where it is imported, and there is one.
-    pub fn event_loop(&self) -> Option<&'static EventLoop> {
+    fn event_loop(&self) -> Option<&'static EventLoop> {
         match self.app().instances() {
             [instance] if self.app().interface() == ASGI => instance.event_loop(),
             _ => None,

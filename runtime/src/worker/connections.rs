@@ -21,6 +21,7 @@ use nix::sys::socket::{accept4, getsockopt, send, setsockopt, sockopt, MsgFlags,
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::on_loop::LoopExchange;
+use super::threads::Desk;
 use super::{log, worker};
 
 /// What the epoll says where it is not a connection's place.
@@ -40,6 +41,8 @@ const TAKEN: u8 = 2;
 const AGAIN: u8 = 3;
 /// An event loop has it, to which what happens is reported.
 const LENT: u8 = 4;
+/// Nobody has it, with a request that was received: the epoll reports that there is room to answer.
+const ASIDE: u8 = 5;
 
 pub struct Connections {
     epoll: Epoll,
@@ -66,6 +69,8 @@ struct Place {
     dismissed: AtomicBool,
     /// While it is LENT.
     exchange: Mutex<Option<Arc<LoopExchange>>>,
+    /// While it is ASIDE.
+    desk: Mutex<Option<Box<Desk>>>,
 }
 
 struct Vacancies {
@@ -82,8 +87,8 @@ struct Vacancies {
 pub enum Event {
     /// Somebody connects.
     Connecting,
-    /// Something has arrived on a connection, which is this thread's now.
-    Arrived(Connection),
+    /// Something has arrived on a connection, which is this thread's now; with what it was set aside with.
+    Arrived(Connection, Option<Box<Desk>>),
 }
 
 /// A connection that the calling thread has.
@@ -114,6 +119,7 @@ impl Connections {
             watched: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
             exchange: Mutex::new(None),
+            desk: Mutex::new(None),
         };
         Ok(Connections {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -191,21 +197,23 @@ impl Connections {
     fn look_at(&self, event: &EpollEvent) -> Option<Event> {
         match event.data() {
             LISTENER => Some(Event::Connecting),
-            slot => self.claim(slot as usize, event.events()).map(Event::Arrived),
+            slot => self.claim(slot as usize, event.events()),
         }
     }
 
     /// Takes a connection that nobody has. One that somebody has is to be looked at again.
-    fn claim(&self, slot: usize, flags: EpollFlags) -> Option<Connection> {
+    fn claim(&self, slot: usize, flags: EpollFlags) -> Option<Event> {
         let place = &self.places[slot];
         let next = |state| match state {
-            IDLE => Some(TAKEN),
+            IDLE | ASIDE => Some(TAKEN),
             TAKEN => Some(AGAIN),
             _ => None,
         };
+        let connection = || Connection { slot, fd: place.fd.load(Relaxed) };
         loop {
             match place.state.fetch_update(SeqCst, SeqCst, next) {
-                Ok(IDLE) => return Some(Connection { slot, fd: place.fd.load(Relaxed) }),
+                Ok(IDLE) => return Some(Event::Arrived(connection(), None)),
+                Ok(ASIDE) => return Some(Event::Arrived(connection(), place.desk.lock().unwrap().take())),
                 // Where it has just been given back, it is looked at once more.
                 Err(LENT) if !self.lent(slot).is_some_and(|exchange| exchange.report(flags)) => {}
                 _ => return None,
@@ -251,6 +259,17 @@ impl Connections {
             self.dismiss(connection.slot)?;
         }
         Ok(())
+    }
+
+    /// Leaves a request that was received to whoever waits for the next one.
+    pub fn set_aside(&self, connection: Connection, desk: Box<Desk>) -> io::Result<()> {
+        let place = &self.places[connection.slot];
+        *place.desk.lock().unwrap() = Some(desk);
+        place.state.store(ASIDE, SeqCst);
+        if !place.watched.swap(true, Relaxed) {
+            self.epoll.add(connection.as_fd(), arrivals(connection.slot))?;
+        }
+        self.watch_room(&connection, true)
     }
 
     /// Whether the epoll is to report that there is room to send.

@@ -380,7 +380,7 @@ fn attend_to_next() {
     let Some(event) = ARRIVED.lock().unwrap().pop_front() else { return };
     let spare = DESKS.lock().unwrap().pop();
     // Not on the stack: what serves a request points to it.
-    let mut desk = Box::new(spare.unwrap_or_else(Desk::new));
+    let mut desk = Box::new(spare.unwrap_or_default());
     if let Err(error) = desk.handle(event) {
         fail(&error);
     }

@@ -61,6 +61,7 @@ pub use errands::watch;
 use errands::Errands;
 use frozen_stacks::FrozenStacks;
 use main_thread::MainThread;
+use reception::Reception;
 use requests::Requests;
 use reserve::Reserve;
 
@@ -70,6 +71,7 @@ struct Worker {
     page: page::Writer,
     connections: Connections,
     reserve: Reserve,
+    reception: Reception,
     requests: Requests,
     applications: Applications,
     frozen_stacks: FrozenStacks,
@@ -151,6 +153,7 @@ fn begin(listener: OwnedFd, configuration: OwnedFd) -> io::Result<()> {
         page: page::Writer::new(config.threads)?,
         connections: Connections::new(listener, &config)?,
         reserve: Reserve::default(),
+        reception: Reception::default(),
         requests: Requests::new(),
         applications: existing().map(|template| template.applications.share()).unwrap_or_default(),
         frozen_stacks: FrozenStacks::new()?,

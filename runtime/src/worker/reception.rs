@@ -4,14 +4,18 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Mutex;
 
 use burrow_daemon::page::SLOTS;
-use burrow_daemon::request::Addressed;
 
 use super::connections::{Event, AT_ONCE};
 use super::threads::{self, Attended, Desk};
 use super::{fail, greenlets, worker};
 use crate::asgi::EventLoop;
+
+/// Whether there are threads. Locked by whoever decides who takes requests.
+#[derive(Default)]
+pub struct Reception(Mutex<bool>);
 
 thread_local! {
     /// Of the loop's thread, as long as it takes requests.
@@ -21,48 +25,60 @@ thread_local! {
 /// From here on requests are taken.
 pub fn open() -> io::Result<()> {
     if greenlets::are_used() {
+        worker().reserve.close();
         return greenlets::open();
     }
-    let Some(event_loop) = the_event_loop() else { return threads::start(None) };
-    // It has as much to do as servers find connections for.
-    worker().page.summary().threads.store(SLOTS as u32, Relaxed);
-    event_loop.watch(worker().connections.descriptor(), || {
-        let desk = DESK.take().unwrap_or_else(|| Box::new(Desk::new()));
-        if let Err(error) = receive(desk) {
-            fail(&error);
-        }
-    });
-    Ok(())
+    look();
+    if worker().reserve.is_closed() {
+        Ok(())
+    } else {
+        let_threads()
+    }
 }
 
-/// The one that runs all applications of the configuration.
-fn the_event_loop() -> Option<&'static EventLoop> {
-    let mut loops = worker().config.apps.iter().map(|app| {
-        let address = Addressed {
-            target: &app.target,
-            callable: &app.callable,
-            application_group: &app.application_group,
-            queue_deadline: 0,
-        };
-        worker().applications.find(&address).event_loop()
-    });
-    let first = loops.next()??;
-    loops.all(|other| other.is_some_and(|other| std::ptr::eq(first, other))).then_some(first)
+/// The loop takes the requests from here on, if it runs all applications by now.
+pub fn look() {
+    let worker = worker();
+    if worker.reserve.is_closed() {
+        return;
+    }
+    let _deciding = worker.reception.0.lock().unwrap();
+    let Some(event_loop) = worker.applications.event_loop() else { return };
+    if worker.reserve.close() {
+        // It has as much to do as servers find connections for.
+        worker.page.summary().threads.store(SLOTS as u32, Relaxed);
+        event_loop.watch(worker.connections.descriptor(), |event_loop| {
+            if let Err(error) = receive(event_loop, DESK.take().unwrap_or_default()) {
+                fail(&error);
+            }
+        });
+    }
+}
+
+fn let_threads() -> io::Result<()> {
+    let worker = worker();
+    let mut has_threads = worker.reception.0.lock().unwrap();
+    worker.page.summary().threads.store(worker.config.threads, Relaxed);
+    worker.reserve.open();
+    match std::mem::replace(&mut *has_threads, true) {
+        true => Ok(()),
+        false => threads::start(),
+    }
 }
 
 /// Takes what there is. On the loop's thread.
-fn receive(mut desk: Box<Desk>) -> io::Result<()> {
+fn receive(event_loop: &EventLoop, mut desk: Box<Desk>) -> io::Result<()> {
     let mut events = worker().connections.look(AT_ONCE)?.into_iter();
     while let Some(event) = events.next() {
-        let mut next = match event {
-            Event::Arrived(connection) => Some(connection),
-            Event::Connecting => desk.accept()?,
-        };
+        let mut next = desk.look_at(event)?;
         while let Some(connection) = next {
             // Where the process is about to end the connection ends with it.
             let Some(entry) = worker().control.try_enter() else { return Ok(()) };
             next = match desk.attend(&connection, entry, true) {
-                Ok(Attended::ForThread(entry)) => return retreat((desk, connection, entry), events),
+                Ok(Attended::ForThread) => {
+                    desk.set_aside(connection)?;
+                    return retreat(event_loop, events);
+                }
                 attended => desk.go_on(connection, attended)?,
             };
         }
@@ -71,15 +87,15 @@ fn receive(mut desk: Box<Desk>) -> io::Result<()> {
     Ok(())
 }
 
-/// A request is not for the loop: from here on threads take them all, and what was to come next.
-fn retreat(job: threads::Job, next: impl Iterator<Item = Event>) -> io::Result<()> {
+/// A request is not for the loop: from here on threads take them, and what was to come next.
+fn retreat(event_loop: &EventLoop, next: impl Iterator<Item = Event>) -> io::Result<()> {
     for event in next {
-        if let Event::Arrived(connection) = event {
-            worker().connections.give_back(&connection, true)?;
+        match event {
+            Event::Arrived(connection, Some(desk)) => desk.set_aside(connection)?,
+            Event::Arrived(connection, None) => worker().connections.give_back(&connection, true)?,
+            Event::Connecting => {}
         }
     }
-    if let Some(event_loop) = the_event_loop() {
-        event_loop.unwatch(worker().connections.descriptor());
-    }
-    threads::start(Some(job))
+    event_loop.unwatch(worker().connections.descriptor());
+    let_threads()
 }

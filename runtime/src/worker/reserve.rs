@@ -2,9 +2,10 @@
 //!
 //! To wake one for each of several that arrive at once is dear, and mostly in vain: requests are quick and Python
 //! runs one at a time, so that the first thread has served all of them before the others have come to run. So a
-//! few wait, and the rest is in reserve, until nobody waits any more.
+//! few wait, and the rest is in reserve, until nobody waits any more. Where an event loop takes the requests nobody
+//! is to wait.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
 
 /// So many wait: one that serves requests, and one that does when that one is away.
@@ -12,6 +13,8 @@ const WAITING: usize = 2;
 
 #[derive(Default)]
 pub struct Reserve {
+    /// All are in reserve.
+    closed: AtomicBool,
     waiting: AtomicUsize,
     size: AtomicUsize,
     lock: Mutex<()>,
@@ -25,7 +28,7 @@ impl Reserve {
             let guard = self.lock.lock().unwrap();
             self.size.fetch_add(1, SeqCst);
             // Whoever left last may have seen no reserve.
-            let staying = self.waiting.load(SeqCst) >= WAITING;
+            let staying = !self.has_room(self.waiting.load(SeqCst));
             let guard = if staying { self.wanted.wait(guard).unwrap() } else { guard };
             self.size.fetch_sub(1, SeqCst);
             drop(guard);
@@ -33,8 +36,28 @@ impl Reserve {
     }
 
     fn join(&self) -> bool {
-        let joined = |waiting| (waiting < WAITING).then_some(waiting + 1);
+        let joined = |waiting| self.has_room(waiting).then_some(waiting + 1);
         self.waiting.fetch_update(SeqCst, SeqCst, joined).is_ok()
+    }
+
+    fn has_room(&self, waiting: usize) -> bool {
+        waiting < WAITING && !self.is_closed()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// Nobody is to wait; those who do leave with what they wait for. Whether that was otherwise.
+    pub fn close(&self) -> bool {
+        !self.closed.swap(true, SeqCst)
+    }
+
+    /// Some are to wait again.
+    pub fn open(&self) {
+        self.closed.store(false, SeqCst);
+        drop(self.lock.lock().unwrap());
+        self.wanted.notify_all();
     }
 
     /// The thread waits no longer.
@@ -79,5 +102,21 @@ mod tests {
             }
         });
         assert_eq!(reserve.waiting.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn nobody_waits_where_it_is_closed() {
+        let reserve = Reserve::default();
+        assert!(reserve.close() && !reserve.close());
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..WAITING).map(|_| scope.spawn(|| reserve.come())).collect();
+            while reserve.size.load(SeqCst) < WAITING {
+                thread::yield_now();
+            }
+            assert_eq!(reserve.waiting.load(SeqCst), 0);
+            reserve.open();
+            all.into_iter().for_each(|each| each.join().unwrap());
+        });
+        assert_eq!(reserve.waiting.load(SeqCst), WAITING);
     }
 }

@@ -19,7 +19,7 @@ use super::exchange::{Exchange, IO};
 use super::greenlets::{self, Kept};
 use super::incoming::{malformed, Received, AHEAD};
 use super::outgoing::Sender;
-use super::{fail, log, on_loop, worker};
+use super::{fail, log, on_loop, reception, worker};
 use crate::observe;
 use crate::wsgi;
 
@@ -27,19 +27,14 @@ use crate::wsgi;
 const STACK_SIZE: usize = 8 << 20;
 const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
-/// A request that was received, and is served next.
-pub type Job = (Box<Desk>, Connection, Entry<'static>);
-
-/// Starts as many as were asked for; the first one begins with a job where there is one.
-pub fn start(mut job: Option<Job>) -> io::Result<()> {
+/// Starts as many as were asked for.
+pub fn start() -> io::Result<()> {
     let config = &worker().config;
     let stack_size = if config.stack_size == 0 { STACK_SIZE } else { config.stack_size as usize };
-    worker().page.summary().threads.store(config.threads, Relaxed);
     for number in 1..=config.threads {
-        let job = job.take();
         Builder::new().name(format!("burrow:{number}")).stack_size(stack_size).spawn(|| {
             add_signal_stack();
-            let Err(error) = work(job);
+            let Err(error) = work();
             fail(&error)
         })?;
     }
@@ -54,16 +49,9 @@ fn add_signal_stack() {
     unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) };
 }
 
-fn work(job: Option<Job>) -> io::Result<std::convert::Infallible> {
+fn work() -> io::Result<std::convert::Infallible> {
     let worker = worker();
-    let mut desk = match job {
-        Some((mut desk, connection, entry)) => {
-            let attended = desk.serve(&connection, entry, false);
-            desk.go_on(connection, attended)?;
-            desk
-        }
-        None => Box::new(Desk::new()),
-    };
+    let mut desk = Box::<Desk>::default();
     loop {
         worker.reserve.come();
         let event = worker.connections.wait()?;
@@ -79,12 +67,14 @@ pub enum Attended {
     /// An event loop serves it, and has the connection.
     Lent,
     /// What was received is for a thread that may wait.
-    ForThread(Entry<'static>),
+    ForThread,
 }
 
 /// What a thread works with, from request to request.
 pub struct Desk {
     received: Received,
+    /// That was set aside, and is to be served next.
+    is_waiting: bool,
     /// Room for what arrives of a body, for an answer's frames and for headers.
     body: Vec<u8>,
     frames: Vec<u8>,
@@ -94,17 +84,37 @@ pub struct Desk {
 // SAFETY: the pairs are made anew, from what was received, before they are used.
 unsafe impl Send for Desk {}
 
+impl Default for Desk {
+    fn default() -> Desk {
+        let (frames, pairs) = (Vec::new(), Vec::new());
+        Desk { received: Received::new(), is_waiting: false, body: vec![0; AHEAD], frames, pairs }
+    }
+}
+
 impl Desk {
-    pub fn new() -> Desk {
-        Desk { received: Received::new(), body: vec![0; AHEAD], frames: Vec::new(), pairs: Vec::new() }
+    /// The connection that an event is about, if there is one.
+    pub fn look_at(self: &mut Box<Desk>, event: Event) -> io::Result<Option<Connection>> {
+        match event {
+            Event::Connecting => self.accept(),
+            Event::Arrived(connection, desk) => {
+                if let Some(desk) = desk {
+                    *self = desk;
+                    worker().connections.watch_room(&connection, false)?;
+                }
+                Ok(Some(connection))
+            }
+        }
+    }
+
+    /// Leaves the request that was received last to whoever waits for the next one.
+    pub fn set_aside(mut self: Box<Desk>, connection: Connection) -> io::Result<()> {
+        self.is_waiting = true;
+        worker().connections.set_aside(connection, self)
     }
 
     /// Serves the requests that come one behind the other with an event.
-    pub fn handle(&mut self, event: Event) -> io::Result<()> {
-        let mut next = match event {
-            Event::Arrived(connection) => Some(connection),
-            Event::Connecting => self.accept()?,
-        };
+    pub fn handle(self: &mut Box<Desk>, event: Event) -> io::Result<()> {
+        let mut next = self.look_at(event)?;
         while let Some(connection) = next {
             // Where the process is about to end the connection ends with it.
             let Some(entry) = worker().control.try_enter() else { break };
@@ -115,7 +125,7 @@ impl Desk {
     }
 
     /// Accepts a connection and says who we are.
-    pub fn accept(&mut self) -> io::Result<Option<Connection>> {
+    fn accept(&mut self) -> io::Result<Option<Connection>> {
         let worker = worker();
         let connection = match worker.connections.accept(&worker.config.peers) {
             Err(error) if is_exhaustion(&error) => {
@@ -151,7 +161,7 @@ impl Desk {
         match attended {
             Ok(Attended::Done(_entry)) => connections.release(connection),
             Ok(Attended::Lent) => Ok(None),
-            Ok(Attended::ForThread(_)) => unreachable!("threads serve everything"),
+            Ok(Attended::ForThread) => unreachable!("threads serve everything"),
             Err(error) => {
                 if error.kind() == ErrorKind::InvalidData {
                     log::error(&format!("a connection is closed, since its server has sent {error}"));
@@ -168,7 +178,7 @@ impl Desk {
         entry: Entry<'static>,
         on_loop: bool,
     ) -> io::Result<Attended> {
-        match self.received.receive(connection.as_fd())? {
+        match std::mem::take(&mut self.is_waiting) || self.received.receive(connection.as_fd())? {
             true => self.serve(connection, entry, on_loop),
             false => Ok(Attended::Done(entry)),
         }
@@ -190,7 +200,7 @@ impl Desk {
         application.look_at_script(&mut request, now);
         let is_looped = application.interface(&request) == ASGI;
         if on_loop && !is_looped {
-            return Ok(Attended::ForThread(entry));
+            return Ok(Attended::ForThread);
         }
         if address.queue_deadline != 0 && now > address.queue_deadline {
             // The server has answered it by now.
@@ -222,6 +232,7 @@ impl Desk {
             }
         }
         on_loop::submit(&self.received, &request, (connection, now), application, entry)?;
+        reception::look();
         Ok(Attended::Lent)
     }
 }
