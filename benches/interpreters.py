@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from load import descriptors, failures, h2load, judge
+from load import descriptors, h2load, judge, summary
 from servers import HERE, MODULES, Server, status_kib
 
 #: About 20 ms of pure Python.
@@ -151,7 +151,8 @@ def with_flask(home):
     folder = HERE.parent / "target/bench" / f"flask-{python.name}"
     if not list(folder.glob("lib/python3*/site-packages/flask")):
         subprocess.run([python, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", "--constraint", HERE / "requirements.txt", "Flask"], check=True)
+        versions = ["--constraint", HERE / "requirements.txt"]
+        subprocess.run([folder / "bin/pip", "install", "--quiet", *versions, "Flask"], check=True)
     return folder
 
 
@@ -244,8 +245,7 @@ def main():
     options = parser.parse_args()
     for part in options.parts or PARTS:
         PARTS[part](options)
-    if failures:
-        sys.exit("failed: " + "; ".join(failures))
+    sys.exit(not summary())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What every part of the soak uses: load, figures, and how they are judged."""
 
 import collections
+import contextlib
 import http.client
+import multiprocessing
 import os
 import pathlib
 import re
@@ -14,16 +16,26 @@ from servers import DIST, executable, status_kib
 CONNECTIONS = 32
 CLIENTS = 8
 CRASH = re.compile(r"exit(?:ed on)? signal|core dumped|\[(?:alert|emerg|crit)\]")
-#: What was above its limit.
-failures = []
+#: Every figure that was judged: a line of the table at the end, and whether it was kept.
+figures = []
 
 
 def judge(name, what, figure, limit, unit=""):
-    """Prints a figure and remembers it when it is above its limit."""
-    verdict = "" if figure <= limit else "  FAILED"
-    print(f"{name:6} {what:48} {figure:>9,}{unit}  (at most {limit:,}{unit}){verdict}", flush=True)
-    if verdict:
-        failures.append(f"{name}: {what}")
+    """Prints a figure and remembers whether it was within its limit."""
+    line = f"{name:6} {what:52} {figure:>9,}{unit}  (at most {limit:,}{unit})"
+    kept = figure <= limit
+    figures.append((line, kept))
+    print(line if kept else f"{line}  NOT KEPT", flush=True)
+
+
+def summary():
+    """A table of all figures, those that were not kept last. Whether there is none of these."""
+    print()
+    for line, kept in sorted(figures, key=lambda figure: not figure[1]):
+        print(f"{'kept' if kept else 'NOT KEPT':10}{line}")
+    missed = sum(not kept for _, kept in figures)
+    print(f"{len(figures) - missed} figures were kept, {missed} were not")
+    return missed == 0
 
 
 def judge_log(server):
@@ -76,22 +88,36 @@ def get(server, path):
         connection.close()
 
 
-class Load:
-    """Clients that ask all the time, on a new connection each time: none may notice a reload.
-
-    Each request has a number of its own in its query, by which `errors` tells which ones failed. With `rate`,
-    so many requests a second by all of them together.
-    """
+class Clients:
+    """They ask all the time, on a new connection each time; with `rate`, so many times a second."""
 
     EXPECTED = {"/hello": b"Hello, World!\n", "/slow": b"Hello, World!\n" * 2}
 
-    def __init__(self, server, rate=None):
+    def __init__(self, server, rate):
         self.server = server
         self.pause = CLIENTS / rate if rate else 0
         self.errors = {}
         self.times = []
         self.stopping = threading.Event()
-        self.threads = [threading.Thread(target=self.ask, args=(i,)) for i in range(CLIENTS)]
+
+    def run(self, link):
+        """In a process of their own: tells what there is whenever it is asked, and at the end."""
+        # Clients are elsewhere, and wait for no processor that the servers are using.
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        threads = [threading.Thread(target=self.ask, args=(i,)) for i in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        while link.recv():
+            link.send(self.take())
+        self.stopping.set()
+        for thread in threads:
+            thread.join()
+        link.send(self.take())
+
+    def take(self):
+        times, self.times = self.times, []
+        return times, dict(self.errors)
 
     def ask(self, client):
         path = list(self.EXPECTED)[client % 2]
@@ -110,19 +136,39 @@ class Load:
             number += CLIENTS
             due = max(due + self.pause, began)
 
+
+class Load:
+    """Clients that ask all the time: none may notice a reload.
+
+    Each request has a number of its own in its query, by which `errors` tells which ones failed. They have a
+    process of their own: what else the soak does is not to hold them up.
+    """
+
+    def __init__(self, server, rate=None):
+        context = multiprocessing.get_context("fork")
+        self.link, theirs = context.Pipe()
+        self.process = context.Process(target=Clients(server, rate).run, args=(theirs,), daemon=True)
+        self.errors = {}
+        self.times = []
+
     def __enter__(self):
-        for thread in self.threads:
-            thread.start()
+        self.process.start()
         return self
 
     def __exit__(self, *_):
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join()
+        self.update(goes_on=False)
+        self.process.join()
         for text, count in collections.Counter(self.errors.values()).most_common(5):
             print(f"       {count} times {text}")
 
+    def update(self, goes_on=True):
+        self.link.send(goes_on)
+        times, self.errors = self.link.recv()
+        self.times += times
+
     def p99(self):
         """Of the requests since the last call, in ms."""
+        if self.process.is_alive():
+            self.update()
         times, self.times = sorted(self.times), []
         return round(times[len(times) * 99 // 100] * 1000, 1)

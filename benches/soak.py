@@ -9,7 +9,7 @@ import time
 
 import interpreters
 import soak_daemon
-from load import Load, descriptors, failures, get, h2load, judge, judge_log, managers, reset_peak
+from load import Load, descriptors, get, h2load, judge, judge_log, managers, reset_peak, summary
 from servers import Server, children, status_kib
 
 
@@ -110,13 +110,15 @@ def main():
     options = parser.parse_args()
     for unknown in set(options.parts) - set(PARTS):
         parser.error(f"there is no part {unknown}: {', '.join(PARTS)}")
-    for name in options.server or ["nginx", "httpd"]:
-        for part in options.parts or PARTS:
-            beside = len(managers())
-            PARTS[part](name, options)
-            judge(name, f"managers after the end of {part}", len(managers()) - beside, 0)
-    if failures:
-        sys.exit("failed: " + "; ".join(failures))
+    try:
+        for name in options.server or ["nginx", "httpd"]:
+            for part in options.parts or PARTS:
+                beside = len(managers())
+                PARTS[part](name, options)
+                judge(name, f"managers after the end of {part}", len(managers()) - beside, 0)
+    finally:
+        kept = summary()
+    sys.exit(not kept)
 
 
 if __name__ == "__main__":

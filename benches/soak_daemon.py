@@ -10,13 +10,15 @@ import signal
 import subprocess
 import time
 
-from load import Load, descriptors, get, h2load, judge, judge_log, reset_peak, wait_for
+from load import Clients, Load, descriptors, get, h2load, judge, judge_log, reset_peak, wait_for
 from servers import APP, DIST, Server, children, descendants, executable, status_kib
 
 GROUP = "processes=2 threads=4 restart-on-reload=on"
 #: The load's requests a second, which leave the machine room for starting processes.
 RATE = 200
 IDLE = 10
+#: A server that reloads has room for its new processes beside the old ones.
+SIZE = {"nginx": {}, "httpd": {"children": 2, "most_children": 16, "threads": 25}}
 
 
 @contextlib.contextmanager
@@ -59,6 +61,13 @@ def requests(name, options):
             judge(server.name, f"more descriptors in the {what}", descriptors(pid) - files, 0)
 
 
+def reload(server):
+    """Until the server's own processes are others, too."""
+    before = set(server.workers())
+    server.reload()
+    wait_for(lambda: (now := set(server.workers())) and not now & before, "other processes of the server")
+
+
 def touch(server):
     now = server.app.stat().st_mtime + 1
     os.utime(server.app, (now, now))
@@ -74,10 +83,21 @@ def evict(server):
         os.kill(pid, signal.SIGUSR1)
 
 
+def httpd_alone(options):
+    """The p99 of files that httpd without any module of ours serves while it is restarted gracefully."""
+    server = Server("httpd", options.port)
+    for path, content in Clients.EXPECTED.items():
+        (server.folder / path[1:]).write_bytes(content)
+    with server.httpd("", **SIZE["httpd"]), Load(server, RATE) as load:
+        for _ in range(options.reloads):
+            reload(server)
+        return load.p99()
+
+
 def reloads(name, options):
-    """Replacing the processes in any way fails no request and makes few of them wait."""
-    for how in Server.reload, touch, restart, evict:
-        with site(name, options) as server, Load(server, RATE) as load:
+    """Replacing the processes in any way, time after time, fails no request and makes few of them wait."""
+    for how in reload, touch, restart, evict:
+        with site(name, options, **SIZE[name]) as server, Load(server, RATE) as load:
             time.sleep(IDLE)
             rest = load.p99()
             now = workers(server)
@@ -85,8 +105,12 @@ def reloads(name, options):
                 how(server)
                 now = replaced(server, now)
             meanwhile = load.p99()
+        limit = 3 * rest
+        if name == "httpd" and how is reload:
+            # It starts no process before an old one has ended, which it may notice a second later.
+            limit = max(limit, 1.2 * httpd_alone(options))
         judge(server.name, f"{options.reloads} times {how.__name__}: failed requests", len(load.errors), 0)
-        judge(server.name, "p99 meanwhile", meanwhile, round(3 * rest, 1), " ms")
+        judge(server.name, f"p99 meanwhile ({rest} at rest)", meanwhile, round(limit, 1), " ms")
         judge_log(server)
 
 

@@ -53,6 +53,16 @@ def running(request):
     server.close()
 
 
+@pytest.mark.parametrize("group", [None, "one"])
+def test_virtual_hosts_share_an_import(apache, group):
+    """Of one script in one interpreter, whatever they call it."""
+    apache.start(mounts=[Mount("/", "daemon.py", group, "shop")], groups={"shop": ""}, threads=8)
+    for tls in (False, True):
+        code, pid = apache.curl("/pid", tls=tls)
+        assert code == 0 and pid.isdigit()
+    assert apache.log().count("Loading WSGI script") == 1
+
+
 @pytest.fixture
 def site(running, watch):
     return watch(running)

@@ -61,11 +61,15 @@ impl Applications {
         if let Some(known) = all.iter().find(|each| each.is(address)) {
             return known;
         }
-        let added = Box::leak(Box::new(Application::new(config::App {
+        let key = config::App {
             target: address.target.to_vec(),
             callable: address.callable.to_vec(),
             application_group: address.application_group.to_vec(),
-        })));
+        };
+        // Virtual hosts that share it have names of their own for the one interpreter.
+        let same = all.iter().find(|each| import_of(&each.key) == import_of(&key));
+        let runtime = same.map_or_else(|| open(&key), |each| each.runtime);
+        let added = Box::leak(Box::new(Application::new(key, runtime)));
         all.push(added);
         added
     }
@@ -106,19 +110,36 @@ fn has_main_interpreter(target: &[u8]) -> bool {
     worker().config.main_interpreter && FIRST.get_or_init(|| target.to_vec()) == target
 }
 
+/// The application group whose interpreter an application has.
+fn interpreter_of(key: &config::App) -> &[u8] {
+    let has_main = worker().config.greenlets || has_main_interpreter(&key.target);
+    if has_main {
+        b""
+    } else {
+        &key.application_group
+    }
+}
+
+/// What tells its import from others.
+fn import_of(key: &config::App) -> [&[u8]; 3] {
+    [&key.target, &key.callable, interpreter_of(key)]
+}
+
+/// What the runtime is to know of an application.
+fn open(key: &config::App) -> *mut RuntimeApp {
+    let config = &worker().config;
+    let group = interpreter_of(key);
+    if config.greenlets && !has_main_interpreter(&key.target) && !key.application_group.is_empty() {
+        let target = String::from_utf8_lossy(&key.target);
+        log::warn(&format!("'{target}' has the main interpreter, since async=gevent needs that"));
+    }
+    let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
+    // SAFETY: the strings are there for the call.
+    unsafe { app::open(target, callable, group, config.copies, (config.threads > 1).into()) }
+}
+
 impl Application {
-    fn new(key: config::App) -> Application {
-        let config = &worker().config;
-        let mut group = if has_main_interpreter(&key.target) { b"" } else { &key.application_group[..] };
-        if config.greenlets && !group.is_empty() {
-            let target = String::from_utf8_lossy(&key.target);
-            log::warn(&format!("'{target}' has the main interpreter, since async=gevent needs that"));
-            group = b"";
-        }
-        let [target, callable, group] = [&key.target, &key.callable, group].map(burrow_str::new);
-        // SAFETY: the strings are there for the call.
-        let runtime =
-            unsafe { app::open(target, callable, group, config.copies, (config.threads > 1).into()) };
+    fn new(key: config::App, runtime: *mut RuntimeApp) -> Application {
         Application {
             key,
             runtime,
