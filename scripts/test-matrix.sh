@@ -151,6 +151,7 @@ for name in "${names[@]}"; do
         build_free_threaded "$tree"
         step "trixie, free-threaded"
         run_tests free-threaded "$tree" /opt/python3.13t/bin/python3.13t
+        run_races free-threaded "$tree" /opt/python3.13t/bin/python3.13t
         ;;
     *)
         echo "test-matrix: there is no $name; there is trixie, forky and free-threaded" >&2

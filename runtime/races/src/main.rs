@@ -1,5 +1,5 @@
-//! A process without a server whose interpreters have locks of their own and are hot on threads of their own:
-//! what ThreadSanitizer looks at. scripts/test-races.sh builds it, and the runtime, with that.
+//! A process without a server whose interpreters have locks of their own, or none, and are hot on threads of their
+//! own: what ThreadSanitizer looks at. scripts/test-races.sh builds it, and the runtime, with that.
 //!
 //! The threads share nothing here, and wait for nothing but Python: whatever else orders what they do would hide
 //! a race.
@@ -8,12 +8,13 @@ mod exchange;
 
 use std::ffi::{c_int, c_void, CStr, CString};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{env, process, ptr, thread};
 
 use burrow_abi::*;
 use exchange::{Exchange, IO, LOOP_IO};
 
-/// Application groups with a lock of their own each.
+/// Application groups with a lock of their own each, but for a free-threaded Python.
 const GROUPS: [&[u8]; 2] = [b"one", b"two"];
 /// In each group, besides its event loop.
 const THREADS: usize = 2;
@@ -112,6 +113,8 @@ impl Case {
 struct Python<'a> {
     runtime: &'static RuntimeApi,
     apps: &'a Path,
+    /// Of the applications that have several.
+    copies: u32,
 }
 
 impl Python<'_> {
@@ -163,7 +166,7 @@ impl Python<'_> {
     /// A thread that calls this group's applications.
     fn calls(&self, group: &[u8]) {
         let apps: Vec<_> = CALLS.iter().map(|case| self.app(case.script, group, 0)).collect();
-        let copies = self.app("hello.py", b"copies", 2);
+        let copies = self.app("hello.py", b"copies", self.copies);
         for _ in 0..ROUNDS {
             for (case, app) in CALLS.iter().zip(&apps) {
                 self.call(*app, case);
@@ -175,7 +178,7 @@ impl Python<'_> {
     /// A thread that submits requests to this group's event loop, and to those of an application's copies.
     fn submissions(&self, group: &[u8]) {
         let app = self.app("asgi_app.py", group, 0);
-        let copies = self.app("asgi_app.py", b"copies", 2);
+        let copies = self.app("asgi_app.py", b"copies", self.copies);
         for _ in 0..ROUNDS {
             self.submit(app, &TASKS);
             self.submit(copies, &TASKS);
@@ -191,7 +194,9 @@ fn headers() -> [burrow_pair; 3] {
 /// Nobody reads it, and a lock on the way to a file would put the threads in an order.
 unsafe extern "C" fn log(_exchange: *mut c_void, _level: c_int, _line: burrow_str) {}
 
-unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
+static IS_FREE_THREADED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" fn options(_group: burrow_str) -> InterpreterOptions {
     InterpreterOptions {
         paths: ptr::null(),
         n_paths: 0,
@@ -200,7 +205,7 @@ unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_signal: 0,
         interface: UNKNOWN,
         event_loop: ASYNCIO,
-        own_gil: (group.len > 0).into(),
+        own_gil: (!IS_FREE_THREADED.load(Relaxed)).into(),
     }
 }
 
@@ -242,7 +247,7 @@ fn start(library: &str, runtime: &str, python: &str, apps: &str) -> &'static Run
         n_warnings: 0,
         dont_write_bytecode: 1,
         switch_interval: 0.0,
-        free_threading: 0,
+        free_threading: IS_FREE_THREADED.load(Relaxed).into(),
     };
     // SAFETY: both tables are there as long as they have to be.
     let refusal = unsafe { (runtime.start)(&HOST, &config) };
@@ -253,11 +258,17 @@ fn start(library: &str, runtime: &str, python: &str, apps: &str) -> &'static Run
 
 fn main() {
     let arguments: Vec<_> = env::args().collect();
-    let [_, library, runtime, python, apps] = &arguments[..] else {
-        eprintln!("usage: burrow-races LIBPYTHON RUNTIME PYTHON APPS");
+    let [_, version, library, runtime, python, apps] = &arguments[..] else {
+        eprintln!("usage: burrow-races VERSION LIBPYTHON RUNTIME PYTHON APPS");
         process::exit(2);
     };
-    let python = Python { runtime: start(library, runtime, python, apps), apps: Path::new(apps) };
+    let is_free_threaded = version.ends_with('t');
+    IS_FREE_THREADED.store(is_free_threaded, Relaxed);
+    let python = Python {
+        runtime: start(library, runtime, python, apps),
+        apps: Path::new(apps),
+        copies: if is_free_threaded { 0 } else { 2 },
+    };
     for case in &FIRST {
         python.call(python.app(case.script, GROUPS[0], 0), case);
     }
