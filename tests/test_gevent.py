@@ -293,7 +293,7 @@ def test_not_for_asgi(server):
 
 
 def test_imports_on_demand():
-    """Two requests for what is not imported yet: one imports it, the other one waits, and others are served."""
+    """Two requests for what is not imported yet: one imports it, the other waits, and others are served."""
     worker = Worker(python=sys.executable, greenlets=True, threads=10)
     try:
         (worker.apps / "slow.py").write_text(

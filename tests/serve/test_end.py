@@ -43,7 +43,7 @@ def test_a_hanging_application_is_ended(serve, folder, server):
 def test_a_second_ctrl_c_is_quicker(serve, folder, server):
     running = serve(write(folder / "app.py", EVALUATE), "--server", server)
     with in_progress(running, "time.sleep(1000)") as request:
-        began, tree, directory = time.monotonic(), running.tree(), running.directory()
+        tree, directory, began = running.tree(), running.directory(), time.monotonic()
         for _ in range(3):
             running.process.send_signal(signal.SIGINT)
             time.sleep(0.2)  # or they would be one signal
