@@ -264,7 +264,9 @@ impl Connections {
     /// Leaves a request that was received to whoever waits for the next one.
     pub fn set_aside(&self, connection: Connection, desk: Box<Desk>) -> io::Result<()> {
         let place = &self.places[connection.slot];
-        *place.desk.lock().unwrap() = Some(desk);
+        // Whoever claims it waits until it is watched: only then it can be closed.
+        let mut aside = place.desk.lock().unwrap();
+        *aside = Some(desk);
         place.state.store(ASIDE, SeqCst);
         if !place.watched.swap(true, Relaxed) {
             self.epoll.add(connection.as_fd(), arrivals(connection.slot))?;
