@@ -1,8 +1,10 @@
 """`wsgi_threads 0`: the application runs on nginx's own event loop."""
 
+import contextlib
 import pathlib
+from functools import partial
 
-from servers import Mount
+from servers import Mount, wait_for
 
 APP = Mount("/", "without_threads.py", nginx="wsgi_threads 0;")
 
@@ -43,6 +45,34 @@ def test_pipelined_requests_are_answered_in_order(nginx):
             received += part
     positions = [received.index(b"\r\n\r\n" + body) for body in bodies]
     assert positions == sorted(positions)
+
+
+def test_requests_that_come_together(nginx):
+    """Of two interpreters, with imports and failures among them."""
+    mounts = [Mount(prefix, "without_threads.py", nginx="wsgi_threads 0;") for prefix in ("/a", "/b")]
+    nginx.start(mounts=mounts)
+    with contextlib.ExitStack() as stack:
+        paths = ["/a/echo", "/b/echo", "/b/fails", "/a/file"] * 10
+        connections = [stack.enter_context(nginx.connect()) for _ in paths]
+        headers = "Host: localhost\r\nConnection: close\r\nContent-Length: 4"
+        for number, connection in enumerate(connections):
+            head = f"POST {paths[number]} HTTP/1.1\r\n{headers}\r\n\r\n"
+            connection.sendall(f"{head}{number:04}".encode())
+        answers = [b"".join(iter(partial(connection.recv, 65536), b"")) for connection in connections]
+    source = pathlib.Path(nginx.apps / "without_threads.py").read_bytes()
+    for number, (path, answer) in enumerate(zip(paths, answers, strict=True)):
+        head, body = answer.split(b"\r\n\r\n", 1)
+        assert head.startswith(b"HTTP/1.1 500" if path.endswith("/fails") else b"HTTP/1.1 200"), path
+        if path.endswith("/echo"):
+            assert body == f"{number:04}".encode()
+        elif path.endswith("/file"):
+            assert body == source
+
+
+def test_threads_of_the_application_run_between_requests(nginx):
+    nginx.start(mounts=[APP])
+    assert nginx.get("/count").text == "0"
+    wait_for(lambda: int(nginx.get("/count").text) > 100, "a thread that counts")
 
 
 def test_a_client_that_leaves_harms_nobody(nginx):

@@ -3,8 +3,9 @@
 //! A thread has one thread state for each interpreter it has ever entered, made at the first time and
 //! kept for the thread's life, so `threading.local` survives from request to request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ffi::c_int;
 use std::marker::PhantomData;
 #[cfg(not(Py_GIL_DISABLED))]
 use std::ptr::NonNull;
@@ -22,6 +23,26 @@ use crate::object::{Object, Result};
 thread_local! {
     /// This thread's states; nearly always one or two.
     static STATES: RefCell<Vec<(*const Interpreter, *mut PyThreadState)>> = const { RefCell::new(Vec::new()) };
+    /// This thread may stay attached between requests.
+    static STAYS: Cell<bool> = const { Cell::new(false) };
+    /// The interpreter that it has stayed attached to.
+    static STAYED: Cell<Option<&'static Interpreter>> = const { Cell::new(None) };
+}
+
+/// See [`burrow_abi::RuntimeApi::stay_attached`].
+pub unsafe extern "C" fn stay(stays: c_int) {
+    STAYS.set(stays != 0);
+    if stays == 0 {
+        let_go();
+    }
+}
+
+/// Detaches this thread if it has stayed attached: before it waits for anything.
+pub fn let_go() {
+    if STAYED.take().is_some() {
+        // SAFETY: the thread is attached; its state is kept in STATES.
+        unsafe { ffi::PyEval_SaveThread() };
+    }
 }
 
 /// Proof that this thread is attached to (holds the GIL of) `interpreter`. Detaches when dropped.
@@ -32,13 +53,26 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Attaches this thread, which is attached to nothing now; waits for the GIL.
+    /// Attaches this thread, which is attached to nothing now, or has stayed attached; waits for the GIL.
     pub fn to(interpreter: &'static Interpreter) -> Attached {
+        if STAYED.get().is_some_and(|stayed| std::ptr::eq(stayed, interpreter)) {
+            STAYED.set(None);
+            return Attached { interpreter, _thread: PhantomData };
+        }
+        let_go();
         let state = state_of(interpreter);
         // SAFETY: the state belongs to this thread alone and is not attached.
         unsafe { ffi::PyEval_RestoreThread(state) };
         bind_gilstate(state);
         Attached { interpreter, _thread: PhantomData }
+    }
+
+    /// At the end of a request: detaches, unless the thread may stay attached.
+    pub fn leave(self) {
+        if STAYS.get() {
+            STAYED.set(Some(self.interpreter));
+            std::mem::forget(self);
+        }
     }
 
     /// Runs `work`, which may block, with the GIL released.

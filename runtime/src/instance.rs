@@ -7,7 +7,7 @@ use burrow_abi::{ASGI, BURROW_LOG_ERR, BURROW_LOG_INFO, UNKNOWN, WSGI};
 
 use crate::app::{App, Target};
 use crate::asgi::{self, EventLoop};
-use crate::attach::Attached;
+use crate::attach::{self, Attached};
 use crate::bootstrap::State;
 use crate::interpreter::{Interpreter, Slot};
 use crate::object::{fs_decoded, latin1, take_exception, Object, Result};
@@ -57,6 +57,7 @@ impl Instance {
         if let Some(interpreter) = self.interpreter.get() {
             return Some(interpreter);
         }
+        attach::let_go();
         let interpreter = self.slot.interpreter()?;
         Some(self.interpreter.get_or_init(|| interpreter))
     }
@@ -99,6 +100,7 @@ impl Instance {
             // Perhaps the last reference, if another thread has replaced it: it goes while attached.
             drop(loaded);
         }
+        attach::let_go();
         let _importing = self.importing.lock().unwrap();
         let now = self.app.modified_now();
         // Another thread may have imported it while this one waited.

@@ -38,6 +38,7 @@ pub static burrow_runtime: RuntimeApi = RuntimeApi {
     app: app::open,
     load: app::load,
     serve: wsgi::serve,
+    stay_attached: attach::stay,
     interface: asgi::interface,
     submit: asgi::submit,
     wake: asgi::wake,

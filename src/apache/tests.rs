@@ -182,6 +182,7 @@ mod unused {
     ) -> burrow_outcome {
         unreachable!()
     }
+    unsafe extern "C" fn stay_attached(_: c_int) {}
     unsafe extern "C" fn interface(_: *const RuntimeApp, _: *const burrow_request) -> c_int {
         unreachable!()
     }
@@ -204,6 +205,7 @@ mod unused {
         app,
         load,
         serve,
+        stay_attached,
         interface,
         submit,
         wake,

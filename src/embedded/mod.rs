@@ -33,6 +33,22 @@ pub unsafe fn serve(
     served.unwrap_or_else(|outcome| outcome)
 }
 
+/// Until the result is dropped this thread may stay attached to an interpreter between requests.
+pub fn stay_attached() -> Option<impl Drop> {
+    struct Stay(&'static RuntimeApi);
+    impl Drop for Stay {
+        fn drop(&mut self) {
+            // SAFETY: always callable.
+            unsafe { (self.0.stay_attached)(0) };
+        }
+    }
+    process::running().map(|runtime| {
+        // SAFETY: as above.
+        unsafe { (runtime.stay_attached)(1) };
+        Stay(runtime)
+    })
+}
+
 /// Enters the runtime, once Python is up; else says what becomes of a request. Does not return when the process
 /// has stopped Python meanwhile: the thread may hold what Python still knows.
 pub fn with_runtime<T>(

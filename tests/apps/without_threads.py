@@ -2,12 +2,29 @@
 
 import os
 import threading
+import time
 
 CHUNK = b"x" * 65536
 
 
+counted = 0
+
+
+def count():
+    global counted
+    while True:
+        counted += 1
+        time.sleep(0)
+
+
 def application(environ, start_response):
     path = environ["PATH_INFO"]
+    if path == "/count":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        body = str(counted).encode()
+        if not counted:
+            threading.Thread(target=count, daemon=True).start()
+        return [body]
     if path == "/where":
         body = f"{os.getpid()} {threading.get_native_id()} {environ['wsgi.multithread']}"
         start_response("200 OK", [("Content-Type", "text/plain")])

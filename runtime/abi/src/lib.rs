@@ -53,7 +53,7 @@ pub unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 
 /// The callable of what is no application but a script of hooks.
 pub const WHOLE_SCRIPT: &[u8] = b"*";
@@ -207,6 +207,9 @@ pub struct RuntimeApi {
         *const burrow_io,
         exchange: *mut c_void,
     ) -> burrow_outcome,
+    /// Whether the calling thread, behind a request, may stay attached to its interpreter for the next one, until this
+    /// is called with 0. It waits for nothing meanwhile.
+    pub stay_attached: unsafe extern "C" fn(c_int),
     /// What would become of this request now: WSGI is for `serve`, ASGI for `submit`. UNKNOWN is for `serve`,
     /// which imports first: it is not imported yet, or the request asks for a script that may have changed.
     /// Never waits, takes no GIL.

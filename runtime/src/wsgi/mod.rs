@@ -65,7 +65,7 @@ pub unsafe extern "C" fn serve(
     observe::leave(&attached, &call);
     // The last reference to a replaced import goes while attached.
     drop(loaded);
-    drop(attached);
+    attached.leave();
     call.end()
 }
 
