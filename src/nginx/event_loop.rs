@@ -1,7 +1,8 @@
 //! The way back from application threads to the event loop: a queue and an eventfd that wakes it.
 
+use super::answer::Answer;
 use super::block::Block;
-use super::exchange::{self, Answer, Exchange};
+use super::exchange::{self, Exchange};
 use crate::embedded;
 use burrow_abi::{burrow_level, burrow_loop_ops, burrow_outcome, burrow_str, burrow_verdict};
 use std::ffi::c_void;

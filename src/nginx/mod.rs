@@ -1,6 +1,7 @@
 //! nginx: requests cross from its event loop to application threads, answers and log lines go back.
 //! The functions of `c/shim.h` that do so; all of them are called on the event loop.
 
+mod answer;
 mod block;
 mod event_loop;
 mod exchange;
@@ -10,9 +11,9 @@ mod queue;
 mod turn;
 
 use crate::embedded::App;
+pub use answer::Answer;
 use block::Block;
 use burrow_abi::{burrow_app, burrow_chunk, burrow_loop_ops, burrow_question, burrow_request, burrow_str};
-pub use exchange::Answer;
 use exchange::Exchange;
 use question::Question;
 use std::ffi::{c_int, c_void};
