@@ -181,6 +181,8 @@ typedef struct {
     int multithread;             /* wsgi.multithread; nginx: an application's threads decide */
     unsigned processes;          /* most processes there can be */
     unsigned threads;            /* threads in each */
+    /* httpd: connections in each, where those of WebSockets need no thread; 0: each needs one */
+    unsigned connections;
     /* One line, no newline. `request` is what the request was begun with, or NULL. httpd: called
      * from any thread; nginx: called on the event loop only, by burrow_loop_drain. */
     void (*log)(void *request, burrow_level level, burrow_str line);
@@ -292,6 +294,24 @@ typedef struct {
     int (*send)(void *exchange, const burrow_head *head, const burrow_body *body, unsigned flags);
 } burrow_io;
 
+/* A WebSocket's connection that no thread of httpd's has. Called on one thread; nothing waits. */
+typedef struct {
+    /* As burrow_client's. */
+    ssize_t (*read)(void *exchange, char *buf, size_t len);
+    /* 0; 1: something is pending, until the descriptor is writable, then without bytes; -1: the
+     * client is gone. Behind a 0 at most BURROW_SUSPENDED_MAX bytes follow before the next one. */
+    int (*send)(void *exchange, const char *data, size_t len);
+    /* Logs the request, frees it with its exchange, and shuts down the connection for sending. What
+     * the two functions below are called with. */
+    void *(*finish)(void *exchange);
+    /* Closes the connection, whose memory httpd may still write to. */
+    void (*close)(void *memory);
+    /* It does not any more. */
+    void (*release)(void *memory);
+    int64_t timeout; /* microseconds that a client may take nothing for */
+} burrow_suspension;
+#define BURROW_SUSPENDED_MAX 16384
+
 /* The client, where somebody waits for it and for a process group at once; besides burrow_io. */
 typedef struct {
     /* As read, but -2 when there is nothing yet. */
@@ -299,6 +319,10 @@ typedef struct {
     /* What becomes readable with more of the body and hangs up when the client leaves; -1: there is
      * no such descriptor; -2: the client is gone. */
     int (*descriptor)(void *exchange);
+    /* Behind a 101 that was sent: has request, exchange and connection outlive burrow_serve, which
+     * is to return then, whatever it says. 0, or -1 where a thread has to stay. Without a websocket
+     * it only tells which. */
+    int (*suspend)(void *exchange, void *websocket, burrow_suspension *suspension);
 } burrow_client;
 
 typedef enum {
@@ -316,6 +340,9 @@ typedef enum {
  * that is the host's, NULL at first; so does that of burrow_ask. */
 burrow_outcome burrow_serve(burrow_app *app, const burrow_request *request, const burrow_io *io,
                             const burrow_client *client, void *exchange);
+/* httpd's thread has let go of the connection of burrow_client's `websocket`, but for its memory:
+ * on that thread. */
+void burrow_suspended(void *websocket);
 
 /* ---- hooks: what a script is asked about a request ------------------------------------------ */
 

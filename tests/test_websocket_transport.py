@@ -161,8 +161,8 @@ def test_many_sockets(fresh):
         assert server.get("/").text.split() == [str(worker), threads]
 
 
-def test_on_httpd_they_leave_threads_for_others(apache):
-    start(apache, threads=4)
+def test_where_they_hold_threads_some_are_left_for_others(apache):
+    start(apache, threads=4, mpm="worker")
     with contextlib.ExitStack() as stack:
         first, *_ = [stack.enter_context(WebSocket(apache, b"welcome")) for _ in range(3)]
         with WebSocket(apache) as refused:

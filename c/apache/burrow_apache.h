@@ -112,6 +112,7 @@ typedef struct {
     int head_sent;
     int is_handshake; /* the connection can be had */
     int is_upgraded; /* what is read and sent are the connection's bytes */
+    int is_suspended; /* it is the host's, until that has called finish */
     int is_daemon;
     int error_status;     /* whose page the client gets instead of a process group's, or 0 */
     const char *redirect; /* the path that it gets instead, or NULL */
@@ -206,6 +207,11 @@ int wsgi_response_send(void *exchange, const burrow_head *head, const burrow_bod
                        unsigned flags);
 /* Ends the answer so that the client can tell it is not whole. */
 void wsgi_response_cut(exchange *x);
+
+/* suspended.c */
+int wsgi_client_suspend(void *exchange, void *websocket, burrow_suspension *suspension);
+unsigned wsgi_suspended_init(apr_pool_t *p, unsigned threads);
+void wsgi_register_suspended(apr_pool_t *p);
 
 /* preload.c */
 void wsgi_preload_aliases(apr_pool_t *p, server_rec *main_server);

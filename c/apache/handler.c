@@ -5,7 +5,8 @@
 #include <stdlib.h>
 
 static const burrow_io io = {wsgi_request_read, wsgi_response_send};
-static const burrow_client client = {wsgi_client_read, wsgi_client_descriptor};
+static const burrow_client client = {wsgi_client_read, wsgi_client_descriptor,
+                                     wsgi_client_suspend};
 
 /* ---- aliases ------------------------------------------------------------------------------ */
 
@@ -311,6 +312,8 @@ static int redirect(exchange *x)
 
 static int finish(exchange *x, burrow_outcome outcome)
 {
+    if (x->is_suspended)
+        return SUSPENDED;
     if (x->redirect)
         return redirect(x);
     if (x->error_status) {
@@ -427,9 +430,9 @@ int wsgi_handler(request_rec *r)
 {
     const dir_config *config = ap_get_module_config(r->per_dir_config, &wsgi_module);
     application found;
-    burrow_request request;
+    burrow_request *request;
     burrow_app *app;
-    exchange x = {.r = r};
+    exchange *x;
     int status;
 
     if ((status = find_application(r, config, &found)) != OK
@@ -437,19 +440,22 @@ int wsgi_handler(request_rec *r)
                                                                       : REQUEST_CHUNKED_ERROR))
                != OK)
         return status;
-    wsgi_request_build(&request, r, found.options.pass_authorization > 0);
+    request = apr_palloc(r->pool, sizeof *request); /* these two may outlive the call */
+    x = apr_pcalloc(r->pool, sizeof *x);
+    x->r = r;
+    wsgi_request_build(request, r, found.options.pass_authorization > 0);
     if (found.script == r->filename) /* what httpd has looked at */
-        request.script_modified = r->finfo.mtime;
+        request->script_modified = r->finfo.mtime;
     if (config->script_reloading)
-        request.flags |= BURROW_RELOADING;
-    if ((status = wsgi_dispatch(r, &request, &found.options)) != OK
-        || (status = find_record(r, config, &found, request.vars[BURROW_SCRIPT_NAME], &app)) != OK)
+        request->flags |= BURROW_RELOADING;
+    if ((status = wsgi_dispatch(r, request, &found.options)) != OK
+        || (status = find_record(r, config, &found, request->vars[BURROW_SCRIPT_NAME], &app)) != OK)
         return status;
-    if (request.vars[BURROW_REQUEST_SCHEME].len == sizeof "https" - 1)
-        wsgi_describe_tls(&request, r);
+    if (request->vars[BURROW_REQUEST_SCHEME].len == sizeof "https" - 1)
+        wsgi_describe_tls(request, r);
     if (config->proxy_headers)
-        wsgi_apply_proxies(&request, r, config);
-    x.is_daemon = burrow_app_is_daemon(app);
-    x.is_handshake = (request.flags & BURROW_UPGRADE) != 0;
-    return finish(&x, serve(app, &request, &x));
+        wsgi_apply_proxies(request, r, config);
+    x->is_daemon = burrow_app_is_daemon(app);
+    x->is_handshake = (request->flags & BURROW_UPGRADE) != 0;
+    return finish(x, serve(app, request, x));
 }

@@ -175,6 +175,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
         .multithread = threads > 1,
         .processes = (unsigned)processes,
         .threads = (unsigned)threads,
+        .connections = wsgi_suspended_init(pchild, (unsigned)threads),
         .log = log_line,
     };
     apache = describe();
@@ -210,6 +211,7 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_map_to_storage(wsgi_map_to_storage, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(wsgi_handler, NULL, NULL, APR_HOOK_MIDDLE);
     wsgi_register_hooks(p);
+    wsgi_register_suspended(p);
 }
 
 /* STANDARD20_MODULE_STUFF spelled out, for the name that <IfModule mod_wsgi.c> looks for. */

@@ -120,12 +120,16 @@ static void switch_protocols(exchange *x, const burrow_head *head)
 {
     request_rec *r = x->r;
     const burrow_pair *header = head->headers, *end = header + head->n_headers;
+    request_rec *redirected;
 
     x->is_upgraded = 1;
     r->output_filters = r->proto_output_filters = r->connection->output_filters;
     r->input_filters = r->proto_input_filters = r->connection->input_filters;
     ap_remove_input_filter_byhandle(r->input_filters, "reqtimeout");
     r->connection->keepalive = AP_CONN_CLOSE;
+    r->sent_bodyct = 1; /* the access log says how much is sent behind the head */
+    for (redirected = r; redirected; redirected = redirected->prev)
+        redirected->eos_sent = 1; /* they all are answered */
     set_status(r, head);
     ap_fputstrs(r->output_filters, x->out, "HTTP/1.1 ", r->status_line, CRLF
                 "Connection: Upgrade" CRLF, NULL);
@@ -160,6 +164,8 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
     else if (body->len)
         APR_BRIGADE_INSERT_TAIL(
             x->out, apr_bucket_transient_create(body->data, body->len, c->bucket_alloc));
+    if (x->is_upgraded)
+        r->bytes_sent += (apr_off_t)body->len;
     /* httpd reads what is left of the request before it sends what is left of the answer. */
     if (flags & BURROW_FLUSH || (flags & BURROW_LAST && has_unread_body(x)))
         APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(c->bucket_alloc));

@@ -1,4 +1,4 @@
-//! A request that an application's event loop answers: what the loop and the thread of httpd's share.
+//! A request that an application's event loop answers: what the loop and whoever carries it out here share.
 
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
@@ -14,6 +14,7 @@ use burrow_abi::{
 use nix::sys::eventfd::EventFd;
 
 use super::parking::{self, Place};
+use super::suspended::Wake;
 use crate::daemon::client::Body;
 use crate::nginx::Answer;
 
@@ -53,13 +54,18 @@ impl Piece {
 
     /// Head and body; a file only once.
     pub fn parts(&mut self) -> (Option<&burrow_head>, Body<'_>) {
-        let Answer { head, body, .. } = &self.answer;
         let body = match self.file.take() {
             Some((file, offset, len)) => Body::File(file, offset, len),
-            // SAFETY: the answer's block holds them.
-            None => Body::Bytes(unsafe { slice(body.data.cast(), body.len) }),
+            None => Body::Bytes(self.bytes()),
         };
-        (head.as_ref(), body)
+        (self.answer.head.as_ref(), body)
+    }
+
+    /// Those of the body.
+    pub fn bytes(&self) -> &[u8] {
+        let body = &self.answer.body;
+        // SAFETY: the answer's block holds them.
+        unsafe { slice(body.data.cast(), body.len) }
     }
 
     pub fn flags(&self) -> u32 {
@@ -67,7 +73,7 @@ impl Piece {
     }
 }
 
-/// What the thread of httpd's is to do.
+/// What whoever carries it out is to do.
 pub enum Work {
     /// All of it, in this order.
     Do {
@@ -78,26 +84,26 @@ pub enum Work {
     },
     /// Nothing now: the next thing to do wakes it there.
     Park(Place),
-    /// Nothing, for longer: the next thing to do is written to its eventfd. The client is to be waited for as well,
+    /// Nothing, for longer: the next thing to do is told to the thread's eventfd, or to the loop. The client is to be waited for as well,
     /// for what poll() calls this; None: it is gone.
     Wait(Option<i16>),
     Return(burrow_outcome),
 }
 
-/// How the thread sleeps, or is about to: whoever has work for it wakes it.
+/// How whoever carries it out sleeps, or is about to: with work for him comes the call that wakes him.
 #[derive(Default)]
 enum Sleep {
     #[default]
     Awake,
     Parked(Place),
     Waiting,
+    Suspended(Wake),
 }
 
 pub struct Exchange {
     runtime: &'static RuntimeApi,
     app: *mut RuntimeApp,
     server_exchange: *mut c_void,
-    place: Option<Place>,
     wake: Arc<EventFd>,
     state: Mutex<State>,
 }
@@ -141,6 +147,16 @@ impl State {
         self.is_wanted && self.end.is_none() && !self.gone && self.unread() < BURROW_BODY_HIGH as usize
     }
 
+    /// What there is to do, if anything.
+    fn work(&mut self, may_read: bool) -> Option<Work> {
+        let reads = may_read && self.reads();
+        if reads || !self.lines.is_empty() || !self.pieces.is_empty() {
+            let (lines, pieces) = (mem::take(&mut self.lines), mem::take(&mut self.pieces));
+            return Some(Work::Do { lines, pieces, reads });
+        }
+        self.outcome.map(|outcome| Work::Return(if self.gone { BURROW_GONE } else { outcome }))
+    }
+
     /// What the client is to be waited for.
     fn interest(&self) -> Option<i16> {
         match self.is_upgraded {
@@ -164,8 +180,7 @@ impl Exchange {
         server_exchange: *mut c_void,
         wake: Arc<EventFd>,
     ) -> Arc<Self> {
-        let (place, state) = (Place::take(), Mutex::default());
-        let exchange = Arc::new(Exchange { runtime, app, server_exchange, place, wake, state });
+        let exchange = Arc::new(Exchange { runtime, app, server_exchange, wake, state: Mutex::default() });
         // SAFETY: c/shim.h.
         let slot = unsafe { &(*server_exchange.cast::<ServerExchange>()).exchange };
         slot.store(Arc::as_ptr(&exchange).cast_mut(), Release);
@@ -177,39 +192,39 @@ impl Exchange {
         // SAFETY: see `bind`.
         let slot = unsafe { &(*self.server_exchange.cast::<ServerExchange>()).exchange };
         slot.store(std::ptr::null_mut(), Release);
-        if let Some(place) = self.place {
-            place.leave();
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic under this lock")
     }
 
-    // ---- the side of httpd's thread
+    // ---- the side of httpd's thread, or of the loop of suspended connections
 
-    /// What there is to do.
-    pub fn work(&self, may_read: bool, may_park: bool) -> Work {
+    /// What there is to do for the thread, which may park here.
+    pub fn work(&self, may_read: bool, place: Option<Place>) -> Work {
         let mut state = self.lock();
-        let reads = may_read && state.reads();
-        if reads || !state.lines.is_empty() || !state.pieces.is_empty() {
-            let (lines, pieces) = (mem::take(&mut state.lines), mem::take(&mut state.pieces));
-            return Work::Do { lines, pieces, reads };
+        if let Some(work) = state.work(may_read) {
+            return work;
         }
-        match state.outcome {
-            Some(_) if state.gone => Work::Return(BURROW_GONE),
-            Some(outcome) => Work::Return(outcome),
-            None => match (state.interest(), self.place) {
-                (Some(libc::POLLRDHUP), Some(place)) if may_park => {
-                    state.sleep = Sleep::Parked(place);
-                    Work::Park(place)
-                }
-                (interest, _) => {
-                    state.sleep = Sleep::Waiting;
-                    Work::Wait(interest)
-                }
-            },
+        match (state.interest(), place) {
+            (Some(libc::POLLRDHUP), Some(place)) => {
+                state.sleep = Sleep::Parked(place);
+                Work::Park(place)
+            }
+            (interest, _) => {
+                state.sleep = Sleep::Waiting;
+                Work::Wait(interest)
+            }
         }
+    }
+
+    /// What there is to do for the loop.
+    pub fn work_suspended(&self, may_read: bool, wake: Wake) -> Work {
+        let mut state = self.lock();
+        state.work(may_read).unwrap_or_else(|| {
+            state.sleep = Sleep::Suspended(wake);
+            Work::Wait(state.interest())
+        })
     }
 
     pub fn add_body(&self, data: &[u8]) {
@@ -264,7 +279,7 @@ impl Exchange {
 
     // ---- the loop's side
 
-    /// Has the thread look for work: not under the lock, for which it would have to wait at once.
+    /// Has whoever carries it out look for work: not under the lock, for which it would have to wait at once.
     fn wake(&self, mut state: MutexGuard<'_, State>) {
         let sleep = mem::take(&mut state.sleep);
         drop(state);
@@ -275,6 +290,7 @@ impl Exchange {
                 // It cannot fail: the counter does not get near its end.
                 let _ = self.wake.write(1);
             }
+            Sleep::Suspended(wake) => wake.wake(),
         }
     }
 
@@ -338,7 +354,7 @@ impl Exchange {
         self.wake(state);
     }
 
-    /// Has a line logged by the thread: httpd's request is that thread's alone.
+    /// Has a line logged by whoever carries it out: httpd's request is his alone.
     fn log(&self, level: burrow_level, line: &[u8]) {
         let mut state = self.lock();
         state.lines.push((level, line.into()));

@@ -4,12 +4,14 @@ mod exchange;
 mod parking;
 mod pump;
 pub mod seats;
+pub mod suspended;
 
 use std::ffi::c_void;
 
 use burrow_abi::{burrow_client, burrow_io, burrow_outcome, burrow_request, ASGI, ON_LOOP};
 
 use crate::embedded::{with_runtime, App};
+use seats::Seat;
 
 pub(crate) use exchange::log;
 
@@ -23,6 +25,7 @@ pub unsafe fn serve(
     io: &burrow_io,
     client: &burrow_client,
     exchange: *mut c_void,
+    seat: Option<Seat>,
 ) -> burrow_outcome {
     let served = with_runtime(exchange, |runtime| {
         let app = app.runtime(runtime);
@@ -34,7 +37,7 @@ pub unsafe fn serve(
                     return outcome;
                 }
             }
-            pump::serve(runtime, app, request, io, client, exchange)
+            pump::serve(runtime, app, request, io, client, exchange, seat)
         }
     });
     served.unwrap_or_else(|outcome| outcome)

@@ -3,18 +3,22 @@
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use burrow_abi::{
     burrow_client, burrow_io, burrow_outcome, burrow_request, slice, RuntimeApi, RuntimeApp, Submission,
-    BURROW_FAILED, BURROW_FLUSH, BURROW_LOG_ERR,
+    BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_LOG_ERR,
 };
+use burrow_daemon::head::SWITCHING_PROTOCOLS;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::exchange::{Exchange, Piece, Work, IO};
+use super::parking::Place;
+use super::seats::Seat;
+use super::suspended::{self, Hosted};
 use crate::daemon::client::{Client, Gone, Read};
 use crate::daemon::socket;
 use crate::embedded::{self, log};
@@ -53,6 +57,7 @@ pub unsafe fn serve(
     io: &burrow_io,
     client: &burrow_client,
     exchange: *mut c_void,
+    seat: Option<Seat>,
 ) -> burrow_outcome {
     let wake = match wake() {
         Ok(wake) => wake,
@@ -68,27 +73,41 @@ pub unsafe fn serve(
     let submission = Submission { app, request, io: &IO, exchange: client.exchange() };
     // SAFETY: as above; what is submitted stays until the loop has finished it, which the pump waits for.
     unsafe { (runtime.submit)(&submission, 1) };
-    let mut pump = Pump { client, exchange, wake, body_is_dry: false, has_parked: false };
-    let outcome = pump.run();
-    pump.exchange.unbind();
-    outcome
+    let place = Place::take();
+    let (body_is_dry, has_parked, may_leave) = (false, false, false);
+    Pump { client, exchange, wake, place, body_is_dry, has_parked, seat, may_leave }.run()
 }
 
 struct Pump<'a> {
     client: Client<'a>,
     exchange: Arc<Exchange>,
     wake: Arc<EventFd>,
+    place: Option<Place>,
     /// There was nothing when it was read last.
     body_is_dry: bool,
     /// It has slept since there was work, without looking at the client.
     has_parked: bool,
+    /// Of a WebSocket.
+    seat: Option<Seat>,
+    /// A 101 has been sent: another thread can carry on.
+    may_leave: bool,
+}
+
+impl Drop for Pump<'_> {
+    fn drop(&mut self) {
+        self.place.into_iter().for_each(Place::leave);
+    }
 }
 
 impl Pump<'_> {
     fn run(&mut self) -> burrow_outcome {
         loop {
-            let done = match self.exchange.work(!self.body_is_dry, !self.has_parked) {
-                Work::Return(outcome) => return outcome,
+            let place = self.place.filter(|_| !self.has_parked);
+            let done = match self.exchange.work(!self.body_is_dry, place) {
+                Work::Return(outcome) => {
+                    self.exchange.unbind();
+                    return outcome;
+                }
                 Work::Park(place) => {
                     place.wait(SOON);
                     self.has_parked = true;
@@ -106,7 +125,18 @@ impl Pump<'_> {
             if let Err(Gone) = done {
                 self.exchange.leave();
             }
+            if mem::take(&mut self.may_leave) && self.suspend() {
+                return BURROW_DONE;
+            }
         }
+    }
+
+    /// Has the loop of suspended connections carry on, where that can be.
+    fn suspend(&mut self) -> bool {
+        let Some(entry) = embedded::enter() else { return false };
+        let Some(suspension) = suspended::begin(&self.client) else { return false };
+        suspension.complete(Hosted::new(self.exchange.clone(), entry), self.seat.take());
+        true
     }
 
     /// Sends pieces of the answer, all of which are there: only the last one is worth a flush.
@@ -117,6 +147,7 @@ impl Pump<'_> {
                 flags &= !BURROW_FLUSH;
             }
             let (head, body) = piece.parts();
+            self.may_leave |= head.is_some_and(|head| head.status == SWITCHING_PROTOCOLS);
             self.client.send(head, body, flags)?;
             self.exchange.sent(&piece);
         }

@@ -1,42 +1,48 @@
-//! WebSockets hold threads of httpd's: some are kept for everybody else.
+//! WebSockets hold threads of httpd's, or at least connections: some are kept for everybody else.
 
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burrow_abi::{burrow_outcome, burrow_request, BURROW_LOG_WARN, BURROW_UNAVAILABLE, BURROW_UPGRADE};
 
-use crate::embedded::{log, threads};
+use crate::daemon::client::Client;
+use crate::embedded::{connections, log, threads};
 
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
+/// How many WebSockets hold a thread, and how many hold none.
+static ON_THREADS: AtomicUsize = AtomicUsize::new(0);
+static SUSPENDED: AtomicUsize = AtomicUsize::new(0);
 
-/// The thread of one WebSocket.
-pub struct Seat(());
+/// What one WebSocket holds.
+pub struct Seat(&'static AtomicUsize);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        TAKEN.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
-/// How many of a process's threads WebSockets may hold.
-fn most(threads: usize) -> usize {
-    threads - threads / 4
+/// How many of a process's threads, or connections, WebSockets may hold. mpm_event takes connections as long
+/// as it has idle threads for them: with so many WebSockets it does until a quarter of the threads is busy.
+fn most(all: usize) -> usize {
+    all - all / 4
 }
 
 /// A seat for a WebSocket's handshake; any other request needs none.
-pub fn take(request: &burrow_request, exchange: *mut c_void) -> Result<Option<Seat>, burrow_outcome> {
+pub fn take(request: &burrow_request, client: &Client) -> Result<Option<Seat>, burrow_outcome> {
     if request.flags & BURROW_UPGRADE == 0 {
         return Ok(None);
     }
-    let (most, seat) = (most(threads()), Seat(()));
-    if TAKEN.fetch_add(1, Relaxed) < most {
+    let (seat, most, what, cure) = match client.can_suspend() {
+        true => (Seat(&SUSPENDED), most(connections()), "are open in", "AsyncRequestWorkerFactor, "),
+        false => (Seat(&ON_THREADS), most(threads()), "hold threads of", ""),
+    };
+    if seat.0.fetch_add(1, Relaxed) < most {
         return Ok(Some(seat));
     }
     let why = format!(
-        "{most} WebSockets hold threads of this process already; ThreadsPerChild and MaxRequestWorkers say \
-         how many there are"
+        "{most} WebSockets {what} this process already; {cure}ThreadsPerChild and MaxRequestWorkers say how \
+         many there can be"
     );
-    log::report(exchange, BURROW_LOG_WARN, &why);
+    log::report(client.exchange(), BURROW_LOG_WARN, &why);
     Err(BURROW_UNAVAILABLE)
 }
 
@@ -46,6 +52,6 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_threads_is_for_everybody_else() {
-        assert_eq!([1, 2, 4, 8, 25].map(most), [1, 2, 3, 6, 19]);
+        assert_eq!([0, 1, 2, 4, 8, 25].map(most), [0, 1, 2, 3, 6, 19]);
     }
 }

@@ -142,14 +142,15 @@ fn serve(client: impl FnOnce(UnixStream) + Send, app: impl FnOnce(Submitted) + S
         submitted: Mutex::new(submitted),
     };
     let io = burrow_io { read: None, send: Some(send) };
-    let functions = burrow_client { read: Some(read), descriptor: Some(descriptor) };
+    let functions = burrow_client { read: Some(read), descriptor: Some(descriptor), suspend: None };
     let runtime: &RuntimeApi = Box::leak(Box::new(RuntimeApi { submit, wake, ..unused::RUNTIME }));
     thread::scope(|scope| {
         scope.spawn(|| client(other));
         scope.spawn(move || app(requests.recv().unwrap()));
         let (request, exchange) = (burrow_request::default(), ptr::from_mut(&mut server).cast());
         // SAFETY: all of them live longer than the call.
-        let outcome = unsafe { pump::serve(runtime, ptr::null_mut(), &request, &io, &functions, exchange) };
+        let outcome =
+            unsafe { pump::serve(runtime, ptr::null_mut(), &request, &io, &functions, exchange, None) };
         connection.shutdown(Shutdown::Both).unwrap();
         outcome
     })

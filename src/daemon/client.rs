@@ -3,8 +3,9 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::ptr::null_mut;
 
-use burrow_abi::{burrow_body, burrow_client, burrow_head, burrow_io};
+use burrow_abi::{burrow_body, burrow_client, burrow_head, burrow_io, burrow_suspension};
 
 /// It has left.
 #[derive(Debug)]
@@ -68,6 +69,24 @@ impl<'a> Client<'a> {
             // SAFETY: the server's own, open as long as the request.
             fd => Ok(Some(unsafe { BorrowedFd::borrow_raw(fd) })),
         }
+    }
+
+    /// Whether its connection can outlive this request's thread.
+    pub fn can_suspend(&self) -> bool {
+        let Some(suspend) = self.client.suspend else { return false };
+        // SAFETY: see `new`.
+        unsafe { suspend(self.exchange, null_mut(), null_mut()) == 0 }
+    }
+
+    /// Has its connection outlive this request's thread, which has to return at once then.
+    ///
+    /// # Safety
+    /// `websocket` is what `burrow_suspended` expects.
+    pub unsafe fn suspend(&self, websocket: *mut c_void) -> Option<burrow_suspension> {
+        let mut suspension = burrow_suspension::default();
+        // SAFETY: see `new`; the caller's word.
+        let done = unsafe { self.client.suspend?(self.exchange, websocket, &mut suspension) };
+        (done == 0).then_some(suspension)
     }
 
     /// Whether it wants more.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,10 @@ use super::incoming::{Incoming, Malformed, Part, NO_WORKER, OTHER_RELEASE};
 use super::links::{Link, GLANCE};
 use super::outgoing::Outgoing;
 use super::response::Response;
+use super::tunnel::Tunnel;
 use super::{socket, Group};
+use crate::apache::seats::Seat;
+use crate::apache::suspended::{self, Suspension};
 use crate::embedded::{log, App};
 
 type Memory = (Inbox, Vec<u8>);
@@ -42,6 +46,7 @@ pub unsafe fn serve(
     io: &burrow_io,
     client: &burrow_client,
     exchange: *mut c_void,
+    seat: Option<Seat>,
 ) -> burrow_outcome {
     let (inbox, memory) = MEMORY.take().unwrap_or_default();
     // SAFETY: the caller vouches for the request.
@@ -56,7 +61,18 @@ pub unsafe fn serve(
     // SAFETY: the caller vouches for them.
     let client = unsafe { Client::new(io, client, exchange) };
     let (incoming, response) = (Incoming::default(), Response::new(group));
-    let mut exchange = Exchange { group, client, outgoing, inbox, incoming, response, quiet_since: None };
+    let mut exchange = Exchange {
+        group,
+        client,
+        outgoing,
+        inbox,
+        incoming,
+        response,
+        quiet_since: None,
+        seat,
+        may_leave: false,
+        suspension: None,
+    };
     let outcome = exchange.run();
     MEMORY.set(Some((exchange.inbox, exchange.outgoing.into_memory())));
     outcome
@@ -71,6 +87,12 @@ struct Exchange<'a> {
     response: Response,
     /// Since when the worker, who has the request, has neither sent nor read anything; None: not looked at.
     quiet_since: Option<Instant>,
+    /// Of a WebSocket.
+    seat: Option<Seat>,
+    /// The client has got a 101: another thread can carry on.
+    may_leave: bool,
+    /// It does.
+    suspension: Option<Suspension>,
 }
 
 /// Why an attempt ended before its answer.
@@ -123,7 +145,10 @@ impl Exchange<'_> {
                     if outcome == BURROW_UNAVAILABLE {
                         self.report(BURROW_LOG_ERR, NO_WORKER);
                     }
-                    self.give_back(link);
+                    match self.suspension.take() {
+                        Some(suspension) => self.suspend(suspension, link),
+                        None => self.give_back(link),
+                    }
                     return outcome;
                 }
                 Err(End::Client) => return BURROW_GONE,
@@ -166,6 +191,12 @@ impl Exchange<'_> {
                     if let Some(outcome) = self.pass_on(link)? {
                         return Ok(outcome);
                     }
+                    if mem::take(&mut self.may_leave) {
+                        self.suspension = suspended::begin(&self.client);
+                        if self.suspension.is_some() {
+                            return Ok(BURROW_DONE);
+                        }
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -207,7 +238,7 @@ impl Exchange<'_> {
 
     /// Passes on what has come of the answer. An outcome when that is all.
     fn pass_on(&mut self, link: &mut Link) -> Result<Option<burrow_outcome>, End> {
-        let Exchange { group, client, inbox, incoming, outgoing, response, .. } = self;
+        let Exchange { group, client, inbox, incoming, outgoing, response, may_leave, .. } = self;
         loop {
             let unread = inbox.unread();
             let mut bytes = unread;
@@ -233,7 +264,8 @@ impl Exchange<'_> {
                 }
                 Part::Head(head) => {
                     response.send(client, Some(&head), Body::Bytes(b""), false, incoming.takes_end()?)?;
-                    outgoing.answered(head.status == SWITCHING_PROTOCOLS);
+                    *may_leave = head.status == SWITCHING_PROTOCOLS;
+                    outgoing.answered(*may_leave);
                     None
                 }
                 Part::Body(data, flush) => {
@@ -334,6 +366,13 @@ impl Exchange<'_> {
     fn report(&self, level: burrow_level, what: &str) {
         let name = &self.group.name;
         log::report(self.client.exchange(), level, &format!("process group '{name}': {what}"));
+    }
+
+    /// Has the loop of suspended connections carry on. All that was received has been passed on.
+    fn suspend(&mut self, suspension: Suspension, link: Link) {
+        let incoming = mem::take(&mut self.incoming);
+        let tunnel = Tunnel::new(self.group.clone(), link, incoming, self.outgoing.unsent().to_vec());
+        suspension.complete(tunnel, self.seat.take());
     }
 
     /// Keeps a connection whose request and answer are both whole.

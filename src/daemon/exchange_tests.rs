@@ -111,9 +111,9 @@ impl Client {
         let flags = if self.body.is_empty() { BURROW_NO_BODY } else { 0 };
         let request = burrow_request { flags, content_length: -1, ..Default::default() };
         let io = burrow_io { read: None, send: Some(send) };
-        let client = burrow_client { read: Some(read), descriptor: Some(descriptor) };
+        let client = burrow_client { read: Some(read), descriptor: Some(descriptor), suspend: None };
         // SAFETY: all of them live longer than the call.
-        unsafe { serve(group, &app, &request, &io, &client, std::ptr::from_mut(self).cast()) }
+        unsafe { serve(group, &app, &request, &io, &client, std::ptr::from_mut(self).cast(), None) }
     }
 }
 

@@ -92,6 +92,9 @@ pub struct Incoming {
     pub goes_away: bool,
 }
 
+// SAFETY: only the pairs of its headers are tied to a thread, as pointers, and nothing here follows them.
+unsafe impl Send for Incoming {}
+
 impl Incoming {
     pub fn new(wanted: Wanted, longest_header: usize) -> Self {
         Incoming { wanted, longest_header, ..Incoming::default() }

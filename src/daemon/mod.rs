@@ -15,6 +15,7 @@ pub mod pool;
 mod relay;
 mod response;
 pub mod socket;
+mod tunnel;
 mod watch;
 
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ use burrow_abi::{
 };
 
 use super::{log, App, Server};
+use crate::daemon::client::Client;
 use crate::python::load::{Apache, Setup};
 use crate::settings::{self, ServerKind};
 use crate::{apache, daemon};
@@ -31,6 +32,7 @@ pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, se
         starts_python: settings.needs_python(),
         interpreters: settings.embedded().interpreters.clone(),
         runs_exit_functions: settings.embedded().run_exit_functions,
+        connections: server.connections,
         setup: Setup {
             multiprocess: server.multiprocess != 0,
             multithread: server.multithread != 0,
@@ -51,11 +53,13 @@ pub unsafe extern "C" fn burrow_process_retire(settings: *const burrow_settings)
     // SAFETY: c/shim.h.
     unsafe { settings::from_c(settings) }.close_links();
     super::retire();
+    apache::suspended::retire();
 }
 
 #[no_mangle]
 pub extern "C" fn burrow_process_stop(timeout_ms: c_uint) {
     super::stop(Duration::from_millis(timeout_ms.into()));
+    apache::suspended::stop();
 }
 
 /// # Safety
@@ -71,13 +75,13 @@ pub unsafe extern "C" fn burrow_serve(
     // SAFETY: c/shim.h.
     unsafe {
         let (app, request) = (App::from_c(app), &*request);
-        let _seat = match apache::seats::take(request, exchange) {
+        let seat = match apache::seats::take(request, &Client::new(&*io, &*client, exchange)) {
             Ok(seat) => seat,
             Err(outcome) => return outcome,
         };
         match app.daemon() {
-            Some(group) => daemon::serve(group, app, request, &*io, &*client, exchange),
-            None => apache::serve(app, request, &*io, &*client, exchange),
+            Some(group) => daemon::serve(group, app, request, &*io, &*client, exchange, seat),
+            None => apache::serve(app, request, &*io, &*client, exchange, seat),
         }
     }
 }

@@ -13,7 +13,8 @@ use burrow_abi::{
 
 pub use app::{App, Group};
 pub use process::{
-    enter, park_after_stop, retire, running, start, stop, threads, with_signals_blocked, Entry, Server,
+    connections, enter, park_after_stop, retire, running, start, stop, threads, with_signals_blocked, Entry,
+    Server,
 };
 
 /// Runs one request to its end on the calling thread; see [`with_runtime`].

@@ -30,6 +30,8 @@ pub struct Server {
     pub starts_python: bool,
     pub interpreters: Interpreters,
     pub runs_exit_functions: bool,
+    /// `burrow_server.connections`.
+    pub connections: u32,
     pub setup: Setup,
 }
 
@@ -175,6 +177,11 @@ pub fn multithread(app: &App) -> bool {
 /// Threads of this process that serve requests, at least one.
 pub fn threads() -> usize {
     SERVER.get().map_or(1, |server| server.setup.threads.max(1) as usize)
+}
+
+/// Connections that this process takes while its threads are idle; 0 where none can do without a thread.
+pub fn connections() -> usize {
+    SERVER.get().map_or(0, |server| server.connections as usize)
 }
 
 /// The process takes no further connections: WebSockets are closed, in order.
