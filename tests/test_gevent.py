@@ -7,7 +7,7 @@ import sys
 import pytest
 from daemons import await_daemons, burrow, daemons
 from servers import Mount, read_response, wait_for
-from test_daemon_reload import by_command, by_server, by_signal
+from test_daemon_reload import by_command, by_server
 from test_reload import Load
 from workers import Worker, request, text
 
@@ -145,6 +145,11 @@ def test_the_client_leaves(shop):
     shop.wait_log("a greenlet was told")
 
 
+def test_what_the_application_starts(shop):
+    """Programs, and threads, of which gevent makes greenlets."""
+    assert shop.get("/plain/start").text == "a program and a thread"
+
+
 def test_a_greenlet_of_the_application_exits(shop):
     """The process goes on."""
     pid = shop.get("/plain/pid").text
@@ -158,6 +163,7 @@ def test_lines_of_the_log(shop, clients):
     go, names = file_name(shop), [f"n{number}" for number in range(6)]
     held = [clients.submit(shop.request, f"/plain/say?name={name}&file={go}") for name in names]
     wait_for(lambda: " 6/1000 " in burrow(shop, "status").stdout, "all of them")
+    assert "plain: 1 process of 1000 greenlets, as user" in burrow(shop, "status").stdout
     go.touch()
     assert {each.result().status for each in held} == {200}
     for name in names:
@@ -216,7 +222,7 @@ def test_loses_nothing(server):
     """Whatever replaces the processes under load."""
     before = start_shop(server, "restart-on-reload=on")
     with Load(server, "/pid") as load:
-        for how in (by_server, by_command, by_signal, touch):
+        for how in (by_server, touch):
             how(server)
             before = await_daemons(server, "shop", 2, without=before, timeout=30)
             answered = load.answered

@@ -19,10 +19,11 @@ pub fn of(status: &Status) -> String {
 
 fn group_table(group: &GroupStatus) -> String {
     let mut text = format!(
-        "\n{}: {} of {} threads, as user {}\n",
+        "\n{}: {} of {} {}, as user {}\n",
         group.name,
         count(group.processes, "process", "processes"),
         group.threads,
+        if group.greenlets { "greenlets" } else { "threads" },
         group.user
     );
     if group.held {

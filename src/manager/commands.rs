@@ -53,6 +53,9 @@ pub struct GroupStatus {
     pub user: String,
     pub processes: u32,
     pub threads: u32,
+    /// These are greenlets.
+    #[serde(default)]
+    pub greenlets: bool,
     /// New code does not start, so that the old goes on.
     pub held: bool,
     pub workers: Vec<WorkerStatus>,
@@ -244,6 +247,7 @@ fn describe(group: &Group) -> GroupStatus {
         user: accounts::of(spec.launch.uid).map_or(format!("#{}", spec.launch.uid), |user| user.name),
         processes: spec.processes,
         threads: spec.worker.threads,
+        greenlets: spec.worker.greenlets,
         held: group.is_held(),
         workers: group.workers.iter().map(describe_worker).collect(),
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -130,6 +131,15 @@ def answer_impatient(environ, start_response, query):
         write = start_response("200 OK", PLAIN)
         write(first + b"too late\n")
     return [body.readline()]
+
+
+def answer_start(environ, start_response, query):
+    said = [subprocess.check_output(["echo", "-n", "a program"])]
+    thread = threading.Thread(target=lambda: said.append(b" and a thread"))
+    thread.start()
+    thread.join()
+    start_response("200 OK", PLAIN)
+    return said
 
 
 def answer_exit(environ, start_response, query):
