@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
+use nix::sys::socket::{ControlMessage, MsgFlags};
+
+use super::outgoing::send_some;
 
 /// What could not be sent yet.
 #[derive(Default)]
@@ -72,9 +74,10 @@ fn transmit(socket: BorrowedFd<'_>, both: [&[u8]; 2], with: Option<&OwnedFd>) ->
     let descriptor = with.map(|descriptor| [descriptor.as_raw_fd()]);
     let rights = descriptor.as_ref().map(|one| [ControlMessage::ScmRights(one)]);
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let pieces = if both[1].is_empty() { 1 } else { 2 };
     loop {
         let rights = rights.as_ref().map_or(&[][..], |one| &one[..]);
-        match sendmsg::<()>(socket.as_raw_fd(), &both.map(IoSlice::new), rights, flags, None) {
+        match send_some(socket, &both.map(IoSlice::new)[..pieces], rights, flags) {
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return Ok(0),
             Ok(0) => return Err(ErrorKind::WriteZero.into()),

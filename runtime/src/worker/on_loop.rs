@@ -24,7 +24,7 @@ use super::control::Entry;
 use super::exchange::{complain, frame_flags};
 use super::incoming::{malformed, Received};
 use super::leaving::Leaving;
-use super::outgoing::{add, add_head, add_header};
+use super::outgoing::{add, add_body, add_head};
 use super::worker;
 use crate::asgi;
 
@@ -258,8 +258,8 @@ impl LoopExchange {
         loop {
             let piece = pieces.next().unwrap_or_default();
             let is_last = pieces.peek().is_none();
-            add_header(frames, Kind::Body, if is_last { flags } else { 0 }, piece.len());
-            leaving.send(socket, [frames, piece])?;
+            let rest = add_body(frames, piece, if is_last { flags } else { 0 });
+            leaving.send(socket, [frames, rest])?;
             frames.clear();
             if is_last {
                 return Ok(());

@@ -7,9 +7,12 @@ use burrow_abi::{burrow_head, burrow_outcome};
 use burrow_daemon::frame::{File, Header, Hello, Kind, BODY_MAX, HEADER, HEAD_MAX};
 use burrow_daemon::head;
 use nix::errno::Errno;
-use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
+use nix::sys::socket::{send, sendmsg, ControlMessage, MsgFlags};
 
 use super::greenlets::{self, WRITABLE};
+
+/// So much is copied, to be sent in one piece with what is before it: two cost the system more than the copy does.
+const SMALL: usize = 4096;
 
 /// The sending end of a connection. All of it waits while the server is slow to read.
 pub struct Sender<'a> {
@@ -45,8 +48,8 @@ impl<'a> Sender<'a> {
         loop {
             let piece = pieces.next().unwrap_or_default();
             let is_last = pieces.peek().is_none();
-            add_header(self.frames, Kind::Body, if is_last { flags } else { 0 }, piece.len());
-            self.transmit(piece, &[])?;
+            let rest = add_body(self.frames, piece, if is_last { flags } else { 0 });
+            self.transmit(rest, &[])?;
             if is_last {
                 return Ok(());
             }
@@ -86,9 +89,18 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Appends a frame's header.
-pub fn add_header(to: &mut Vec<u8>, kind: Kind, flags: u8, length: usize) {
+fn add_header(to: &mut Vec<u8>, kind: Kind, flags: u8, length: usize) {
     to.extend_from_slice(&Header { kind, flags, length }.bytes());
+}
+
+/// Appends a frame of a body, or its header alone. What is to be sent behind it.
+pub fn add_body<'a>(to: &mut Vec<u8>, piece: &'a [u8], flags: u8) -> &'a [u8] {
+    add_header(to, Kind::Body, flags, piece.len());
+    if piece.len() > SMALL {
+        return piece;
+    }
+    to.extend_from_slice(piece);
+    &[]
 }
 
 /// Appends a frame.
@@ -115,6 +127,19 @@ pub unsafe fn add_head(to: &mut Vec<u8>, head: &burrow_head, flags: u8) -> io::R
     Ok(())
 }
 
+/// As sendmsg(); by send(), which costs less, where that will do.
+pub fn send_some(
+    socket: BorrowedFd<'_>,
+    pieces: &[IoSlice<'_>],
+    rights: &[ControlMessage<'_>],
+    flags: MsgFlags,
+) -> nix::Result<usize> {
+    match (pieces, rights) {
+        ([piece], []) => send(socket.as_raw_fd(), piece, flags),
+        _ => sendmsg::<()>(socket.as_raw_fd(), pieces, rights, flags, None),
+    }
+}
+
 fn transmit(
     socket: BorrowedFd<'_>,
     [first, second]: [&[u8]; 2],
@@ -123,10 +148,11 @@ fn transmit(
     let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let mut rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
-    let mut slices = &mut [IoSlice::new(first), IoSlice::new(second)][..];
+    let mut slices = [IoSlice::new(first), IoSlice::new(second)];
+    let mut slices = &mut slices[..if second.is_empty() { 1 } else { 2 }];
     let flags = MsgFlags::MSG_NOSIGNAL | greenlets::flags();
     while !slices.is_empty() {
-        match sendmsg::<()>(socket.as_raw_fd(), slices, rights, flags, None) {
+        match send_some(socket, slices, rights, flags) {
             Ok(count) => {
                 rights = &[];
                 IoSlice::advance_slices(&mut slices, count);
