@@ -32,10 +32,14 @@ def ours(server, *roles):
 
 
 def manager(server):
-    """Its one manager, once it has started."""
+    """Its one manager, once it has started. What it has forked looks the same until it is another program."""
     server.wait_log("burrow manager: started")
-    (process,) = ours(server, "manager")
-    return process
+
+    def alone():
+        found = ours(server, "manager")
+        return found[0] if len(found) == 1 else None
+
+    return wait_for(alone, "one manager")
 
 
 def successor(server, old):
