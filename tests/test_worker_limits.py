@@ -160,7 +160,7 @@ def test_an_import_is_no_part_of_its_request(worker):
 
 def test_an_import_that_does_not_end(worker):
     start(worker, threads=2, request_timeout=30, interrupt_timeout=30, startup_timeout=0.5)
-    (worker.apps / "endless.py").write_text("while True:\n    pass\n")
+    (worker.apps / "endless.py").write_text("import time\ntime.sleep(600)\n")
     with worker.connect() as connection, worker.connect() as other:
         connection.send(request(worker.target("endless.py")))
         assert connection.answer().abort == TIMEOUT
