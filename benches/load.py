@@ -166,9 +166,14 @@ class Load:
         times, self.errors = self.link.recv()
         self.times += times
 
-    def p99(self):
-        """Of the requests since the last call, in ms."""
+    def take(self):
+        """How long the requests since the last call have taken."""
         if self.process.is_alive():
             self.update()
-        times, self.times = sorted(self.times), []
-        return round(times[len(times) * 99 // 100] * 1000, 1)
+        times, self.times = self.times, []
+        return times
+
+
+def p99(times):
+    """In ms."""
+    return round(sorted(times)[len(times) * 99 // 100] * 1000, 1)
