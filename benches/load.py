@@ -100,12 +100,13 @@ class Clients:
         self.times = []
         self.stopping = threading.Event()
 
-    def run(self, link):
+    def run(self, link, other):
         """In a process of their own: tells what there is whenever it is asked, and at the end."""
+        other.close()  # or it would outlive whoever asks
         # Clients are elsewhere, and wait for no processor that the servers are using.
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-        threads = [threading.Thread(target=self.ask, args=(i,)) for i in range(CLIENTS)]
+        threads = [threading.Thread(target=self.ask, args=(i,), daemon=True) for i in range(CLIENTS)]
         for thread in threads:
             thread.start()
         while link.recv():
@@ -147,7 +148,8 @@ class Load:
     def __init__(self, server, rate=None):
         context = multiprocessing.get_context("fork")
         self.link, theirs = context.Pipe()
-        self.process = context.Process(target=Clients(server, rate).run, args=(theirs,), daemon=True)
+        clients = Clients(server, rate)
+        self.process = context.Process(target=clients.run, args=(theirs, self.link), daemon=True)
         self.errors = {}
         self.times = []
 
