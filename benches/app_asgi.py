@@ -87,11 +87,21 @@ async def mark(scope, receive, send):
     await answer(send, HELLO)
 
 
+async def websocket(scope, receive, send):
+    """Echoes."""
+    if scope["type"] != "websocket":
+        raise NotImplementedError(scope["type"])
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})
+
+
 VIEWS = (hello, body10k, echo, framework, django, pause, stream, mark)
 ROUTES = {f"/{view.__name__}": view for view in VIEWS}
 
 
 async def application(scope, receive, send):
     if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])
+        return await websocket(scope, receive, send)
     await ROUTES[scope["path"]](scope, receive, send)

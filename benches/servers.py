@@ -52,7 +52,7 @@ class Server:
     def log(self):
         return self.folder / "error.log"
 
-    def httpd(self, body, children=1, most_children=1, threads=HTTPD_THREADS):
+    def httpd(self, body, children=1, most_children=1, threads=HTTPD_THREADS, factor=16):
         user = f"User {WORKER}\nGroup {grp.getgrgid(pwd.getpwnam(WORKER).pw_gid).gr_name}"
         loads = "\n".join(
             f"LoadModule {name}_module {HTTPD_MODULES}/mod_{name}.so" for name in ("mpm_event", "authz_core")
@@ -77,7 +77,7 @@ ThreadsPerChild {threads}
 MaxRequestWorkers {most_children * threads}
 MinSpareThreads 1
 MaxSpareThreads {most_children * threads}
-AsyncRequestWorkerFactor 16
+AsyncRequestWorkerFactor {factor}
 KeepAlive On
 MaxKeepAliveRequests 0
 KeepAliveTimeout 30
@@ -91,7 +91,7 @@ KeepAliveTimeout 30
         self.commands.append(["apache2", "-DFOREGROUND", "-f", str(config)])
         return self
 
-    def nginx(self, location, http="", main="", workers=1):
+    def nginx(self, location, http="", main="", workers=1, connections=4096):
         temporary = "\n".join(
             f"    {kind}_temp_path {self.folder}/{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -104,8 +104,8 @@ worker_processes {workers};
 daemon off;
 pid {self.folder}/nginx.pid;
 error_log {self.log} warn;
-worker_rlimit_nofile 8192;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile {2 * connections};
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     sendfile on;

@@ -9,6 +9,7 @@ import time
 
 import interpreters
 import soak_daemon
+import sockets
 from load import Load, descriptors, get, h2load, judge, judge_log, managers, reset_peak, summary
 from servers import Server, children, status_kib
 
@@ -93,7 +94,12 @@ def embedded(name, options):
         reloads(server, options.reloads)
 
 
-PARTS = {"embedded": embedded, **soak_daemon.PARTS, "interpreters": interpreters.soak_part}
+PARTS = {
+    "embedded": embedded,
+    **soak_daemon.PARTS,
+    "interpreters": interpreters.soak_part,
+    "sockets": sockets.soak_part,
+}
 
 
 def main():
@@ -104,6 +110,8 @@ def main():
     parser.add_argument("--reloads", type=int, default=200, help="of each kind")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--megabytes", type=int, default=1024, help="of a body that passes through")
+    parser.add_argument("--sockets", type=int, default=100_000, help="that come and go")
+    parser.add_argument("--idle-sockets", type=int, default=10_000)
     parser.add_argument("--python-home", help="the Python of the application (the server's default)")
     parser.add_argument("--server", choices=["nginx", "httpd"], action="append")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all of them)")
