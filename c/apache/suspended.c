@@ -98,9 +98,10 @@ int wsgi_client_suspend(void *arg, void *websocket, burrow_suspension *suspensio
 }
 
 /* The last hook of mpm_event's process_socket(). Behind it the MPM's thread does no more with the
- * connection than c->sbh = NULL and cs->suspended = 1 (2.4.10 to 2.4.71: notify_suspend). Nothing
- * that the host calls reads the one once it is NULL already, and nothing at all the other. What
- * these two need is memory that is still there: it is kept until this hook runs on the same thread
+ * connection than c->sbh = NULL and cs->suspended = 1 (notify_suspend of 2.4.10 to 2.4.71). The
+ * first changes nothing here; the second is read by the MPM's cleanup of the connection alone, for
+ * which either value will do. So the host may drive the connection, and end it, at once. What the
+ * two need is memory that is still theirs: it is kept until this hook runs on the same thread
  * again, or the thread ends. */
 static void suspend_connection(conn_rec *c, request_rec *r)
 {
