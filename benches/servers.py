@@ -104,7 +104,7 @@ worker_processes {workers};
 daemon off;
 pid {self.folder}/nginx.pid;
 error_log {self.log} warn;
-worker_rlimit_nofile {2 * connections};
+worker_rlimit_nofile {connections + 4096};
 events {{ worker_connections {connections}; }}
 http {{
     access_log off;

@@ -40,18 +40,18 @@ def connect(server, address):
     return connection
 
 
-def opened(server, address):
-    """A WebSocket."""
-    connection = connect(server, address)
-    connection.sendall(HANDSHAKE)
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += (more := connection.recv(65536))
-        if not more:
-            break
-    if b" 101 " not in head.partition(b"\r\n")[0]:
-        raise RuntimeError(f"{server.name} answers a handshake with {head!r}\n{server.messages()}")
-    return connection
+def opened(server, sources):
+    """WebSockets, from each of these addresses; their handshakes are under way together."""
+    sockets = [connect(server, address) for address in sources]
+    for connection in sockets:
+        connection.sendall(HANDSHAKE)
+    for connection in sockets:
+        head = b""
+        while not head.endswith(b"\r\n\r\n") and (more := connection.recv(65536)):
+            head += more
+        if b" 101 " not in head.partition(b"\r\n")[0]:
+            raise RuntimeError(f"{server.name} answers a handshake with {head!r}\n{server.messages()}")
+    return sockets
 
 
 class Idle:
@@ -66,8 +66,10 @@ class Idle:
 
     def __enter__(self):
         self.thread.start()
-        for address in itertools.islice(addresses(), self.count):
-            self.selector.register(opened(self.server, address), selectors.EVENT_READ)
+        sources = addresses()
+        for _ in range(self.count // BATCH):
+            for connection in opened(self.server, itertools.islice(sources, BATCH)):
+                self.selector.register(connection, selectors.EVENT_READ)
         return self
 
     def __exit__(self, *_):
@@ -119,19 +121,19 @@ def idle(server, count):
 def come_and_go(server, count):
     """Half of them close in order, half vanish. A worker is what it was after a tenth of them."""
     (worker,) = server.workers()
-    connections, source = open_sockets(worker), addresses()
+    connections, sources = open_sockets(worker), addresses()
     for number in range(count // BATCH):
         if number == count // BATCH // 10:
             settle(worker, connections)
             memory, files = status_kib(worker, "VmRSS"), descriptors(worker)
-        batch([opened(server, next(source)) for _ in range(BATCH)])
+        close(opened(server, itertools.islice(sources, BATCH)))
     settle(worker, connections)
     judge(server.name, f"{count:,} WebSockets: more descriptors", descriptors(worker) - files, 0)
     judge(server.name, "growth of the worker's memory", status_kib(worker, "VmRSS") - memory, 2048, " KiB")
     judge(server.name, "workers that were replaced", int(server.workers() != [worker]), 0)
 
 
-def batch(sockets):
+def close(sockets):
     for connection in sockets[::2]:
         connection.sendall(CLOSE)
     for connection in sockets[::2]:
