@@ -78,6 +78,28 @@ class Posts(Load):
             self.answered += 1
 
 
+ALONE = """
+import fcntl, time
+with open({lock!r}, "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    time.sleep(0.1)
+"""
+
+
+def test_imports_leave_processors_to_those_who_serve(server):
+    """Half of them, but one at least: of a machine that has one, new processes import one after the other."""
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(all_of_them)])
+    try:
+        before = start(server, "processes=3")
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+    change(server, "two", ALONE.format(lock=str(server.data / "lock")))
+    assert server.get("/version").status_code == 200
+    await_daemons(server, "shop", 3, without=before)
+    assert "BlockingIOError" not in server.log()
+
+
 def test_the_first_request_after_the_change_has_the_old_code_at_most(server):
     """And soon everybody has the new code, which the requests in progress do not hold up."""
     before = start(server)
