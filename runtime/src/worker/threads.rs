@@ -219,6 +219,8 @@ impl Desk {
             let sender = Sender::new(socket, &mut self.frames);
             let exchange = Kept::new(Exchange::new(&request, connection.slot, body, sender));
             worker.requests.begin(connection.slot, now, application, exchange.pointer());
+            // Greenlets are known by that, also those that wait for an import or the rest of a body.
+            let _bound = greenlets::are_used().then(|| crate::log::bind(exchange.pointer()));
             let served = serve(application, &exchange);
             let is_served = !matches!(served, Ok(ON_LOOP));
             let finished =
