@@ -11,6 +11,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import platform
 import re
 import socket
 import subprocess
@@ -121,10 +122,9 @@ def shares(counts):
 
 def versions():
     """What the figures depend on besides the sources."""
-    return {
-        command: subprocess.check_output([command, "--version"], text=True).split()[1]
-        for command in ("rustc", "/usr/bin/python3")
-    }
+    commands = ("rustc", "/usr/bin/python3")
+    found = {each: subprocess.check_output([each, "--version"], text=True).split()[1] for each in commands}
+    return {"machine": platform.machine(), **found}
 
 
 def main():
@@ -134,6 +134,8 @@ def main():
     options = parser.parse_args()
     known = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     here = versions()
+    if known and known["versions"]["machine"] != here["machine"]:
+        known = {}
     tolerance = TOLERANCE if known.get("versions", here) == here else ELSEWHERE
     cases = [name for name in CASES if not options.only or any(word in name for word in options.only)]
     runs = [count_all(cases) for _ in range(3 if options.write else 1)]

@@ -117,7 +117,8 @@ run_tests() {
         fi
         case $2 in *t) free_threaded=${2%/bin/*} ;; *) free_threaded= ;; esac
         shift 2
-        exec env BURROW_FREE_THREADED="$free_threaded" "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
+        export BURROW_FREE_THREADED="$free_threaded"
+        exec "$venv/bin/python" -m pytest -q -p no:cacheprovider -n 4 --dist loadfile "$@"
     ' sh "$profile" "$python" "${selection[@]}" ||
         failed+=("$name")
 }
