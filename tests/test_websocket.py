@@ -9,6 +9,7 @@ from socket import SHUT_RDWR
 import pytest
 from daemons import await_daemons, daemons
 from servers import KINDS, Mount, wait_for
+from sockets import CLOSE, HANDSHAKE, PING, code_of, server_frame
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -112,6 +113,63 @@ def test_a_client_that_vanishes(site):
         socket.socket.shutdown(SHUT_RDWR)
     last = wait_for(lambda: told(site) or None, "the disconnect", 20)
     assert (last[0]["type"], last[0]["code"]) == ("websocket.disconnect", 1006)
+
+
+LIMITS = {
+    "nginx": """
+        wsgi_websocket_max_message 1000;
+        wsgi_interpreter_options application-group=idle { wsgi_websocket_idle_timeout 1; }
+        wsgi_interpreter_options application-group=pinged { wsgi_websocket_ping_interval 1; }
+    """,
+    "apache": """
+        WSGIWebSocketMaxMessage 1000
+        <WSGIInterpreterOptions application-group=idle>
+            WSGIWebSocketIdleTimeout 1
+        </WSGIInterpreterOptions>
+        <WSGIInterpreterOptions application-group=pinged>
+            WSGIWebSocketPingInterval 1
+        </WSGIInterpreterOptions>
+    """,
+}
+GROUP_LIMITS = {"idle": "websocket-idle-timeout=1", "pinged": "websocket-ping-interval=1"}
+
+
+@pytest.mark.parametrize("mode", ["embedded", "daemon"])
+def test_limits(server, mode):
+    """Directives for all interpreters and for some, and options of process groups."""
+    in_groups = mode == "daemon"
+    mounts = [Mount(f"/{name}", "asgi_socket.py", name, name if in_groups else None) for name in GROUP_LIMITS]
+    groups = {name: f"threads=2 websocket-max-message=1000 {limit}" for name, limit in GROUP_LIMITS.items()}
+    of_kind = {"nginx": "http", "apache": "main"}[server.kind]
+    settings = {"groups": groups} if in_groups else {of_kind: LIMITS[server.kind]}
+    server.start(mounts=mounts, threads=8, **settings)
+    with opened(server, "/pinged/echo") as socket:
+        socket.send(b"x" * 1000)
+        assert socket.recv(timeout=30) == b"x" * 1000
+        socket.send(os.urandom(1001))
+        assert closed_with(socket) == 1009
+    with opened(server, "/idle/echo") as socket:
+        assert closed_with(socket) == 1001
+    last = wait_for(lambda: server.get("/idle/told").json() or None, "the disconnect")
+    assert last[0]["code"] == 1001
+    # one that answers stays, one that does not is given up
+    with opened(server, "/pinged/echo") as socket, server.connect() as deaf:
+        lines = [f"{name}: {value}\r\n" for name, value in HANDSHAKE]
+        deaf.sendall(f"GET /pinged/echo HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
+        reader = deaf.makefile("rb")
+        while reader.readline().strip():
+            pass
+        assert server_frame(reader.read) == (PING, b"")
+        opcode, payload = server_frame(reader.read)
+        assert (opcode, code_of(payload)[0]) == (CLOSE, 1011)
+        socket.send("here")
+        assert socket.recv(timeout=30) == "here"
+
+
+def closed_with(socket):
+    with pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=30)
+    return closed.value.rcvd.code
 
 
 # ---- the life of the processes

@@ -157,6 +157,9 @@ const command_rec wsgi_directives[] = {
     INTERPRETER_OPTION("WSGIRestrictSignal", "restrict-signal", "On or Off"),
     INTERPRETER_OPTION("WSGIInterface", "interface", "auto, wsgi or asgi"),
     INTERPRETER_OPTION("WSGILoop", "loop", "auto, asyncio or uvloop"),
+    INTERPRETER_OPTION("WSGIWebSocketMaxMessage", "websocket-max-message", "bytes"),
+    INTERPRETER_OPTION("WSGIWebSocketPingInterval", "websocket-ping-interval", "seconds"),
+    INTERPRETER_OPTION("WSGIWebSocketIdleTimeout", "websocket-idle-timeout", "seconds"),
     INTERPRETER_OPTION("WSGIPerInterpreterGIL", "per-interpreter-gil", "On or Off"),
     INTERPRETER_OPTION("WSGIFreeThreading", "free-threading", "On or Off"),
 

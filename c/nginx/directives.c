@@ -215,6 +215,9 @@ ngx_command_t ngx_burrow_commands[] = {
     INTERPRETER_OPTION("wsgi_restrict_signal", "restrict-signal"),
     INTERPRETER_OPTION("wsgi_interface", "interface"),
     INTERPRETER_OPTION("wsgi_loop", "loop"),
+    INTERPRETER_OPTION("wsgi_websocket_max_message", "websocket-max-message"),
+    INTERPRETER_OPTION("wsgi_websocket_ping_interval", "websocket-ping-interval"),
+    INTERPRETER_OPTION("wsgi_websocket_idle_timeout", "websocket-idle-timeout"),
     INTERPRETER_OPTION("wsgi_per_interpreter_gil", "per-interpreter-gil"),
     INTERPRETER_OPTION("wsgi_free_threading", "free-threading"),
 

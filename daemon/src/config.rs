@@ -1,5 +1,6 @@
 //! What a worker is told at its start: a file in memory, which it reads once.
 
+use burrow_abi::WebSocketLimits;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
@@ -109,6 +110,36 @@ pub struct Interpreter {
     /// What its applications are, and their event loop, as burrow_abi has it.
     pub interface: i32,
     pub event_loop: i32,
+    pub websocket: WebSocket,
+}
+
+/// The limits of WebSockets, as burrow_abi has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebSocket {
+    pub max_message: usize,
+    pub ping_interval: u32,
+    pub idle_timeout: u32,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        WebSocketLimits::default().into()
+    }
+}
+
+impl From<WebSocketLimits> for WebSocket {
+    fn from(limits: WebSocketLimits) -> Self {
+        let WebSocketLimits { max_message, ping_interval, idle_timeout } = limits;
+        WebSocket { max_message, ping_interval, idle_timeout }
+    }
+}
+
+impl From<&WebSocket> for WebSocketLimits {
+    fn from(limits: &WebSocket) -> Self {
+        let WebSocket { max_message, ping_interval, idle_timeout } = *limits;
+        WebSocketLimits { max_message, ping_interval, idle_timeout }
+    }
 }
 
 /// What the module `apache` says.

@@ -5,7 +5,7 @@ use std::ffi::{c_int, CStr};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
-use burrow_abi::{burrow_str, InterpreterOptions, BURROW_LOG_ERR};
+use burrow_abi::{burrow_str, InterpreterOptions, WebSocketLimits, BURROW_LOG_ERR};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyObject, PyTypeObject};
 
@@ -35,6 +35,8 @@ pub struct State {
     interface: c_int,
     /// The event loop that its ASGI applications are to have.
     pub event_loop: c_int,
+    /// For their WebSockets.
+    pub websocket: WebSocketLimits,
     /// What that works with, once there is one.
     pub asgi: OnceLock<asgi::Running>,
     /// What is needed where requests are greenlets.
@@ -122,6 +124,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         awaitable_type: native.attr(c"Awaitable")?,
         interface: options.interface,
         event_loop: options.event_loop,
+        websocket: options.websocket,
         asgi: OnceLock::new(),
         greenlets: OnceLock::new(),
         interface_of: function(c"interface_of")?,

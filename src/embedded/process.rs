@@ -134,6 +134,7 @@ pub unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_signal: interpreters.restrict_signal.into(),
         interface: interpreters.interface,
         event_loop: interpreters.event_loop,
+        websocket: interpreters.websocket,
         own_gil: (interpreters.own_gil && !has_no_gil).into(),
     }
 }

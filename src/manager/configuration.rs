@@ -343,6 +343,7 @@ fn interpreters(settings: &Settings, group: &ProcessGroup) -> Vec<Interpreter> {
             restrict_signal: options.restrict_signal,
             interface: group.interface().unwrap_or(options.interface),
             event_loop: group.event_loop().unwrap_or(options.event_loop),
+            websocket: group.websocket(options.websocket).into(),
             own_gil: options.own_gil && !settings.is_free_threaded(group.name.as_bytes()),
         })
         .collect()

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::c_int;
 
-use burrow_abi::{ANY_LOOP, UNKNOWN};
+use burrow_abi::{WebSocketLimits, ANY_LOOP, UNKNOWN};
+
+use super::websocket::Limit;
 
 /// The interpreters that an option is for. None: any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,7 @@ pub struct Interpreter {
     /// What its applications are, and their event loop, as burrow_abi has it.
     pub interface: c_int,
     pub event_loop: c_int,
+    pub websocket: WebSocketLimits,
 }
 
 impl Default for Interpreter {
@@ -59,6 +62,7 @@ impl Default for Interpreter {
             own_gil: false,
             interface: UNKNOWN,
             event_loop: ANY_LOOP,
+            websocket: WebSocketLimits::default(),
         }
     }
 }
@@ -69,6 +73,7 @@ enum Choice {
     OwnGil(bool),
     Interface(c_int),
     EventLoop(c_int),
+    WebSocket(&'static Limit, u32),
     Paths(Vec<Vec<u8>>),
 }
 
@@ -95,6 +100,10 @@ impl Interpreters {
 
     pub fn set_event_loop(&mut self, scope: Scope, event_loop: c_int) {
         self.options.push((scope, Choice::EventLoop(event_loop)));
+    }
+
+    pub fn limit_websockets(&mut self, scope: Scope, limit: &'static Limit, value: u32) {
+        self.options.push((scope, Choice::WebSocket(limit, value)));
     }
 
     /// Process groups have a `python-path` of their own.
@@ -134,6 +143,7 @@ impl Interpreters {
                 Choice::OwnGil(on) => interpreter.own_gil = *on,
                 Choice::Interface(interface) => interpreter.interface = *interface,
                 Choice::EventLoop(event_loop) => interpreter.event_loop = *event_loop,
+                Choice::WebSocket(limit, value) => limit.apply(&mut interpreter.websocket, *value),
             }
         }
         if process_group.is_empty() {

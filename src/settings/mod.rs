@@ -10,6 +10,7 @@ pub mod process_group;
 mod startable;
 mod target;
 mod usage;
+mod websocket;
 
 pub(crate) use ffi::settings as from_c;
 

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use burrow_abi::{ANY_LOOP, ASGI, ASYNCIO, UNKNOWN, UVLOOP, WSGI};
 
 use super::interpreters::{Interpreters, Restriction, Scope};
+use super::websocket::WEBSOCKET_LIMITS;
 use crate::python::load::Options;
 
 /// What the options make of embedded Python.
@@ -87,6 +88,11 @@ impl Embedded {
             "loop" => self.interpreters.set_event_loop(scope.unwrap_or_default(), event_loop(value)?),
             "per-interpreter-gil" => self.interpreters.set_own_gil(scope.unwrap_or_default(), flag(value)?),
             _ => {
+                if let Some(limit) = WEBSOCKET_LIMITS.iter().find(|limit| limit.name == name) {
+                    let value = limit.read(value)?;
+                    self.interpreters.limit_websockets(scope.unwrap_or_default(), limit, value);
+                    return Ok(None);
+                }
                 let (_, check, reason) = WITHOUT_EFFECT
                     .iter()
                     .find(|(known, ..)| *known == name)

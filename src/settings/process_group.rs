@@ -5,11 +5,12 @@ use std::ffi::c_int;
 use std::path::Path;
 use std::time::Duration;
 
-use burrow_abi::ASGI;
+use burrow_abi::{WebSocketLimits, ASGI};
 
 use super::accounts;
 use super::environment::{self, Variable};
 use super::options::{between, flag, number};
+use super::websocket::WEBSOCKET_LIMITS;
 use super::{gil, options, Instance};
 use crate::python::Installation;
 
@@ -28,6 +29,8 @@ pub enum Kind {
     EventLoop,
     /// What runs many requests in one thread.
     Async,
+    /// One of those, by its index.
+    WebSocketLimit(usize),
     /// Seconds with a fraction, more than 0.
     Fraction,
     /// Permission bits, octal.
@@ -100,6 +103,14 @@ pub const OPTIONS: &[Definition] = &[
     ),
     option("interface", Interface, "auto", "what the applications are: wsgi or asgi; else their callables tell"),
     option("loop", EventLoop, "auto", "of ASGI applications: asyncio or uvloop; else uvloop where it can be imported"),
+    option("websocket-max-message", WebSocketLimit(0), "16777216", "bytes of the longest message that a client may send"),
+    option(
+        "websocket-ping-interval",
+        WebSocketLimit(1),
+        "20",
+        "seconds of a client's silence until it is pinged, and until it is given up; 0: never",
+    ),
+    option("websocket-idle-timeout", WebSocketLimit(2), "0", "seconds without a message until it is closed; 0: never"),
     option("user", User { root: false }, "", "who the processes run as; else as the server's workers"),
     option("group", Group, "", "the group that they run as; else that of the server's workers"),
     option("supplementary-groups", Groups, "", "further groups"),
@@ -301,6 +312,16 @@ impl ProcessGroup {
         self.written("loop").and_then(|value| options::event_loop(value).ok())
     }
 
+    /// Of its WebSockets, where they are not as all others'.
+    pub fn websocket(&self, mut limits: WebSocketLimits) -> WebSocketLimits {
+        for limit in WEBSOCKET_LIMITS {
+            if let Some(Ok(value)) = self.written(limit.name).map(|value| limit.read(value)) {
+                limit.apply(&mut limits, value);
+            }
+        }
+        limits
+    }
+
     pub fn is_on(&self, option: &str) -> bool {
         self.value(option).eq_ignore_ascii_case("on")
     }
@@ -356,6 +377,7 @@ impl Kind {
             EventLoop => drop(options::event_loop(value)?),
             Async if value == "gevent" => {}
             Async => return Err("write gevent".into()),
+            WebSocketLimit(index) => drop(WEBSOCKET_LIMITS[index].read(value)?),
             Fraction => match number::<f64>(value)? {
                 seconds if seconds.is_finite() && seconds > 0.0 => {}
                 _ => return Err("write a positive number of seconds".into()),

@@ -121,6 +121,24 @@ pub struct PythonConfig {
     pub free_threading: c_int,
 }
 
+/// For each WebSocket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSocketLimits {
+    /// Bytes of the longest message that a client may send.
+    pub max_message: usize,
+    /// Seconds of a client's silence until it is pinged, and again until it is given up; 0: never.
+    pub ping_interval: u32,
+    /// Seconds without a message until it is closed; 0: never.
+    pub idle_timeout: u32,
+}
+
+impl Default for WebSocketLimits {
+    fn default() -> Self {
+        WebSocketLimits { max_message: 16 << 20, ping_interval: 20, idle_timeout: 0 }
+    }
+}
+
 /// What can differ from interpreter to interpreter.
 #[repr(C)]
 pub struct InterpreterOptions {
@@ -134,6 +152,7 @@ pub struct InterpreterOptions {
     pub interface: c_int,
     /// ANY_LOOP, ASYNCIO or UVLOOP.
     pub event_loop: c_int,
+    pub websocket: WebSocketLimits,
     /// It has a lock of its own. The main one has in any case.
     pub own_gil: c_int,
 }

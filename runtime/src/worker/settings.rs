@@ -59,6 +59,7 @@ unsafe extern "C" fn options(group: burrow_str) -> InterpreterOptions {
         restrict_signal: found.restrict_signal.into(),
         interface: found.interface,
         event_loop: found.event_loop,
+        websocket: (&found.websocket).into(),
         own_gil: found.own_gil.into(),
     }
 }

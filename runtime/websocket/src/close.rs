@@ -1,6 +1,7 @@
 //! Why a connection is closed (RFC 6455, section 7.4).
 
 pub const NORMAL: u16 = 1000;
+pub const GOING_AWAY: u16 = 1001;
 /// The frame said nothing: never sent.
 pub const NO_STATUS: u16 = 1005;
 /// There was no frame: never sent.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use burrow_websocket::close::INTERNAL_ERROR;
+use burrow_websocket::close::{GOING_AWAY, INTERNAL_ERROR};
 use burrow_websocket::Close;
 
 use super::{Phase, Socket};
@@ -12,10 +12,6 @@ use crate::object::Result;
 
 /// How often all sockets are looked at, in seconds.
 pub const PERIOD: f64 = 1.0;
-/// A client that has said nothing for so long is asked for a sign of life.
-const SILENCE: Duration = Duration::from_secs(20);
-/// … and has so long to give one.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// For the application to accept a WebSocket.
 const ACCEPTANCE: Duration = Duration::from_secs(60);
 /// For the client to answer a Close frame.
@@ -58,6 +54,10 @@ impl Socket {
         let lasts = now.saturating_duration_since(self.since.get());
         match self.phase.get() {
             Phase::Connecting { .. } if lasts >= ACCEPTANCE => call.expire(),
+            Phase::Open if self.is_idle(call, now) => {
+                self.give_up(call, GOING_AWAY, "no message for too long")?;
+                return call.hang_up();
+            }
             Phase::Open => return self.look_for_life(call, now),
             Phase::Closing { .. } if lasts >= GOODBYE => call.lose(),
             _ => {}
@@ -65,24 +65,41 @@ impl Socket {
         Ok(())
     }
 
+    fn is_idle(&self, call: &Call, now: Instant) -> bool {
+        let timeout = call.running.state().websocket.idle_timeout;
+        timeout > 0 && now.saturating_duration_since(self.active.get()) >= seconds(timeout)
+    }
+
     fn look_for_life(&self, call: &Call, now: Instant) -> Result<()> {
+        let patience = match call.running.state().websocket.ping_interval {
+            0 => return Ok(()),
+            interval => seconds(interval),
+        };
         match self.pinged.get() {
-            None if now.saturating_duration_since(self.heard.get()) >= SILENCE => {
+            None if now.saturating_duration_since(self.heard.get()) >= patience => {
                 self.pinged.set(Some(now));
                 if let Some(connection) = &mut *self.connection.borrow_mut() {
                     connection.ping();
                 }
                 self.flush(call);
             }
-            Some(pinged) if now.saturating_duration_since(pinged) >= PATIENCE => {
-                let close = Close::new(INTERNAL_ERROR, "no answer to a ping");
-                self.closed.borrow_mut().get_or_insert(close.clone());
-                self.close(call, &close, false)?;
-                self.tell_closed(call, close)?;
+            Some(pinged) if now.saturating_duration_since(pinged) >= patience => {
+                self.give_up(call, INTERNAL_ERROR, "no answer to a ping")?;
                 call.lose();
             }
             _ => {}
         }
         Ok(())
     }
+
+    fn give_up(&self, call: &Call, code: u16, why: &str) -> Result<()> {
+        let close = Close::new(code, why);
+        self.closed.borrow_mut().get_or_insert(close.clone());
+        self.close(call, &close, false)?;
+        self.tell_closed(call, close)
+    }
+}
+
+fn seconds(count: u32) -> Duration {
+    Duration::from_secs(count.into())
 }

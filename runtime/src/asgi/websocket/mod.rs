@@ -25,9 +25,6 @@ use super::http::Http;
 use crate::head::Head;
 use crate::object::{none, Object, Result};
 
-/// The longest message that a client may send, as most servers of ASGI have it.
-const LONGEST_MESSAGE: usize = 16 << 20;
-
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
     /// The application has to accept it, or not; whether it knows of it.
@@ -72,6 +69,8 @@ pub struct Socket {
     retired: Cell<bool>,
     /// When the client was heard of, and asked for a sign of life.
     heard: Cell<Instant>,
+    /// When there was a message, either way.
+    active: Cell<Instant>,
     pinged: Cell<Option<Instant>>,
 }
 
@@ -98,6 +97,7 @@ impl Socket {
             held: Cell::new(false),
             retired: Cell::new(false),
             heard: Cell::new(now),
+            active: Cell::new(now),
             pinged: Cell::new(None),
         })
     }

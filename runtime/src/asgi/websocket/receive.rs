@@ -110,6 +110,7 @@ impl Socket {
                 None => return,
                 Some(Event::Pong(_)) => {}
                 Some(Event::Message(kind, data)) => {
+                    self.active.set(self.heard.get());
                     self.waiting.set(self.waiting.get() + data.len() + OVERHEAD);
                     self.messages.borrow_mut().push_back((kind, data));
                 }

@@ -1,5 +1,7 @@
 //! `websocket.accept`, `websocket.send` and `websocket.close`, and the answer of who does not accept.
 
+use std::time::Instant;
+
 use burrow_abi::{burrow_body, BURROW_DONE, BURROW_FLUSH, BURROW_LAST};
 use burrow_websocket::close::{is_sendable, LONGEST_REASON, NORMAL};
 use burrow_websocket::handshake::is_token;
@@ -7,7 +9,7 @@ use burrow_websocket::{Close, Connection, Kind};
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyObject;
 
-use super::{keep_alive, Phase, Socket, LONGEST_MESSAGE};
+use super::{keep_alive, Phase, Socket};
 use crate::asgi::awaitable;
 use crate::asgi::call::Call;
 use crate::asgi::http::{take_headers, Buffer, Http};
@@ -75,9 +77,10 @@ impl Socket {
         }
         head.content_length = None;
         self.answer_with(call, &head, BURROW_FLUSH)?;
-        *self.connection.borrow_mut() =
-            Some(Connection::new(self.handshake.deflate.clone(), LONGEST_MESSAGE));
+        let longest = call.running.state().websocket.max_message;
+        *self.connection.borrow_mut() = Some(Connection::new(self.handshake.deflate.clone(), longest));
         self.hear();
+        self.active.set(Instant::now());
         self.enter(Phase::Open);
         keep_alive::watch(call.running)?;
         if self.retired.get() {
@@ -154,6 +157,7 @@ impl Socket {
     }
 
     fn pass(&self, kind: Kind, data: &[u8]) {
+        self.active.set(Instant::now());
         self.connection.borrow_mut().as_mut().expect("it is open").send(kind, data);
     }
 
