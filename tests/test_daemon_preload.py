@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import pathlib
 import pwd
@@ -171,11 +172,41 @@ def test_threads_stand_in_the_way(server, kind):
     assert len(imports(server)) == 4 and not workers & set(imports(server))
 
 
-def test_an_event_loop_stands_in_the_way(server):
-    source = "async def application(scope, receive, send):\n    await receive()\n"
-    server.write_app("loop.py", source)
-    server.start(mounts=[Mount("/", "loop.py", process="shop")], groups={"shop": "preload=on"})
-    server.wait_log("preload=on is not possible: the event loop of an ASGI application is a thread")
+ASGI = """
+import asyncio, json, os
+IMPORTED_IN = os.getpid()
+
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        scope["state"].update(begun=os.getpid(), loop=id(asyncio.get_running_loop()))
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("shut down in", os.getpid(), flush=True)
+        return await send({"type": "lifespan.shutdown.complete"})
+    same = scope["state"]["loop"] == id(asyncio.get_running_loop())
+    pids = [IMPORTED_IN, scope["state"]["begun"], os.getpid()]
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": json.dumps([same, *pids]).encode()})
+"""
+
+
+def test_event_loops_begin_behind_the_fork(server):
+    """With a lifespan in each process, beside a WSGI application."""
+    server.write_app("loop.py", ASGI)
+    mounts = [Mount(path, app, "%{GLOBAL}", "shop") for path, app in [("/", "loop.py"), ("/wsgi", "hello.py")]]
+    server.start(mounts=mounts, groups={"shop": "preload=on processes=2 threads=2"}, threads=16)
+    workers = await_daemons(server, "shop", 2)
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:
+        answers = [json.loads(answer.text) for answer in clients.map(server.get, ["/"] * 40)]
+    (template,) = {imported_in for _, imported_in, *_ in answers}
+    assert template not in workers
+    for same, _, begun, pid in answers:
+        assert same and begun == pid and pid in workers
+    assert server.get("/wsgi").status_code == 200
+    server.stop()
+    for pid in {pid for *_, pid in answers}:
+        server.wait_log(f"shut down in {pid}")
 
 
 def test_a_thread_that_has_ended_is_no_hindrance(server):

@@ -200,11 +200,6 @@ impl App {
         self.instances().iter().for_each(|instance| instance.name_process());
     }
 
-    /// Whether what was imported needs an event loop.
-    pub fn needs_event_loop(&'static self) -> bool {
-        self.instances().iter().any(|instance| instance.needs_event_loop())
-    }
-
     /// Logs what the application has raised, in mod_wsgi's words.
     pub fn report(&self, attached: &Attached, exception: Object) {
         let state = attached.interpreter.state();

@@ -73,11 +73,25 @@ impl Instance {
         let Some(interpreter) = self.interpreter() else { return false };
         let _busy = interpreter.busy();
         let Some(loaded) = self.loaded(interpreter, None) else { return false };
-        let begun = worker::is_template() || loaded.asgi.as_ref().is_none_or(asgi::Application::wait);
+        let begun = worker::is_template()
+            || self.begin_inherited(interpreter, &loaded)
+                && loaded.asgi.as_ref().is_none_or(asgi::Application::wait);
         // A request may have replaced the import meanwhile: its last reference goes while attached.
         let _attached = Attached::to(interpreter);
         drop(loaded);
         begun
+    }
+
+    /// An ASGI application that was imported by the process that this one was forked from begins here. Called
+    /// detached.
+    fn begin_inherited(&'static self, interpreter: &'static Interpreter, loaded: &Arc<Loaded>) -> bool {
+        if loaded.asgi.is_none() || self.app.interface() == ASGI {
+            return true;
+        }
+        let Some(event_loop) = interpreter.event_loop() else { return false };
+        self.app.learn_interface(ASGI);
+        event_loop.begin(self, loaded.clone(), None);
+        true
     }
 
     /// The application, imported if it is not yet, or again if its script has another modification time than
@@ -119,19 +133,19 @@ impl Instance {
                 return None;
             }
         };
-        let event_loop = match loaded.asgi {
+        let (event_loop, interface) = match loaded.asgi {
             Some(_) if greenlets::are_used() => {
                 self.refuse_asgi();
                 return None;
             }
-            // Whose event loop would be a thread in a process that is to be forked.
-            Some(_) if worker::is_template() => None,
-            Some(_) => Some(attached.detached(|| interpreter.event_loop())?),
-            None => None,
+            // Its event loop is a thread of the processes that are forked from this one.
+            Some(_) if worker::is_template() => (None, UNKNOWN),
+            Some(_) => (Some(attached.detached(|| interpreter.event_loop())?), ASGI),
+            None => (None, WSGI),
         };
         self.modified.store(now, Ordering::Relaxed);
         let old = self.loaded.lock().unwrap().replace(loaded.clone());
-        self.app.learn_interface(if event_loop.is_some() { ASGI } else { WSGI });
+        self.app.learn_interface(interface);
         match event_loop {
             Some(event_loop) => event_loop.begin(self, loaded.clone(), old),
             // Its Python objects go while this thread is attached.
@@ -198,11 +212,6 @@ impl Instance {
             take_exception().into_iter().for_each(|exception| self.app.report(attached, exception));
             false
         })
-    }
-
-    /// Whether what was imported needs an event loop.
-    pub fn needs_event_loop(&self) -> bool {
-        self.loaded.lock().unwrap().as_ref().is_some_and(|loaded| loaded.asgi.is_some())
     }
 
     /// In a process that was forked: it is another one. Called attached.

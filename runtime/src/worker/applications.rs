@@ -82,10 +82,6 @@ impl Applications {
         loops.all(|other| other.is_some_and(|other| std::ptr::eq(first, other))).then_some(first)
     }
 
-    pub fn need_event_loop(&self) -> bool {
-        self.0.read().unwrap().iter().any(|each| each.app().needs_event_loop())
-    }
-
     /// For a process that was forked: what was imported is imported there, too. Called attached.
     pub fn share(&self) -> Applications {
         let all = self.0.read().unwrap().clone();

@@ -14,7 +14,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{dup2_stderr, dup2_stdout, fork, setsid, ForkResult};
 use pyo3_ffi as ffi;
 
-use super::{exit, main_thread, worker};
+use super::{exit, main_thread};
 use crate::attach::Attached;
 use crate::{fork, interpreter};
 
@@ -80,9 +80,6 @@ fn unfit() -> Option<String> {
              process group each"
                 .into(),
         );
-    }
-    if worker().applications.need_event_loop() {
-        return Some("the event loop of an ASGI application is a thread, which no fork copies".into());
     }
     let threads = main_thread::freeze();
     (!threads.is_empty()).then(|| format!("there are threads after the import: {threads}"))
