@@ -194,7 +194,8 @@ async def application(scope, receive, send):
 def test_event_loops_begin_behind_the_fork(server):
     """With a lifespan in each process, beside a WSGI application."""
     server.write_app("loop.py", ASGI)
-    mounts = [Mount(path, app, "%{GLOBAL}", "shop") for path, app in [("/", "loop.py"), ("/wsgi", "hello.py")]]
+    apps = {"/": "loop.py", "/wsgi": "hello.py"}
+    mounts = [Mount(path, app, "%{GLOBAL}", "shop") for path, app in apps.items()]
     server.start(mounts=mounts, groups={"shop": "preload=on processes=2 threads=2"}, threads=16)
     workers = await_daemons(server, "shop", 2)
     with concurrent.futures.ThreadPoolExecutor(8) as clients:

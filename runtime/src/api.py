@@ -112,6 +112,27 @@ def observation(environ, data):
     return Observation(environ, data) if event_callbacks else None
 
 
+class ScopeObservation(Observation):
+    """The same of an ASGI application's request, which has a scope instead of an environ."""
+
+    def __init__(self, scope, data, about):
+        self.scope, self.data = scope, data
+        self.id = {"request_id": about.pop("request_id")} if "request_id" in about else {}
+        self.about = {**about, "server_pid": os.getpid()}
+
+    def started(self, application, start):
+        event = self.publish(
+            "request_started", **self.about, daemon_connects=0, daemon_restarts=0,
+            application_object=application, request_scope=self.scope, application_start=start,
+        )
+        return event["application_object"]
+
+
+def scope_observation(scope, data, about):
+    """As observation()."""
+    return ScopeObservation(scope, data, about) if event_callbacks else None
+
+
 # -- metrics ------------------------------------------------------------------------------------------
 
 PHASES = ("server_time", "queue_time", "daemon_time", "application_time", "request_time", "gil_wait_time",

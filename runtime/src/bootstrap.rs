@@ -64,6 +64,7 @@ pub struct State {
     stacks: Object,
     /// Makes the `Observation` of a request, or None.
     pub observe: Object,
+    pub observe_scope: Object,
     /// The dict of `mod_wsgi.active_requests`, once that was used.
     pub active_requests: OnceLock<Object>,
     /// The calls that threads are in; each takes itself out before it ends.
@@ -143,6 +144,7 @@ pub fn set_up(attached: &Attached, options: &InterpreterOptions) -> Result<State
         threads: function(c"threads")?,
         stacks: function(c"stacks")?,
         observe: function(c"observation")?,
+        observe_scope: function(c"scope_observation")?,
         active_requests: OnceLock::new(),
         calls: Guarded::default(),
         globals,

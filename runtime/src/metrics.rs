@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use burrow_abi::burrow_request;
 use pyo3_ffi::{PyMethodDef, PyObject};
 
 use crate::module::method;
 use crate::object::{integers, none, tuple, Object, Result};
-use crate::observe::{Cpu, Watch};
-use crate::wsgi::call::Call;
+use crate::observe::{thread_id, Cpu, Spent};
 
 static RECORDED: AtomicBool = AtomicBool::new(false);
 static TOTALS: Mutex<Totals> = Mutex::new(Totals::new());
@@ -48,6 +48,8 @@ struct Totals {
     requests: u64,
     busy: Duration,
     active: u32,
+    /// Those in progress on event loops.
+    on_loops: u32,
     /// When `busy` was brought up to date.
     updated: Option<Instant>,
     threads: Vec<Thread>,
@@ -94,6 +96,7 @@ impl Totals {
             requests: 0,
             busy: Duration::ZERO,
             active: 0,
+            on_loops: 0,
             updated: None,
             threads: Vec::new(),
             phases: [Phase::NONE; PHASES],
@@ -111,6 +114,27 @@ impl Totals {
             self.busy += (now - before) * self.active;
         }
         now
+    }
+
+    /// A request that the calling thread has served.
+    fn count(&mut self, ended: &Ended) {
+        self.requests += 1;
+        self.completed += 1;
+        for (phase, time) in self.phases.iter_mut().zip(ended.phases()) {
+            phase.add(time);
+        }
+        // An application that never gave a status has failed.
+        let class = usize::from(ended.status).checked_div(100).filter(|class| (1..=5).contains(class));
+        self.statuses[class.unwrap_or(5) - 1] += 1;
+        self.gil_waits += ended.gil.count.get();
+        for (index, spent) in [ended.input, ended.output].into_iter().enumerate() {
+            self.io[index][0] += spent.bytes.get();
+            self.io[index][1] += spent.count.get();
+        }
+        let thread = self.thread(thread_id());
+        thread.requests += 1;
+        thread.completed += 1;
+        thread.cpu += micros(ended.cpu.user + ended.cpu.system);
     }
 
     fn thread(&mut self, id: u32) -> &mut Thread {
@@ -134,50 +158,82 @@ pub fn begin(thread: u32) {
     totals.thread(thread).began = Some((now, now));
 }
 
-/// It has ended.
-pub fn end(thread: u32, call: &Call, watch: &Watch, cpu: Cpu) {
-    let between = |from: i64, to: i64| (to - from).max(0) as u64;
-    let request = call.request;
-    // Where the server's own process serves the request, it is its part until the application is called.
-    let (queued, taken) = match request.daemon_start {
-        0 => (call.started, call.started),
-        taken => (request.queue_start, taken),
-    };
-    let micros = |time: Duration| time.as_micros() as u64;
-    let times = [
-        between(request.request_start, queued),
-        between(queued, taken),
-        between(taken, call.started),
-        between(call.started, watch.finished.get()),
-        between(request.request_start, watch.finished.get()),
-        micros(watch.gil.time.get()),
-        micros(watch.input.time.get()),
-        micros(watch.output.time.get()),
-    ];
+/// One begins on an event loop, which is never busy with one alone.
+pub fn begin_on_loop() {
+    TOTALS.lock().unwrap().on_loops += 1;
+}
+
+/// When a request came, was queued for a process group and taken there; in microseconds since the epoch.
+#[derive(Clone, Copy)]
+pub struct Times {
+    pub request: i64,
+    pub queue: i64,
+    pub daemon: i64,
+}
+
+impl Times {
+    pub fn of(request: &burrow_request) -> Times {
+        Times { request: request.request_start, queue: request.queue_start, daemon: request.daemon_start }
+    }
+}
+
+/// A request that has ended.
+pub struct Ended<'a> {
+    pub times: Times,
+    /// When the application was called, and was done.
+    pub started: i64,
+    pub finished: i64,
+    /// 0: it never gave one.
+    pub status: u16,
+    pub gil: &'a Spent,
+    pub input: &'a Spent,
+    pub output: &'a Spent,
+    pub cpu: Cpu,
+}
+
+impl Ended<'_> {
+    fn phases(&self) -> [u64; PHASES] {
+        let between = |from: i64, to: i64| (to - from).max(0) as u64;
+        // Where the server's own process serves the request, it is its part until the application is called.
+        let (queued, taken) = match self.times.daemon {
+            0 => (self.started, self.started),
+            taken => (self.times.queue, taken),
+        };
+        [
+            between(self.times.request, queued),
+            between(queued, taken),
+            between(taken, self.started),
+            between(self.started, self.finished),
+            between(self.times.request, self.finished),
+            micros(self.gil.time.get()),
+            micros(self.input.time.get()),
+            micros(self.output.time.get()),
+        ]
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+/// It has ended, on the thread where it began.
+pub fn end(ended: &Ended) {
     let mut totals = TOTALS.lock().unwrap();
     let now = totals.advance();
     totals.active -= 1;
-    totals.requests += 1;
-    totals.completed += 1;
-    for (phase, time) in totals.phases.iter_mut().zip(times) {
-        phase.add(time);
-    }
-    // An application that never gave a status has failed.
-    let class = usize::from(call.status()).checked_div(100).filter(|class| (1..=5).contains(class));
-    totals.statuses[class.unwrap_or(5) - 1] += 1;
-    totals.gil_waits += watch.gil.count.get();
-    for (index, spent) in [&watch.input, &watch.output].into_iter().enumerate() {
-        totals.io[index][0] += spent.bytes.get();
-        totals.io[index][1] += spent.count.get();
-    }
-    let thread = totals.thread(thread);
+    let thread = totals.thread(thread_id());
     if let Some((began, counted)) = thread.began.take() {
         thread.busy += micros(now - counted);
         thread.longest = thread.longest.max(micros(now - began));
     }
-    thread.requests += 1;
-    thread.completed += 1;
-    thread.cpu += micros(cpu.user + cpu.system);
+    totals.count(ended);
+}
+
+/// … or on an event loop's.
+pub fn end_on_loop(ended: &Ended) {
+    let mut totals = TOTALS.lock().unwrap();
+    totals.on_loops -= 1;
+    totals.count(ended);
 }
 
 pub fn functions() -> [PyMethodDef; 2] {
@@ -204,7 +260,7 @@ fn described(drain: bool) -> Result<Object> {
     let mut totals = TOTALS.lock().unwrap();
     let now = totals.advance();
     let counters = [
-        &[totals.requests, totals.busy.as_micros() as u64, totals.active.into()][..],
+        &[totals.requests, totals.busy.as_micros() as u64, (totals.active + totals.on_loops).into()][..],
         &[totals.completed, totals.gil_waits],
         totals.io.as_flattened(),
         &totals.statuses,
@@ -229,8 +285,8 @@ fn described(drain: bool) -> Result<Object> {
         .collect();
     if drain {
         let kept = std::mem::replace(&mut *totals, Totals::new());
-        let Totals { requests, busy, active, updated, threads, .. } = kept;
-        *totals = Totals { requests, busy, active, updated, threads, ..Totals::new() };
+        let Totals { requests, busy, active, on_loops, updated, threads, .. } = kept;
+        *totals = Totals { requests, busy, active, on_loops, updated, threads, ..Totals::new() };
     }
     // Making objects may let other threads run, which need the counters.
     drop(totals);

@@ -6,14 +6,14 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use burrow_abi::BURROW_REQUEST_ID;
+use burrow_abi::{burrow_request, BURROW_REQUEST_ID};
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyObject};
 
 use crate::attach::Attached;
 use crate::bootstrap::State;
 use crate::interpreter::Interpreter;
-use crate::metrics;
+use crate::metrics::{self, Ended, Times};
 use crate::module::{interpreter_of_module, method};
 use crate::object::{
     dict, float, integer, latin1, none, raise_runtime_error, set_item, take_exception, tuple, Object, Raised,
@@ -63,7 +63,7 @@ impl Spent {
         self.time.set(self.time.get() + time);
     }
 
-    fn described(&self) -> Result<Object> {
+    pub fn described(&self) -> Result<Object> {
         tuple(vec![
             integer(self.count.get())?,
             integer(self.bytes.get())?,
@@ -113,7 +113,9 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    fn of_thread() -> Cpu {
+    pub const NONE: Cpu = Cpu { user: Duration::ZERO, system: Duration::ZERO };
+
+    pub fn of_thread() -> Cpu {
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();
         // SAFETY: fills the structure; zeroes are valid where it fails.
         let usage = unsafe {
@@ -126,9 +128,17 @@ impl Cpu {
         Cpu { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }
     }
 
-    fn since(before: Cpu) -> Cpu {
+    pub fn since(before: Cpu) -> Cpu {
         let now = Cpu::of_thread();
         Cpu { user: now.user.saturating_sub(before.user), system: now.system.saturating_sub(before.system) }
+    }
+}
+
+impl std::ops::Add for Cpu {
+    type Output = Cpu;
+
+    fn add(self, more: Cpu) -> Cpu {
+        Cpu { user: self.user + more.user, system: self.system + more.system }
     }
 }
 
@@ -236,7 +246,16 @@ fn finish(state: &State, call: &Call, watch: &Watch) {
     let mut cpu = Cpu::since(watch.cpu);
     let time = Duration::from_micros((watch.finished.get() - call.started).max(0) as u64);
     if watch.recorded {
-        metrics::end(thread_id(), call, watch, cpu);
+        metrics::end(&Ended {
+            times: Times::of(call.request),
+            started: call.started,
+            finished: watch.finished.get(),
+            status: call.status(),
+            gil: &watch.gil,
+            input: &watch.input,
+            output: &watch.output,
+            cpu,
+        });
     }
     // The clocks tick differently; no application takes more of the processor than of time.
     cpu.user = cpu.user.min(time);
@@ -268,7 +287,12 @@ fn data_of(call: &Call) -> Result<Object> {
 }
 
 fn id_of(call: &Call) -> Option<Object> {
-    let id = call.request.vars[BURROW_REQUEST_ID as usize];
+    id_of_request(call.request)
+}
+
+/// What the server's log calls it.
+pub fn id_of_request(request: &burrow_request) -> Option<Object> {
+    let id = request.vars[BURROW_REQUEST_ID as usize];
     // SAFETY: the request's strings live as long as the call.
     (!id.is_absent()).then(|| latin1(unsafe { id.bytes() }).ok()).flatten()
 }
@@ -278,7 +302,13 @@ fn register(active: &Object, call: &Call, data: &Object) -> Result<()> {
 }
 
 fn forget(active: &Object, call: &Call) {
-    let Some(id) = id_of(call) else { return };
+    if let Some(id) = id_of(call) {
+        forget_id(active, &id);
+    }
+}
+
+/// Takes a request out of the active ones.
+pub fn forget_id(active: &Object, id: &Object) {
     // SAFETY: live objects. That it is not there is no error: the call may be older than the dict.
     unsafe {
         if ffi::PyDict_DelItem(active.as_ptr(), id.as_ptr()) != 0 {

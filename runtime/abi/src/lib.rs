@@ -53,7 +53,7 @@ pub unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime
 /// of different builds refuse each other instead of crashing.
-pub const ABI_VERSION: u32 = 12;
+pub const ABI_VERSION: u32 = 13;
 
 /// The callable of what is no application but a script of hooks.
 pub const WHOLE_SCRIPT: &[u8] = b"*";

@@ -19,6 +19,7 @@ use pyo3_ffi::{PyMethodDef, PyObject};
 
 use super::application::{self, Application};
 use super::event_loop::Running;
+use super::observed::Observed;
 use super::protocol::Protocol;
 use super::scope;
 use crate::app::Chosen;
@@ -27,6 +28,7 @@ use crate::instance::{Instance, Loaded};
 use crate::interpreter::Busy;
 use crate::module::{free, method, slot, table, Function, Type, DISALLOW_INSTANTIATION};
 use crate::object::{raise_gone, raise_runtime_error, take_exception, type_name, Object, Raised, Result};
+use crate::observe::Cpu;
 use crate::{fork, log};
 
 /// Seconds from an application's being told that its client has left to the cancellation of its task.
@@ -61,6 +63,8 @@ pub struct Call {
     expired: Cell<bool>,
     /// Until the host was told the outcome.
     counted: RefCell<Option<(Chosen, Busy)>>,
+    /// For those who look on.
+    pub observed: Option<Box<Observed>>,
     pub protocol: Protocol,
 }
 
@@ -109,6 +113,8 @@ pub fn start(
         cancelled: Cell::new(false),
         expired: Cell::new(false),
         counted: RefCell::new(Some((chosen, running.event_loop.interpreter.busy()))),
+        // SAFETY: the host's, until `finish`.
+        observed: Observed::new(running, unsafe { &*submission.request }),
         protocol,
         loaded,
     };
@@ -144,7 +150,13 @@ fn begin(run: &Object, call: &'static Call) -> Result<()> {
     let scope = scope::build(running, call)?;
     let receive = RECEIVE.of(run.as_ptr(), c"receive", receive, ffi::METH_NOARGS)?;
     let send = call.sender()?;
-    let coroutine = call.loaded.callable.call(&[&scope, &receive, &send])?;
+    let coroutine = match &call.observed {
+        None => call.loaded.callable.call(&[&scope, &receive, &send])?,
+        Some(observed) => {
+            let callable = observed.started(running, &scope, &call.loaded.callable)?;
+            callable.call(&[&scope, &receive, &send])?
+        }
+    };
     *call.coroutine.borrow_mut() = Some(awaited(coroutine)?);
     let task = running.new_task(run)?;
     if call.is_running() {
@@ -326,6 +338,9 @@ impl Call {
             };
             self.finish(outcome);
         }
+        if let Some(observed) = &self.observed {
+            observed.end(self.running);
+        }
         self.running.forget(self);
         application::ended(self.running, self);
     }
@@ -349,6 +364,9 @@ impl Call {
         if cancelled && self.cancelled.get() {
             return self.complain("was cancelled: its time was up");
         }
+        if let Some(observed) = &self.observed {
+            observed.raised(self.running, &exception);
+        }
         // SAFETY: the thread is attached to the loop's interpreter.
         unsafe {
             Attached::callback(self.running.event_loop.interpreter, |attached| {
@@ -371,6 +389,13 @@ impl Call {
         raise_runtime_error(
             "receive() and send() are for the event loop's thread: use run_coroutine_threadsafe()",
         )
+    }
+
+    /// So much of the request's body, or of what a WebSocket's client says, has come.
+    pub fn observe_input(&self, bytes: usize) {
+        if let Some(observed) = &self.observed {
+            observed.received(bytes);
+        }
     }
 
     /// What the application calls as `send`.
@@ -418,7 +443,11 @@ unsafe fn step(object: *mut PyObject, go_on: impl FnOnce(*mut PyObject) -> *mut 
     }
     let _bound = call.bind_log();
     let coroutine = call.coroutine.borrow().clone();
+    let before = call.observed.as_ref().map(|observed| (observed, Cpu::of_thread()));
     let yielded = coroutine.map_or(null_mut(), |coroutine| go_on(coroutine.as_ptr()));
+    if let Some((observed, before)) = before {
+        observed.spend(before);
+    }
     call.stepping.set(false);
     if !call.is_running() {
         return yielded;

@@ -11,6 +11,7 @@ mod event_loop;
 mod http;
 mod inbox;
 mod keys;
+mod observed;
 mod protocol;
 mod scope;
 mod tls;

@@ -62,6 +62,7 @@ impl Http {
             }
             Body::Whole => {
                 self.body.set(Body::Taken);
+                call.observe_input(request.body.len);
                 // SAFETY: the request is there until the host is told its outcome.
                 let body = bytes(unsafe { request.body.bytes() })?;
                 event(running, &body, false).map(Read::Event)
@@ -80,6 +81,7 @@ impl Http {
                         copy(&running.empty_body).map(Read::Event)
                     }
                     1.. => {
+                        call.observe_input(count as usize);
                         self.missing.set(self.missing.get() - count as i64);
                         let more = self.missing.get() != 0;
                         if !more {

@@ -26,7 +26,12 @@ impl Http {
         unsafe {
             let kind = kind_of(event, keys)?;
             match (kind, self.stage.get()) {
-                ("http.response.start", Stage::Start) => self.start(event, keys)?,
+                ("http.response.start", Stage::Start) => {
+                    self.start(event, keys)?;
+                    if let Some(observed) = &call.observed {
+                        observed.responded(call.running, event)?;
+                    }
+                }
                 ("http.response.body", Stage::Body) => return self.send_body(call, event),
                 ("http.response.pathsend", Stage::Body) if !self.is_started() => {
                     return self.send_path(call, event)
@@ -172,6 +177,12 @@ impl Http {
 
     fn transmit(&self, call: &Call, head: Option<&Head>, piece: Piece, flags: u32) -> i32 {
         let Some((exchange, io)) = call.exchange() else { return -1 };
+        if let Some(observed) = &call.observed {
+            observed.sent(piece.len());
+            if let Some(head) = head {
+                observed.status.set(head.status);
+            }
+        }
         let body = match piece {
             Piece::Bytes(data) => {
                 burrow_body { data: data.as_ptr().cast(), len: data.len(), fd: -1, offset: 0 }

@@ -167,6 +167,9 @@ impl Socket {
             return;
         }
         let Some((exchange, io)) = call.exchange() else { return };
+        if let Some(observed) = &call.observed {
+            observed.sent(output.len());
+        }
         let body = burrow_body { data: output.as_ptr().cast(), len: output.len(), fd: -1, offset: 0 };
         let flags = if is_last { BURROW_LAST } else { BURROW_FLUSH };
         // SAFETY: the host's function; the bytes live until the call returns.

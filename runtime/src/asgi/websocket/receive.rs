@@ -75,7 +75,10 @@ impl Socket {
                 let count = unsafe { (io.read)(exchange, buffer.as_mut_ptr().cast(), buffer.len()) };
                 call.running.touch(io);
                 match count {
-                    1.. => self.take_in(&mut buffer[..count as usize]),
+                    1.. => {
+                        call.observe_input(count as usize);
+                        self.take_in(&mut buffer[..count as usize]);
+                    }
                     -2 => self.starved.set(true),
                     // At its end, too: there was no Close frame.
                     _ => {

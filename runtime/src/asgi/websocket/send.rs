@@ -95,6 +95,9 @@ impl Socket {
 
     fn answer_with(&self, call: &Call, head: &Head, flags: u32) -> Result<()> {
         let Some((exchange, io)) = call.exchange() else { return raise_gone() };
+        if let Some(observed) = &call.observed {
+            observed.status.set(head.status);
+        }
         let body = burrow_body { data: std::ptr::null(), len: 0, fd: -1, offset: 0 };
         // SAFETY: the host's function; the head lives until the call returns.
         let sent = head.described(|head| unsafe { (io.send)(exchange, head, &body, flags) });

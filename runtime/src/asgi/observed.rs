@@ -1,0 +1,164 @@
+//! What is kept of a request for those who look on, as [`crate::observe`] keeps it of a WSGI application's. A
+//! request that nobody looks at has none of it.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use burrow_abi::burrow_request;
+use pyo3_ffi as ffi;
+use pyo3_ffi::PyObject;
+
+use super::event_loop::Running;
+use super::keys::item;
+use crate::metrics::{self, Ended, Times};
+use crate::object::{dict, float, integer, interned, seconds, set_item, take_exception, Object, Result};
+use crate::observe::{self, Cpu, Spent};
+
+pub struct Observed {
+    times: Times,
+    /// When the application was called, in microseconds since the epoch.
+    started: i64,
+    recorded: bool,
+    /// What the client was sent; 0: nothing yet.
+    pub status: Cell<u16>,
+    input: Spent,
+    output: Spent,
+    /// Of its task.
+    cpu: Cell<Cpu>,
+    id: Option<Object>,
+    /// What subscribers keep with it.
+    data: RefCell<Option<Object>>,
+    /// For the subscribers of events (api.py's `ScopeObservation`), if there are any.
+    observation: RefCell<Option<Object>>,
+}
+
+impl Observed {
+    /// Of a request that begins, if anybody looks.
+    pub fn new(running: &Running, request: &burrow_request) -> Option<Box<Observed>> {
+        let recorded = metrics::are_recorded();
+        if !recorded && !running.event_loop.interpreter.is_observed() {
+            return None;
+        }
+        if recorded {
+            metrics::begin_on_loop();
+        }
+        Some(Box::new(Observed {
+            times: Times::of(request),
+            started: observe::now(),
+            recorded,
+            status: Cell::new(0),
+            input: Spent::default(),
+            output: Spent::default(),
+            cpu: Cell::new(Cpu::NONE),
+            id: observe::id_of_request(request),
+            data: RefCell::default(),
+            observation: RefCell::default(),
+        }))
+    }
+
+    /// Announces the request; gives the application to call, which subscribers may have changed.
+    pub fn started(&self, running: &Running, scope: &Object, application: &Object) -> Result<Object> {
+        let state = running.state();
+        let data = dict()?;
+        if let (Some(active), Some(id)) = (state.active_requests.get(), &self.id) {
+            set_item(active, id.as_ptr(), &data)?;
+        }
+        *self.data.borrow_mut() = Some(data.clone());
+        let about = dict()?;
+        if let Some(id) = &self.id {
+            set_item(&about, interned(c"request_id")?.as_ptr(), id)?;
+        }
+        for (name, value) in [
+            (c"thread_id", integer(observe::thread_id().into())?),
+            (c"request_start", seconds(self.times.request)?),
+            (c"queue_start", seconds(self.times.queue)?),
+            (c"daemon_start", seconds(self.times.daemon)?),
+        ] {
+            set_item(&about, interned(name)?.as_ptr(), &value)?;
+        }
+        let observation = state.observe_scope.call(&[scope, &data, &about])?;
+        // SAFETY: None is always there.
+        if observation.as_ptr() == unsafe { ffi::Py_None() } {
+            return Ok(application.clone());
+        }
+        let replaced = observation.attr(c"started")?.call(&[application, &seconds(self.started)?])?;
+        *self.observation.borrow_mut() = Some(observation);
+        Ok(replaced)
+    }
+
+    /// Announces the head of an answer.
+    ///
+    /// # Safety
+    /// `event` is a dict.
+    pub unsafe fn responded(&self, running: &Running, event: *mut PyObject) -> Result<()> {
+        let Some(observation) = self.observation.borrow().clone() else { return Ok(()) };
+        // SAFETY: borrowed from the event, which the caller holds; None is always there.
+        unsafe {
+            let of = |key| Ok(item(event, key)?.unwrap_or(ffi::Py_None()));
+            let arguments = [of(&running.keys.status)?, of(&running.keys.headers)?];
+            observation.attr(c"responded")?.call_with(&arguments).map(drop)
+        }
+    }
+
+    /// Announces what the application has raised.
+    pub fn raised(&self, running: &Running, exception: &Object) {
+        if let Some(observation) = self.observation.borrow().clone() {
+            report(running, observation.attr(c"raised").and_then(|method| method.call(&[exception])));
+        }
+    }
+
+    pub fn received(&self, bytes: usize) {
+        self.input.add(bytes, Duration::ZERO);
+    }
+
+    pub fn sent(&self, bytes: usize) {
+        self.output.add(bytes, Duration::ZERO);
+    }
+
+    /// The task has run since then.
+    pub fn spend(&self, before: Cpu) {
+        self.cpu.set(self.cpu.get() + Cpu::since(before));
+    }
+
+    /// The application is done.
+    pub fn end(&self, running: &Running) {
+        let finished = observe::now();
+        let (cpu, gil) = (self.cpu.get(), Spent::default());
+        if self.recorded {
+            metrics::end_on_loop(&Ended {
+                times: self.times,
+                started: self.started,
+                finished,
+                status: self.status.get(),
+                gil: &gil,
+                input: &self.input,
+                output: &self.output,
+                cpu,
+            });
+        }
+        if let (Some(active), Some(id)) = (running.state().active_requests.get(), &self.id) {
+            observe::forget_id(active, id);
+        }
+        drop(self.data.take());
+        let Some(observation) = self.observation.take() else { return };
+        let told = observation.attr(c"finished").and_then(|method| {
+            method.call(&[
+                &integer(self.status.get().into())?,
+                &seconds(self.started)?,
+                &seconds(finished)?,
+                &self.input.described()?,
+                &self.output.described()?,
+                &gil.described()?,
+                &float(cpu.user.as_secs_f64())?,
+                &float(cpu.system.as_secs_f64())?,
+            ])
+        });
+        report(running, told);
+    }
+}
+
+fn report(running: &Running, told: Result<Object>) {
+    if told.is_err() {
+        running.state().report(take_exception());
+    }
+}
