@@ -55,7 +55,6 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// The socket for workers and commands: everybody may connect, and is judged then.
 pub fn listen_for_control(path: &Path) -> io::Result<OwnedFd> {
     let listener = bound(path, SockType::SeqPacket)?;
-    fs::set_permissions(path, Permissions::from_mode(0o666))?;
     listen(&listener, Backlog::new(64)?)?;
     Ok(listener)
 }
@@ -72,6 +71,7 @@ pub fn arrange(listener: &OwnedFd, path: &Path, options: &Socket) -> io::Result<
     if options.uid != fs::metadata(path)?.uid() {
         chown(path, Some(Uid::from_raw(options.uid)), None)?;
     }
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
     // nix refuses a backlog above the kernel's default bound, which may have been raised.
     // SAFETY: a system call on numbers.
     match unsafe { libc::listen(listener.as_raw_fd(), options.backlog.try_into().unwrap_or(i32::MAX)) } {
@@ -80,7 +80,8 @@ pub fn arrange(listener: &OwnedFd, path: &Path, options: &Socket) -> io::Result<
     }
 }
 
-/// A socket that nobody else may connect to, in the place of any other of its name.
+/// A socket in the place of any other of its name. Until it listens everybody who connects is refused, which means that
+/// it is about to be there: nobody may meet a lack of permission meanwhile, which would be final.
 fn bound(path: &Path, kind: SockType) -> io::Result<OwnedFd> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -89,7 +90,7 @@ fn bound(path: &Path, kind: SockType) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, kind, flags, None)?;
     let address = UnixAddr::new(path)?;
-    let before = umask(Mode::from_bits_truncate(0o177));
+    let before = umask(Mode::from_bits_truncate(0o111));
     let result = bind(listener.as_raw_fd(), &address);
     umask(before);
     result?;
