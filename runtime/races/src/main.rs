@@ -205,6 +205,7 @@ unsafe extern "C" fn options(_group: burrow_str) -> InterpreterOptions {
         restrict_signal: 0,
         interface: UNKNOWN,
         event_loop: ASYNCIO,
+        websocket: WebSocketLimits::default(),
         own_gil: (!IS_FREE_THREADED.load(Relaxed)).into(),
     }
 }
