@@ -39,7 +39,8 @@ def process(request):
 def live(process, started, watch):
     """An httpd that runs for many tests."""
     if process not in started:
-        started[process] = start(Apache(), process)
+        # With room for what other tests have just closed.
+        started[process] = start(Apache(), process, "AsyncRequestWorkerFactor 20")
     return watch(started[process])
 
 
