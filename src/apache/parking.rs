@@ -46,7 +46,7 @@ impl Place {
     /// None where all are taken.
     pub fn take() -> Option<Place> {
         ROWS.iter().find_map(|row| {
-            let with_another = |taken| (taken != u32::MAX).then_some(taken | (taken + 1));
+            let with_another = |taken| (taken != u32::MAX).then(|| taken | (taken + 1));
             let before = row.taken.fetch_update(AcqRel, Relaxed, with_another).ok()?;
             Some(Place { row, bit: 1 << before.trailing_ones() })
         })
