@@ -84,8 +84,8 @@ pub enum Work {
     },
     /// Nothing now: the next thing to do wakes it there.
     Park(Place),
-    /// Nothing, for longer: the next thing to do is told to the thread's eventfd, or to the loop. The client is to be waited for as well,
-    /// for what poll() calls this; None: it is gone.
+    /// Nothing, for longer: the next thing to do is told to the thread's eventfd, or to the loop. The client is to be
+    /// waited for as well, for what poll() calls this; None: it is gone.
     Wait(Option<i16>),
     Return(burrow_outcome),
 }
