@@ -235,9 +235,11 @@ def test_the_next_manager_hears_what_the_last_may_not_have(worker):
 
 def test_what_another_process_has_imported(worker):
     worker.start("hello.py")
-    worker.order("import", app=app(worker.apps / "edited.py"))
-    worker.wait_log("edited.py' into")
-    (worker.apps / "edited.py").write_text("1 / 0\n")
+    edited = worker.apps / "edited.py"
+    edited.write_text(edited.read_text() + "\nprint('all of it is imported')\n")
+    worker.order("import", app=app(edited))
+    worker.wait_log("all of it is imported")
+    edited.write_text("1 / 0\n")
     assert worker.get("edited.py").status == 200
     worker.order("import", app=app(worker.apps / "broken.py"))
     worker.wait_log("broken.py")

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{accept4, getsockopt, send, setsockopt, sockopt, MsgFlags, SockFlag};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd;
 
 use super::on_loop::LoopExchange;
 use super::threads::Desk;
@@ -392,8 +393,10 @@ impl Connections {
             self.epoll.delete(connection.as_fd())?;
         }
         place.state.store(FREE, SeqCst);
-        // SAFETY: it was made by `accept`; the place is FREE, so nobody else has it.
-        drop(unsafe { OwnedFd::from_raw_fd(place.fd.swap(-1, Relaxed)) });
+        if let Err(Errno::EBADF) = unistd::close(place.fd.swap(-1, Relaxed)) {
+            // Threads that wait in the epoll would not notice that it is closed like the rest.
+            return Err(io::Error::other("its descriptors were closed by the application"));
+        }
         self.vacate(connection.slot)
     }
 
