@@ -1,10 +1,14 @@
 """A daemon worker's life: its start, what its manager and signals make of it, and its end."""
 
+import contextlib
 import json
 import os
+import pathlib
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -87,6 +91,36 @@ def test_draining(worker):
     with pytest.raises(TimeoutError):
         waiting.socket.settimeout(0.1)
         waiting.frame()
+
+
+@contextlib.contextmanager
+def held_back(thread):
+    """The thread hardly gets a processor meanwhile."""
+    processor = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(thread, {processor})
+    os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as hog:
+        os.sched_setaffinity(hog.pid, {processor})
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(hog.pid, os.SCHED_FIFO, os.sched_param(1))
+        try:
+            yield
+        finally:
+            hog.kill()
+
+
+def test_whoever_has_connected_before_a_drain_is_served(worker):
+    """Also where the thread that was woken for the connection comes too late for it."""
+    worker.start("hello.py", threads=1)
+    (thread,) = (int(task.name) for task in pathlib.Path(f"/proc/{worker.pid}/task").iterdir()
+                 if (task / "comm").read_text() == "burrow:1\n")  # fmt: skip
+    with held_back(thread):
+        connection = worker.connect()
+        worker.order("drain", reason="graceful_signal", timeout=10)
+        wait_for(worker.drains, "the drain")
+    with connection:
+        assert connection.get(worker.target("hello.py")).status == 200
+    assert worker.wait() == 0
 
 
 def test_a_drain_ends_at_its_timeout(worker):

@@ -77,6 +77,11 @@ def request(target, path="/", *, method="GET", headers=(), body=None, callable="
     return frame(REQUEST, payload + b"".join(filter(None, texts)), 0 if body else LAST)
 
 
+def summary(page):
+    """(pid, threads, busy, draining, connections, served) of the worker."""
+    return struct.unpack_from("<4xIIIIIQ", page, 0)
+
+
 @dataclass
 class Answer:
     status: int = 0
@@ -194,8 +199,7 @@ class Connection:
         return struct.unpack_from("<I", self.page, 64 + 128 * self.slot)[0]
 
     def summary(self):
-        """(pid, threads, busy, draining, connections, served) of the worker."""
-        return struct.unpack_from("<4xIIIIIQ", self.page, 0)
+        return summary(self.page)
 
 
 class Worker:
@@ -274,6 +278,9 @@ class Worker:
 
     def page(self):
         return bytes(self.shown)
+
+    def drains(self):
+        return bool(summary(self.shown)[3])
 
     def replies(self, kind, timeout):
         """Whether such a message comes within this time."""

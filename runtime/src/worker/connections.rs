@@ -282,7 +282,8 @@ impl Connections {
         Ok(self.epoll.modify(connection.as_fd(), &mut event)?)
     }
 
-    /// Accepts a connection, if another worker was not quicker and its peer is one of these users.
+    /// Accepts a connection whose peer is one of these users, if another worker was not quicker and there is
+    /// a place.
     pub fn accept(&self, peers: &[u32]) -> io::Result<Option<Connection>> {
         let slot = {
             let mut vacancies = self.vacancies.lock().unwrap();
@@ -312,21 +313,24 @@ impl Connections {
     }
 
     fn accept_from(&self, peers: &[u32]) -> io::Result<Option<OwnedFd>> {
-        let socket = match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-            // SAFETY: it has just been made, for nobody else.
-            Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
-            Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
-        if !peers.contains(&peer.uid()) {
+        let socket = loop {
+            let socket = match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+                // SAFETY: it has just been made, for nobody else.
+                Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::ECONNABORTED | Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+            if peers.contains(&peer.uid()) {
+                break socket;
+            }
             log::error(&format!(
                 "process {} of user {} has connected, who is not the server's: refused",
                 peer.pid(),
                 peer.uid()
             ));
-            return Ok(None);
-        }
+        };
         if self.timeout.num_microseconds() > 0 {
             setsockopt(&socket, sockopt::ReceiveTimeout, &self.timeout)?;
             setsockopt(&socket, sockopt::SendTimeout, &self.timeout)?;
@@ -354,6 +358,14 @@ impl Connections {
             self.dismiss(connection.slot)?;
         }
         Ok(None)
+    }
+
+    /// Leaves a new connection to whoever waits for the next request.
+    pub fn offer(&self, connection: Connection) -> io::Result<()> {
+        let place = &self.places[connection.slot];
+        place.watched.store(true, Relaxed);
+        place.state.store(IDLE, SeqCst);
+        Ok(self.epoll.add(connection.as_fd(), arrivals(connection.slot))?)
     }
 
     /// From here on servers are told to close their connections, as soon as no request is on them.

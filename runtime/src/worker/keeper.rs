@@ -17,6 +17,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout};
 use super::limits::{self, Limits, Verdict};
 use super::manager::Manager;
 use super::stacks::{self, Reader, Wanted};
+use super::threads::Desk;
 use super::{exit, fail, log, signals, worker};
 use crate::asgi;
 
@@ -221,8 +222,14 @@ impl Keeper {
     }
 
     fn leave_group(&self) -> io::Result<()> {
+        if self.phase != Phase::Serving {
+            return Ok(());
+        }
         worker().page.drain();
-        worker().connections.listen(false)
+        worker().connections.listen(false)?;
+        // A thread that was woken for a connection finds nothing to accept any more, and no other process was
+        // woken for it.
+        Box::<Desk>::default().accept_all()
     }
 
     /// Goes on to the next phase when its time has come.

@@ -124,30 +124,39 @@ impl Desk {
         Ok(())
     }
 
-    /// Accepts a connection and says who we are.
+    /// Accepts a connection, if one is there, and says who we are.
     fn accept(&mut self) -> io::Result<Option<Connection>> {
         let worker = worker();
-        let connection = match worker.connections.accept(&worker.config.peers) {
-            Err(error) if is_exhaustion(&error) => {
-                // Of descriptors, for instance: what holds them ends with this process.
-                log::error(&format!(
-                    "no further connection is accepted, another process is asked for: {error}"
-                ));
-                worker.connections.listen(false)?;
-                worker.control.retire("resource_limit");
-                None
+        loop {
+            let connection = match worker.connections.accept(&worker.config.peers) {
+                Err(error) if is_exhaustion(&error) => {
+                    // Of descriptors, for instance: what holds them ends with this process.
+                    log::error(&format!(
+                        "no further connection is accepted, another process is asked for: {error}"
+                    ));
+                    worker.connections.listen(false)?;
+                    worker.control.retire("resource_limit");
+                    None
+                }
+                accepted => accepted?,
+            };
+            let Some(connection) = connection else { return Ok(None) };
+            worker.page.open(connection.slot);
+            let mut sender = Sender::new(connection.as_fd(), &mut self.frames);
+            match sender.hello(connection.slot, worker.page.descriptors()) {
+                Ok(()) => return Ok(Some(connection)),
+                // The server has gone already.
+                Err(_) => worker.connections.close(connection)?,
             }
-            accepted => accepted?,
-        };
-        let Some(connection) = connection else { return Ok(None) };
-        worker.page.open(connection.slot);
-        let mut sender = Sender::new(connection.as_fd(), &mut self.frames);
-        if sender.hello(connection.slot, worker.page.descriptors()).is_err() {
-            // The server has gone already.
-            worker.connections.close(connection)?;
-            return Ok(None);
         }
-        Ok(Some(connection))
+    }
+
+    /// Accepts the connections that are there, and leaves them to whoever takes requests.
+    pub fn accept_all(&mut self) -> io::Result<()> {
+        while let Some(connection) = self.accept()? {
+            worker().connections.offer(connection)?;
+        }
+        Ok(())
     }
 
     /// Gives back a connection that nobody has any more. It is to be attended to again where something has
