@@ -237,7 +237,8 @@ typedef enum {
      * Connection: Upgrade to it; from then on read and send are of the connection's bytes, either
      * way, until BURROW_LAST or the request's end. */
     BURROW_UPGRADE = 8,
-    BURROW_EARLY_HINTS = 16 /* the client can be sent a 103 */
+    BURROW_EARLY_HINTS = 16, /* the client can be sent a 103 */
+    BURROW_TRAILERS = 32 /* … and trailers, if it accepts those (TE) */
 } burrow_request_flag;
 
 typedef struct {
@@ -259,6 +260,9 @@ typedef struct {
     int64_t script_modified; /* the script's mtime in microseconds; 0: not looked at */
     unsigned flags;
 } burrow_request;
+
+/* Of a head that stands for trailers. */
+#define BURROW_STATUS_TRAILERS 0
 
 /* The head of the answer. Framing headers (Content-Length, Transfer-Encoding, Connection) are never
  * among `headers`. */
@@ -288,9 +292,10 @@ typedef enum {
 typedef struct {
     /* Up to len bytes of the request's body; 0 at its end; -1 when the client is gone. */
     ssize_t (*read)(void *exchange, char *buf, size_t len);
-    /* The first call brings the head, later ones NULL. body->len may be 0. Returns 0, or -1 when
-     * the client is gone; 1 is for a process group's answer, whose rest the client does not get.
-     * Data need not live longer than the call. */
+    /* The first call brings the head, later ones NULL; but the last one, where that head had no
+     * content_length, may bring another, of BURROW_STATUS_TRAILERS: fields behind the body.
+     * body->len may be 0. Returns 0, or -1 when the client is gone; 1 is for a process group's
+     * answer, whose rest the client does not get. Data need not live longer than the call. */
     int (*send)(void *exchange, const burrow_head *head, const burrow_body *body, unsigned flags);
 } burrow_io;
 
@@ -519,6 +524,7 @@ typedef enum {
     BURROW_PART_MORE,  /* nothing yet, until `len` bytes have come, of a head in one piece */
     BURROW_PART_HEAD,  /* points into the bytes and the relay */
     BURROW_PART_BODY,  /* bytes, or a part of a file, which is the receiver's to close */
+    BURROW_PART_TRAILERS, /* as HEAD; the end comes next */
     BURROW_PART_END,   /* the answer is whole */
     BURROW_PART_ABORT, /* it is not, and nothing follows; `outcome` is for where no head has come,
                         * `why`, where there is one, for the log */

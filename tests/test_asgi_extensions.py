@@ -141,6 +141,69 @@ def test_early_hints(site):
     assert answer.endswith(b"hinted")
 
 
+def answered(site, path, headers="TE: trailers\r\n", start="GET {} HTTP/1.1", tls=False):
+    """All bytes of the answer, as text."""
+    with site.connect(tls) as connection:
+        request = f"{start.format(path)}\r\nHost: a\r\n{headers}Connection: close\r\n\r\n"
+        connection.sendall(request.encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode().lower()
+
+
+def test_trailers(site):
+    for accepting in ("TE: trailers\r\n", "TE: gzip;q=0.5 , Trailers\r\nX-Other: 1\r\n"):
+        for tls in (False, True):
+            answer = answered(site, "/trailers", accepting, tls=tls)
+            head, _, body = answer.partition("\r\n\r\n")
+            assert "trailer: x-sum" in head and "content-length" not in head
+            assert body.endswith("\r\n0\r\nx-sum: 1\r\nx-sum: 2\r\nx-end: yes\r\n\r\n")
+    assert (
+        json.loads(site.exchange(b"GET /scope HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").body)["scope"][
+            "extensions"
+        ]["http.response.trailers"]
+        == {}
+    )
+    code, answer = site.curl("/trailers", "-i", "-H", "TE: trailers")
+    assert code == 0 and answer.startswith(b"HTTP/2 200")
+    assert b"\r\n\r\nbody" in answer and answer.count(b"x-sum: ") == 2 and b"x-end: yes" in answer
+    assert "http.response.trailers" in seen(site, "-H", "TE: trailers")["extensions"]
+    assert site.client.get(f"{site.url}/trailers", headers={"TE": "trailers"}).content == b"body"
+
+
+def test_trailers_that_nobody_wants(site):
+    for headers, start in [
+        ("", "GET {} HTTP/1.1"),
+        ("TE: trailers\r\n", "GET {} HTTP/1.0"),
+        ("TE: gzip\r\n", "GET {} HTTP/1.1"),
+    ]:
+        answer = answered(site, "/trailers", headers, start)
+        assert "content-length: 4\r\n" in answer and answer.endswith("\r\n\r\nbody")
+        assert "http.response.trailers" not in answered(site, "/scope", headers, start)
+    for path, start in [("/trailers", "HEAD {} HTTP/1.1"), ("/trailers?204", "GET {} HTTP/1.1"),
+                        ("/trailers?304", "GET {} HTTP/1.1")]:  # fmt: skip
+        answer = answered(site, path, start=start)
+        assert answer.endswith("\r\n\r\n") and answer.count("\r\n\r\n") == 1 and "x-end" not in answer
+
+
+def test_trailers_that_are_wrong(site):
+    raised = answered(site, "/wrong_trailers").partition("raised: ")[2].strip().split("|")
+    assert raised == [
+        "runtimeerror: asgi event 'http.response.trailers' is not expected before http.response.start",
+        "runtimeerror: asgi event 'http.response.trailers' is not expected while the response's body is",
+        "runtimeerror: asgi event 'http.response.body' is not expected while the response's trailers are",
+        "valueerror: content-length must not be a trailer",
+        "valueerror: transfer-encoding must not be a trailer",
+        "valueerror: trailer must not be a trailer",
+        "valueerror: not a header's name: 'a b'",
+        "valueerror: control character in the value of header a",
+        "valueerror: control character in the value of header a",
+        "typeerror: a header's name must be bytes, not str",
+    ]
+    assert "after the response is complete" in site.get("/told").json()[0]
+    answer = answered(site, "/without_trailers")
+    assert "4\r\nbody\r\n" in answer and not answer.endswith("0\r\n\r\n")
+    site.wait_log("returned without the trailers of its response")
+
+
 def test_parts_of_files(site):
     path = site.data / "parts"
     data = os.urandom(3_000_000)

@@ -208,6 +208,13 @@ int wsgi_response_send(void *exchange, const burrow_head *head, const burrow_bod
 /* Ends the answer so that the client can tell it is not whole. */
 void wsgi_response_cut(exchange *x);
 
+/* trailers.c */
+/* Whether the client can be sent some. */
+int wsgi_takes_trailers(request_rec *r);
+/* Before the end of the answer is sent. */
+void wsgi_set_trailers(request_rec *r, const burrow_head *trailers);
+void wsgi_register_trailers(void);
+
 /* suspended.c */
 int wsgi_client_suspend(void *exchange, void *websocket, burrow_suspension *suspension);
 unsigned wsgi_suspended_init(apr_pool_t *p, unsigned threads);

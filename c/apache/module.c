@@ -211,6 +211,7 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_map_to_storage(wsgi_map_to_storage, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(wsgi_handler, NULL, NULL, APR_HOOK_MIDDLE);
     wsgi_register_hooks(p);
+    wsgi_register_trailers();
     wsgi_register_suspended(p);
 }
 

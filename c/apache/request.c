@@ -211,6 +211,8 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
         request->flags |= BURROW_HEADER_ONLY;
     if (!r->main && r->proto_num >= HTTP_VERSION(1, 1))
         request->flags |= BURROW_EARLY_HINTS;
+    if (wsgi_takes_trailers(r))
+        request->flags |= BURROW_TRAILERS;
 }
 
 #define NOTHING_YET (-2)

@@ -150,6 +150,8 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
         x->out = apr_brigade_create(r->pool, c->bucket_alloc);
     if (head && head->status == HTTP_SWITCHING_PROTOCOLS && x->is_handshake) {
         switch_protocols(x, head);
+    } else if (head && head->status == BURROW_STATUS_TRAILERS) {
+        wsgi_set_trailers(r, head);
     } else if (head && head->status < HTTP_OK) {
         return send_interim(r, head);
     } else if (head) {

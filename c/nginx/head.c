@@ -189,18 +189,24 @@ static ngx_str_t copy(u_char **p, burrow_str s)
     return to;
 }
 
-/* Copies the headers to the request's memory. */
-static ngx_int_t set_headers(ngx_http_request_t *r, const burrow_head *head, unsigned kept)
+/* Memory of the request's for copies of the headers. */
+static u_char *make_room(ngx_http_request_t *r, const burrow_head *head)
 {
-    ngx_table_elt_t value;
-    const header_t *header;
     size_t i, size = 0;
-    u_char *p;
 
     for (i = 0; i < head->n_headers; i++) {
         size += head->headers[i].name.len + head->headers[i].value.len;
     }
-    p = ngx_pnalloc(r->pool, size);
+    return ngx_pnalloc(r->pool, size);
+}
+
+static ngx_int_t set_headers(ngx_http_request_t *r, const burrow_head *head, unsigned kept)
+{
+    ngx_table_elt_t value;
+    const header_t *header;
+    size_t i;
+    u_char *p = make_room(r, head);
+
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -216,6 +222,39 @@ static ngx_int_t set_headers(ngx_http_request_t *r, const burrow_head *head, uns
         if (header->set(r, header, &value) != NGX_OK) {
             return NGX_ERROR;
         }
+    }
+    return NGX_OK;
+}
+
+/* Whether they can be sent to the client: nginx has a place for them in chunks and in frames. */
+ngx_uint_t ngx_burrow_takes_trailers(ngx_http_request_t *r)
+{
+    ngx_http_core_loc_conf_t *clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    return r == r->main
+           && (r->http_version > NGX_HTTP_VERSION_11
+               || (r->http_version == NGX_HTTP_VERSION_11 && clcf->chunked_transfer_encoding));
+}
+
+/* They leave with the end of the answer. */
+ngx_int_t ngx_burrow_set_trailers(ngx_http_request_t *r, const burrow_head *trailers)
+{
+    u_char *p = make_room(r, trailers);
+    ngx_table_elt_t *h;
+    size_t i;
+
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+    for (i = 0; i < trailers->n_headers; i++) {
+        h = ngx_list_push(&r->headers_out.trailers);
+        if (h == NULL) {
+            return NGX_ERROR;
+        }
+        ngx_memzero(h, sizeof(ngx_table_elt_t));
+        h->hash = 1;
+        h->key = copy(&p, trailers->headers[i].name);
+        h->value = copy(&p, trailers->headers[i].value);
     }
     return NGX_OK;
 }

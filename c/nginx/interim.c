@@ -9,7 +9,8 @@ ngx_uint_t ngx_burrow_takes_interim(ngx_http_request_t *r)
 
 ngx_uint_t ngx_burrow_is_interim(const burrow_head *head)
 {
-    return head->status < NGX_HTTP_OK && head->status != NGX_HTTP_SWITCHING_PROTOCOLS;
+    return head->status >= NGX_HTTP_CONTINUE && head->status < NGX_HTTP_OK
+           && head->status != NGX_HTTP_SWITCHING_PROTOCOLS;
 }
 
 #define LINE "HTTP/1.1 103 " CRLF

@@ -262,6 +262,8 @@ void ngx_burrow_read_more(void *request);
 
 /* head.c */
 ngx_int_t ngx_burrow_send_head(ngx_burrow_ctx_t *ctx, const burrow_head *head);
+ngx_uint_t ngx_burrow_takes_trailers(ngx_http_request_t *r);
+ngx_int_t ngx_burrow_set_trailers(ngx_http_request_t *r, const burrow_head *trailers);
 ngx_int_t ngx_burrow_status_line(ngx_pool_t *pool, const burrow_head *head, ngx_str_t *line);
 
 /* interim.c */

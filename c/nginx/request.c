@@ -282,6 +282,9 @@ ngx_int_t ngx_burrow_describe_request(ngx_http_request_t *r, burrow_request *req
     if (ngx_burrow_takes_interim(r)) {
         request->flags |= BURROW_EARLY_HINTS;
     }
+    if (ngx_burrow_takes_trailers(r)) {
+        request->flags |= BURROW_TRAILERS;
+    }
     vars[BURROW_REQUEST_METHOD] = ngx_burrow_str(r->method_name);
     if (r->method == NGX_HTTP_HEAD && conf->map_head_to_get) {
         vars[BURROW_REQUEST_METHOD] = LITERAL("GET");

@@ -173,6 +173,24 @@ static void respond(ngx_burrow_ctx_t *ctx, burrow_chunk *chunk, const burrow_bod
     }
 }
 
+/* NGX_OK: the piece of the answer that it came with is to follow. Else the request may be gone. */
+static ngx_int_t pass_head(ngx_burrow_ctx_t *ctx, const burrow_head *head)
+{
+    ngx_int_t rc;
+
+    if (ngx_burrow_is_interim(head)) {
+        rc = ngx_burrow_send_interim(ctx->request, head) == NGX_OK ? NGX_DONE : NGX_ERROR;
+    } else if (head->status == BURROW_STATUS_TRAILERS) {
+        rc = ngx_burrow_set_trailers(ctx->request, head);
+    } else {
+        return ngx_burrow_send_head(ctx, head);
+    }
+    if (rc == NGX_ERROR) {
+        ngx_burrow_finalize(ctx, rc);
+    }
+    return rc;
+}
+
 void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *chunk,
                         const burrow_body *body, unsigned flags)
 {
@@ -186,12 +204,7 @@ void ngx_burrow_respond(void *request, const burrow_head *head, burrow_chunk *ch
         ngx_burrow_upgrade(ctx, head, chunk, body, flags);
     } else if (ctx->upgraded) {
         ngx_burrow_upgraded_send(ctx, chunk, body, flags);
-    } else if (head != NULL && ngx_burrow_is_interim(head)) {
-        burrow_chunk_free(chunk);
-        if (ngx_burrow_send_interim(ctx->request, head) != NGX_OK) {
-            ngx_burrow_finalize(ctx, NGX_ERROR);
-        }
-    } else if (head != NULL && ngx_burrow_send_head(ctx, head) != NGX_OK) {
+    } else if (head != NULL && pass_head(ctx, head) != NGX_OK) {
         burrow_chunk_free(chunk); /* no body is wanted */
     } else {
         respond(ctx, chunk, body, flags);

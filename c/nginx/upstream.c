@@ -218,10 +218,21 @@ burrow_part_kind ngx_burrow_read_part(ngx_burrow_relay_t *relay, burrow_str *byt
 {
     burrow_part_kind kind = burrow_relay_read(relay->relay, bytes, part);
 
+    if (kind == BURROW_PART_TRAILERS
+        && ngx_burrow_set_trailers(relay->request, &part->head) != NGX_OK)
+    {
+        return BURROW_PART_ABORT;
+    }
     if (kind == BURROW_PART_BAD) {
         log_bad(relay, part->why);
     }
     return kind;
+}
+
+/* Whether there may be another part. */
+static ngx_uint_t goes_on(burrow_part_kind kind)
+{
+    return kind == BURROW_PART_BODY || kind == BURROW_PART_TRAILERS || kind == BURROW_PART_END;
 }
 
 /* The head may have been all there is. `length`: how many bytes are worth a look, 0 at the end. */
@@ -291,7 +302,7 @@ static ngx_int_t pipe_filter(ngx_event_pipe_t *p, ngx_buf_t *raw)
         } else if (kind == BURROW_PART_END) {
             p->length = 0;
         }
-    } while (kind == BURROW_PART_BODY || kind == BURROW_PART_END);
+    } while (goes_on(kind));
 
     if (kind != BURROW_PART_MORE) {
         p->upstream_error = 1;
@@ -334,7 +345,7 @@ static ngx_int_t unbuffered_filter(void *data, ssize_t received)
         } else if (kind == BURROW_PART_END) {
             u->length = 0;
         }
-    } while (kind == BURROW_PART_BODY || kind == BURROW_PART_END);
+    } while (goes_on(kind));
 
     if (kind != BURROW_PART_MORE) {
         u->error = 1;

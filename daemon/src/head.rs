@@ -39,6 +39,9 @@ pub const SWITCHING_PROTOCOLS: u32 = 101;
 /// The status of an interim answer, which another head follows.
 pub const EARLY_HINTS: u32 = 103;
 
+/// The status of trailers, which are written as a head is.
+pub const TRAILERS: u32 = 0;
+
 /// Headers that say where the answer ends: the server's own.
 const FRAMING: [&[u8]; 3] = [b"Content-Length", b"Transfer-Encoding", b"Connection"];
 
@@ -61,7 +64,7 @@ pub fn read(payload: &[u8], headers: &mut Vec<burrow_pair>) -> Option<burrow_hea
         headers.push(burrow_pair { name: burrow_str::new(name), value: burrow_str::new(value) });
     }
     let is_known = match status {
-        SWITCHING_PROTOCOLS | EARLY_HINTS => content_length == -1,
+        SWITCHING_PROTOCOLS | EARLY_HINTS | TRAILERS => content_length == -1,
         _ => (200..=999).contains(&status),
     };
     let good = texts.is_done() && is_known && content_length >= -1 && is_text(reason);

@@ -58,6 +58,15 @@ impl Head {
     /// Takes the header whose name was appended to `text` at `start` and its value at `middle`, unless it is
     /// the server's.
     pub fn take_header(&mut self, start: usize, middle: usize) -> Result<()> {
+        self.take(start, middle, is_hop_by_hop)
+    }
+
+    /// The same, where the one that announces trailers is not the server's.
+    pub fn take_header_before_trailers(&mut self, start: usize, middle: usize) -> Result<()> {
+        self.take(start, middle, |name| is_hop_by_hop(name) && !name.eq_ignore_ascii_case(b"Trailer"))
+    }
+
+    fn take(&mut self, start: usize, middle: usize, is_servers: fn(&[u8]) -> bool) -> Result<()> {
         let (name, value) = self.text[start..].split_at(middle - start);
         if !is_token(name) {
             return raise_value_error(&format!("not a header's name: '{}'", name.escape_ascii()));
@@ -75,13 +84,30 @@ impl Head {
             }
             self.content_length = Some(length);
             self.text.truncate(start);
-        } else if is_hop_by_hop(name) {
+        } else if is_servers(name) {
             self.text.truncate(start);
         } else {
             let end = self.text.len();
             self.headers.push([start as u32, middle as u32, end as u32]);
         }
         Ok(())
+    }
+
+    /// The same of a trailer.
+    pub fn take_trailer(&mut self, start: usize, middle: usize) -> Result<()> {
+        let name = &self.text[start..middle];
+        if is_one_of(&NO_TRAILERS, name) {
+            return raise_value_error(&format!("{} must not be a trailer", name.escape_ascii()));
+        }
+        self.take_header(start, middle)
+    }
+
+    /// Adds those of another head.
+    pub fn append(&mut self, other: &Head) {
+        for at in &other.headers {
+            let [start, middle, end] = at.map(|at| at as usize);
+            self.add(&other.text[start..middle], &other.text[middle..end]);
+        }
     }
 
     /// Calls `work` with the head as the server takes it.
@@ -148,7 +174,40 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
         b"Transfer-Encoding",
         b"Upgrade",
     ];
-    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+    is_one_of(&NAMES, name)
+}
+
+/// Headers that say how to take the message, and so have to come before it (RFC 9110, 6.5.1).
+static NO_TRAILERS: [&[u8]; 25] = [
+    b"Age",
+    b"Authorization",
+    b"Cache-Control",
+    b"Connection",
+    b"Content-Encoding",
+    b"Content-Length",
+    b"Content-Range",
+    b"Content-Type",
+    b"Date",
+    b"Expires",
+    b"Host",
+    b"Keep-Alive",
+    b"Location",
+    b"Proxy-Authenticate",
+    b"Proxy-Authorization",
+    b"Proxy-Connection",
+    b"Retry-After",
+    b"Set-Cookie",
+    b"TE",
+    b"Trailer",
+    b"Transfer-Encoding",
+    b"Upgrade",
+    b"Vary",
+    b"Warning",
+    b"WWW-Authenticate",
+];
+
+fn is_one_of(names: &[&[u8]], name: &[u8]) -> bool {
+    names.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]

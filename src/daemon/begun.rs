@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use burrow_abi::{
     burrow_request, BURROW_EARLY_HINTS, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD,
-    BURROW_UPGRADE,
+    BURROW_TRAILERS, BURROW_UPGRADE,
 };
 use burrow_daemon::frame::{Header, Kind, HEADER, HEAD_MAX, LAST};
 use burrow_daemon::page;
@@ -64,6 +64,7 @@ impl Begun {
                 head_only: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
                 may_upgrade,
                 may_hint: request.flags & BURROW_EARLY_HINTS != 0,
+                may_trail: request.flags & BURROW_TRAILERS != 0 && !may_upgrade,
             },
         })
     }

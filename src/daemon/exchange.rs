@@ -272,6 +272,10 @@ impl Exchange<'_> {
                     response.send(client, None, Body::Bytes(data), flush, incoming.takes_end()?)?;
                     None
                 }
+                Part::Trailers(head) => {
+                    response.send(client, Some(&head), Body::Bytes(b""), false, incoming.takes_end()?)?;
+                    None
+                }
                 Part::File(file, range) => {
                     let file = Body::File(file, range.offset, range.length);
                     response.send(client, None, file, false, incoming.takes_end()?)?;

@@ -8,7 +8,7 @@ use burrow_abi::{
     BURROW_UNAVAILABLE,
 };
 use burrow_daemon::frame::{self, Header, Kind};
-use burrow_daemon::head::{self, EARLY_HINTS, SWITCHING_PROTOCOLS};
+use burrow_daemon::head::{self, EARLY_HINTS, SWITCHING_PROTOCOLS, TRAILERS};
 
 use super::file;
 
@@ -36,6 +36,8 @@ pub enum Part<'a> {
     /// Bytes of the body, and whether the client should get them now.
     Body(&'a [u8], bool),
     File(OwnedFd, frame::File),
+    /// Points into [`Incoming`]; the end comes next.
+    Trailers(burrow_head),
     /// The answer is whole.
     End,
     /// It ends here and is not whole.
@@ -70,6 +72,8 @@ pub struct Wanted {
     pub may_upgrade: bool,
     /// A 103 before it.
     pub may_hint: bool,
+    /// Trailers behind it.
+    pub may_trail: bool,
 }
 
 /// The answer to one request, as it arrives.
@@ -85,6 +89,8 @@ pub struct Incoming {
     files: u32,
     descriptors: VecDeque<OwnedFd>,
     headers: Vec<burrow_pair>,
+    /// The payload of trailers, as far as it has come.
+    trailers: Vec<u8>,
     wanted: Wanted,
     /// Bytes of the longest header.
     longest_header: usize,
@@ -147,7 +153,7 @@ impl Incoming {
                     self.begin(header)?;
                     self.body = header.length;
                 }
-                Kind::Head if self.progress != Progress::Waiting => return Err("a second head"),
+                Kind::Head if self.progress != Progress::Waiting => return self.trailers(header, bytes),
                 Kind::Head if bytes.len() < header.length => return Ok(Part::More(header.length)),
                 Kind::Head => {
                     let (payload, rest) = bytes.split_at(header.length);
@@ -218,13 +224,13 @@ impl Incoming {
         if head.status == SWITCHING_PROTOCOLS && !self.wanted.may_upgrade {
             return Err("a 101 that the request does not ask for");
         }
+        if head.status == TRAILERS {
+            return Err("trailers where there is no answer");
+        }
         if head.status == EARLY_HINTS && (!self.wanted.may_hint || header.flags & frame::LAST != 0) {
             return Err("a 103 that the client does not take");
         }
-        let length = |pair: &burrow_pair| pair.name.len + ": ".len() + pair.value.len;
-        if self.headers.iter().any(|pair| length(pair) > self.longest_header) {
-            return Err("a header that is longer than header-buffer-size");
-        }
+        self.check_headers()?;
         if head.status == EARLY_HINTS {
             self.have = 0;
             return Ok(Part::Head(head));
@@ -234,6 +240,35 @@ impl Incoming {
         self.progress = Progress::Begun { left };
         (self.have, self.flags) = (0, header.flags);
         Ok(Part::Head(head))
+    }
+
+    /// What comes behind the body: gathered here, since a server keeps no part of an answer for that.
+    fn trailers(&mut self, header: Header, bytes: &mut &[u8]) -> Result<Part<'static>, Malformed> {
+        if !self.wanted.may_trail || self.progress == Progress::Over {
+            return Err("a second head");
+        }
+        let missing = header.length - self.trailers.len();
+        let (part, rest) = bytes.split_at(missing.min(bytes.len()));
+        *bytes = rest;
+        self.trailers.extend_from_slice(part);
+        if part.len() < missing {
+            return Ok(Part::More(missing - part.len()));
+        }
+        let head = head::read(&self.trailers, &mut self.headers).ok_or("trailers that must not go out")?;
+        if head.status != TRAILERS || header.flags & frame::LAST == 0 {
+            return Err("a second head");
+        }
+        self.check_headers()?;
+        (self.have, self.flags) = (0, header.flags);
+        Ok(Part::Trailers(head))
+    }
+
+    fn check_headers(&self) -> Result<(), Malformed> {
+        let length = |pair: &burrow_pair| pair.name.len + ": ".len() + pair.value.len;
+        match self.headers.iter().any(|pair| length(pair) > self.longest_header) {
+            true => Err("a header that is longer than header-buffer-size"),
+            false => Ok(()),
+        }
     }
 
     fn small(&mut self, header: Header) -> Result<Option<Part<'static>>, Malformed> {
@@ -314,6 +349,7 @@ mod tests {
                     Ok(Part::Head(head)) => format!("head {}", head.status),
                     Ok(Part::Body(data, _)) => String::from_utf8(data.into()).unwrap(),
                     Ok(Part::File(_, range)) => format!("file {}+{}", range.offset, range.length),
+                    Ok(Part::Trailers(trailers)) => format!("{} trailers", trailers.n_headers),
                     Ok(Part::End) => "end".into(),
                     Ok(Part::Abort(outcome)) => format!("abort {outcome}"),
                     Err(why) => {
@@ -357,6 +393,44 @@ mod tests {
         assert_eq!(said, ["a 103 that the client does not take"]);
         let said = parts(&mut hinting(), &[&[head(0, 200, -1), hint()].concat()]);
         assert_eq!(said, ["head 200", "a second head"]);
+    }
+
+    #[test]
+    fn trailers() {
+        let pair = burrow_pair { name: burrow_str::new(b"X"), value: burrow_str::new(&[b'x'; 30]) };
+        let trailers = |flags, n_headers| {
+            let head =
+                burrow_head { headers: &pair, n_headers, content_length: -1, ..burrow_head::default() };
+            let mut payload = Vec::new();
+            // SAFETY: all of it is there.
+            unsafe { head::write(&head, &mut payload) };
+            frame(Kind::Head, flags, &payload)
+        };
+        let begin = || [head(0, 200, -1), frame(Kind::Body, 0, b"ab")].concat();
+        let trailing = |longest| Incoming::new(Wanted { may_trail: true, ..Wanted::default() }, longest);
+        let whole = [begin(), trailers(LAST, 1)].concat();
+        for cut in begin().len()..=whole.len() {
+            let mut incoming = trailing(33);
+            let (one, other) = whole.split_at(cut);
+            assert_eq!(parts(&mut incoming, &[one, other]), ["head 200", "ab", "1 trailers", "end"], "{cut}");
+            assert!(incoming.is_over());
+        }
+        let said =
+            |longest, bytes: &[Vec<u8>]| parts(&mut trailing(longest), &[&bytes.concat()]).pop().unwrap();
+        assert_eq!(
+            said(32, &[begin(), trailers(LAST, 1)]),
+            "a header that is longer than header-buffer-size"
+        );
+        assert_eq!(said(33, &[begin(), trailers(0, 1)]), "a second head");
+        assert_eq!(said(33, &[begin(), head(LAST, 200, -1)]), "a second head");
+        assert_eq!(said(33, &[begin(), frame(Kind::Head, LAST, b"")]), "trailers that must not go out");
+        assert_eq!(said(33, &[trailers(LAST, 0)]), "trailers where there is no answer");
+        assert_eq!(said(33, &[begin(), trailers(LAST, 0), trailers(LAST, 0)]), "a second head");
+        assert_eq!(
+            said(33, &[head(0, 200, 1), trailers(LAST, 0)]),
+            "less than the Content-Length of the answer"
+        );
+        assert_eq!(all(&[whole]), ["head 200", "ab", "a second head"]);
     }
 
     #[test]

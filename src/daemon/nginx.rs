@@ -10,7 +10,7 @@ use burrow_abi::{
     burrow_app, burrow_body, burrow_cause, burrow_group_options, burrow_next, burrow_part, burrow_part_kind,
     burrow_request, burrow_str, BURROW_CLOSED, BURROW_DIED, BURROW_FRAME_HEADER, BURROW_FRAME_MAX,
     BURROW_FULL, BURROW_OVERDUE, BURROW_PART_ABORT, BURROW_PART_BAD, BURROW_PART_BODY, BURROW_PART_END,
-    BURROW_PART_HEAD, BURROW_PART_MORE, BURROW_UNAVAILABLE,
+    BURROW_PART_HEAD, BURROW_PART_MORE, BURROW_PART_TRAILERS, BURROW_UNAVAILABLE,
 };
 use burrow_daemon::frame::{self, Header, Kind};
 use burrow_daemon::page;
@@ -215,6 +215,10 @@ unsafe extern "C" fn burrow_relay_read(
             to.body = burrow_body { data: ptr::null(), len, fd: descriptor.into_raw_fd(), offset };
             to.flush = 0;
             BURROW_PART_BODY
+        }
+        Ok(Part::Trailers(head)) => {
+            to.head = head;
+            BURROW_PART_TRAILERS
         }
         Ok(Part::End) => BURROW_PART_END,
         Ok(Part::Abort(outcome)) => {

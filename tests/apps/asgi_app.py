@@ -158,6 +158,7 @@ async def state(scope, receive, send):
 async def tasks(scope, receive, send):
     async def both():
         return await asyncio.gather(asyncio.create_task(receive()), asyncio.sleep(0))
+
     event, _ = await both()
     task = asyncio.current_task()
     async with asyncio.timeout(10) if sys.version_info >= (3, 11) else Nothing():
@@ -207,6 +208,49 @@ async def hints(scope, receive, send):
     await send({"type": "http.response.body", "body": b"hinted", "more_body": True})
     await send({**hint, "links": [b"</late.css>"]})
     await send({"type": "http.response.body"})
+
+
+async def trailers(scope, receive, send):
+    """The query: the status."""
+    start = {"type": "http.response.start", "status": int(scope["query_string"] or 200), "trailers": True}
+    await send({**start, "headers": [(b"content-length", b"4"), (b"trailer", b"x-sum")]})
+    await send({"type": "http.response.body", "body": b"bo", "more_body": True})
+    await send({"type": "http.response.body", "body": b"dy"})
+    trailers = {"type": "http.response.trailers"}
+    await send({**trailers, "headers": [(b"x-sum", b"1")], "more_trailers": True})
+    await send({**trailers, "headers": iter([(b"x-sum", b"2"), (b"x-end", b"yes")])})
+
+
+async def without_trailers(scope, receive, send):
+    """Promises some."""
+    await send({"type": "http.response.start", "status": 200, "trailers": True})
+    await send({"type": "http.response.body", "body": b"body"})
+
+
+async def wrong_trailers(scope, receive, send):
+    """What is raised for each goes out in a trailer."""
+    trailers = {"type": "http.response.trailers"}
+    raised = []
+
+    async def refused(event):
+        try:
+            await send(event)
+        except Exception as error:
+            raised.append(f"{type(error).__name__}: {error}")
+
+    await refused(trailers)
+    await send({"type": "http.response.start", "status": 200, "trailers": True})
+    await refused(trailers)
+    await send({"type": "http.response.body", "body": b"body"})
+    await refused({"type": "http.response.body"})
+    for name, value in [
+        (b"Content-Length", b"1"), (b"transfer-encoding", b"chunked"), (b"Trailer", b"a"), (b"a b", b"c"),
+        (b"a", b"b\r\nc: d"), (b"a", b"\0"), ("a", b"b"),
+    ]:  # fmt: skip
+        await refused({**trailers, "headers": [(name, value)]})
+    await send({**trailers, "headers": [(b"raised", "|".join(raised).encode())]})
+    await refused(trailers)
+    events[:] = [raised[-1]]
 
 
 async def silent(scope, receive, send):
@@ -313,11 +357,13 @@ async def path_of(scope, receive, send):
 
 async def threaded(scope, receive, send):
     """send() is the loop's."""
+
     def call():
         try:
             send({"type": "http.response.start", "status": 200})
         except RuntimeError as error:
             failures.append(str(error))
+
     failures = []
     thread = threading.Thread(target=call)
     thread.start()

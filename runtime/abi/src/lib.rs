@@ -164,8 +164,8 @@ pub struct LoopIo {
     /// client is gone; -2: there is nothing yet, and one `wake` with READABLE follows.
     pub read: unsafe extern "C" fn(exchange: *mut c_void, buf: *mut c_char, len: usize) -> isize,
     /// As `burrow_io.send`, whose 1 it does not know: 1 is for "taken, but the next piece has to wait until
-    /// `wake` says WRITABLE", once. A head below 200, other than 101, is interim, and there is no body with
-    /// it: the server passes it on if it can.
+    /// `wake` says WRITABLE", once. A head from 100 to 199, other than 101, is interim, and there is no body
+    /// with it: the server passes it on if it can.
     pub send: unsafe extern "C" fn(
         exchange: *mut c_void,
         head: *const burrow_head,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 
 use burrow_abi::{
-    burrow_pair, burrow_request, burrow_var, slice, BURROW_EARLY_HINTS, BURROW_LISTENER_PORT,
-    BURROW_PATH_INFO, BURROW_QUERY_STRING, BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD,
+    burrow_pair, burrow_request, burrow_var, slice, BURROW_LISTENER_PORT, BURROW_PATH_INFO,
+    BURROW_QUERY_STRING, BURROW_REMOTE_ADDR, BURROW_REMOTE_PORT, BURROW_REQUEST_METHOD,
     BURROW_REQUEST_SCHEME, BURROW_REQUEST_URI, BURROW_SCRIPT_NAME, BURROW_SERVER_ADDR, BURROW_SERVER_NAME,
     BURROW_SERVER_PORT, BURROW_SERVER_PROTOCOL,
 };
@@ -14,7 +14,9 @@ use pyo3_ffi as ffi;
 
 use super::call::Call;
 use super::event_loop::Running;
+use super::http::OPTIONAL;
 use super::keys::Keys;
+use super::protocol::Protocol;
 use super::tls;
 use crate::object::{
     bytes, dict, integer, interned, latin1, set_item, set_named, tuple, utf8, Object, Raised, Result,
@@ -26,9 +28,8 @@ pub struct Template {
     http: Object,
     websocket: Object,
     asgi: Object,
-    extensions: Object,
-    /// With what depends on the client.
-    more_extensions: Object,
+    /// As [`Http::extensions`] numbers them.
+    extensions: [Object; 1 << OPTIONAL.len()],
     websocket_extensions: Object,
     empty_text: Object,
     empty_bytes: Object,
@@ -76,16 +77,17 @@ impl Template {
         if unsafe { ffi::PyDict_DelItem(websocket.as_ptr(), keys.method.as_ptr()) } != 0 {
             return Err(Raised);
         }
-        let extensions = supported(&[c"http.response.pathsend", c"http.response.zerocopysend"])?;
-        let more_extensions = copy(&extensions)?;
-        set_named(&more_extensions, c"http.response.early_hint", &dict()?)?;
+        let extensions = |which: usize| {
+            let optional = OPTIONAL.into_iter().enumerate().filter(|(bit, _)| which >> bit & 1 == 1);
+            let always = [c"http.response.pathsend", c"http.response.zerocopysend"];
+            supported(always.into_iter().chain(optional.map(|(_, name)| name)))
+        };
         Ok(Template {
             http,
             websocket,
             asgi,
-            extensions,
-            more_extensions,
-            websocket_extensions: supported(&[c"websocket.http.response"])?,
+            extensions: [extensions(0)?, extensions(1)?, extensions(2)?, extensions(3)?],
+            websocket_extensions: supported([c"websocket.http.response"])?,
             empty_text: latin1(b"")?,
             empty_bytes: bytes(b"")?,
             nothing,
@@ -137,10 +139,9 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
             set(&keys.subprotocols, &texts(socket.subprotocols())?)?;
         }
     }
-    let extensions = copy(match socket {
-        Some(_) => &template.websocket_extensions,
-        None if request.flags & BURROW_EARLY_HINTS != 0 => &template.more_extensions,
-        None => &template.extensions,
+    let extensions = copy(match &call.protocol {
+        Protocol::WebSocket(_) => &template.websocket_extensions,
+        Protocol::Http(http) => &template.extensions[http.extensions()],
     })?;
     if request.n_tls > 0 {
         set_item(&extensions, keys.tls.as_ptr(), &tls::describe(running, request)?)?;
@@ -169,7 +170,7 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
 }
 
 /// A dict with an entry for each of the extensions.
-fn supported(names: &[&CStr]) -> Result<Object> {
+fn supported<'a>(names: impl IntoIterator<Item = &'a CStr>) -> Result<Object> {
     let extensions = dict()?;
     for name in names {
         set_named(&extensions, name, &dict()?)?;

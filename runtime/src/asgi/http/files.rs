@@ -11,7 +11,7 @@ use std::ptr::null_mut;
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyObject;
 
-use super::send::{has_more, Piece};
+use super::send::{is_true, Piece};
 use super::{Http, PIECE};
 use crate::asgi::call::Call;
 use crate::asgi::keys::item;
@@ -60,7 +60,7 @@ impl Http {
         let number = |index| unsafe { integer_of(ffi::PyTuple_GET_ITEM(part.as_ptr(), index)) };
         let (descriptor, offset, count) = (number(0)? as RawFd, number(1)?, number(2)? as usize);
         // SAFETY: the caller vouches for the event.
-        let more = unsafe { has_more(event, &running.keys)? };
+        let more = unsafe { is_true(event, &running.keys.more_body)? };
         // SAFETY: asgi.py has looked at it: the application has it open.
         let file = unsafe { BorrowedFd::borrow_raw(descriptor) };
         if count <= PIECE {

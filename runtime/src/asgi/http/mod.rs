@@ -5,10 +5,11 @@ mod receive;
 mod send;
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
 
 use burrow_abi::{
-    burrow_request, BURROW_EARLY_HINTS, BURROW_HEADER_ONLY, BURROW_NO_BODY, BURROW_REQUEST_METHOD, READABLE,
-    WRITABLE,
+    burrow_pair, burrow_request, slice, BURROW_EARLY_HINTS, BURROW_HEADER_ONLY, BURROW_NO_BODY,
+    BURROW_REQUEST_METHOD, BURROW_TRAILERS, BURROW_UPGRADE, READABLE, WRITABLE,
 };
 
 use super::awaitable;
@@ -23,6 +24,7 @@ pub use send::{take_headers, Buffer};
 enum Stage {
     Start,
     Body,
+    Trailers,
     Nothing,
 }
 
@@ -51,6 +53,8 @@ pub struct Http {
     is_head: bool,
     /// The client can be sent a 103.
     takes_hints: bool,
+    /// … and trailers.
+    takes_trailers: bool,
     stage: Cell<Stage>,
     progress: Cell<Progress>,
     /// Waits for the first piece of the body.
@@ -58,6 +62,12 @@ pub struct Http {
     bodiless: Cell<bool>,
     /// What may still be sent under the application's Content-Length.
     room: Cell<u64>,
+    /// The application will send trailers.
+    has_trailers: Cell<bool>,
+    /// The client will get them.
+    sends_trailers: Cell<bool>,
+    /// Those so far.
+    trailers: RefCell<Option<Box<Head>>>,
     /// Files that the server was given.
     files: Cell<u32>,
     body: Cell<Body>,
@@ -68,6 +78,9 @@ pub struct Http {
     /// … and in `send`, for a slow client.
     senders: RefCell<Vec<Object>>,
 }
+
+/// Extensions that depend on the client.
+pub const OPTIONAL: [&CStr; 2] = [c"http.response.early_hint", c"http.response.trailers"];
 
 impl Http {
     pub fn new(request: &burrow_request) -> Http {
@@ -81,17 +94,27 @@ impl Http {
         Http {
             is_head: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
             takes_hints: request.flags & BURROW_EARLY_HINTS != 0,
+            takes_trailers: request.flags & (BURROW_TRAILERS | BURROW_UPGRADE) == BURROW_TRAILERS
+                && accepts_trailers(request),
             stage: Cell::new(Stage::Start),
             progress: Cell::new(Progress::Nothing),
             head: RefCell::new(None),
             bodiless: Cell::new(false),
             room: Cell::new(u64::MAX),
+            has_trailers: Cell::new(false),
+            sends_trailers: Cell::new(false),
+            trailers: RefCell::default(),
             files: Cell::new(0),
             body: Cell::new(body),
             missing: Cell::new(request.content_length),
             receivers: RefCell::default(),
             senders: RefCell::default(),
         }
+    }
+
+    /// Which of [`OPTIONAL`] there are, as the bits of a number.
+    pub fn extensions(&self) -> usize {
+        usize::from(self.takes_hints) | usize::from(self.takes_trailers) << 1
     }
 
     /// Whether the client was sent anything.
@@ -104,6 +127,7 @@ impl Http {
         match self.stage.get() {
             Stage::Start => Some("without a response"),
             Stage::Body => Some("without completing its response"),
+            Stage::Trailers => Some("without the trailers of its response"),
             Stage::Nothing => None,
         }
     }
@@ -139,5 +163,18 @@ impl Http {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the client says so (RFC 9110, 10.1.4).
+fn accepts_trailers(request: &burrow_request) -> bool {
+    let is_trailers = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"trailers");
+    // SAFETY: as many headers as it says, whose strings are there.
+    unsafe {
+        let mut headers = slice(request.headers, request.n_headers).iter();
+        headers.any(|burrow_pair { name, value }| {
+            name.bytes().eq_ignore_ascii_case(b"TE")
+                && value.bytes().split(|byte| *byte == b',').any(is_trailers)
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! `http.response.start`, `http.response.body` and `http.response.early_hint`.
+//! `http.response.start`, `http.response.body`, `http.response.trailers` and `http.response.early_hint`.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -37,6 +37,7 @@ impl Http {
                     return self.send_path(call, event)
                 }
                 ("http.response.zerocopysend", Stage::Body) => return self.send_part(call, event),
+                ("http.response.trailers", Stage::Trailers) => self.send_trailers(call, event)?,
                 ("http.response.early_hint", Stage::Start | Stage::Body) => self.hint(call, event)?,
                 _ => {
                     return raise_runtime_error(&format!(
@@ -44,6 +45,7 @@ impl Http {
                         match self.stage.get() {
                             Stage::Start => "before http.response.start",
                             Stage::Body => "while the response's body is",
+                            Stage::Trailers => "while the response's trailers are",
                             Stage::Nothing => "after the response is complete",
                         }
                     ))
@@ -58,12 +60,18 @@ impl Http {
     pub unsafe fn start(&self, event: *mut PyObject, keys: &Keys) -> Result<()> {
         // SAFETY: as the caller vouches.
         let (status, headers) = unsafe { (item(event, &keys.status)?, item(event, &keys.headers)?) };
+        // SAFETY: as the caller vouches.
+        let has_trailers = unsafe { is_true(event, &keys.trailers)? };
         let mut head = Head::new();
         // SAFETY: borrowed from the event.
         head.status = unsafe { status_of(status)? };
         if let Some(headers) = headers {
+            let take = match has_trailers && self.takes_trailers {
+                true => Head::take_header_before_trailers,
+                false => Head::take_header,
+            };
             // SAFETY: as above.
-            unsafe { take_headers(headers, &mut head)? };
+            unsafe { take_headers(headers, &mut head, take)? };
         }
         if head.status == 204 {
             head.content_length = None;
@@ -71,6 +79,12 @@ impl Http {
         self.bodiless.set(self.is_head || head.is_bodiless());
         if let Some(length) = head.content_length.filter(|_| !self.bodiless.get()) {
             self.room.set(length);
+        }
+        self.has_trailers.set(has_trailers);
+        self.sends_trailers.set(has_trailers && self.takes_trailers && !self.bodiless.get());
+        if self.sends_trailers.get() {
+            // Over HTTP/1.1 they are a part of the chunked coding.
+            head.content_length = None;
         }
         *self.head.borrow_mut() = Some(head);
         self.stage.set(Stage::Body);
@@ -83,7 +97,7 @@ impl Http {
         let keys = &call.running.keys;
         // SAFETY: the items are borrowed from the event, which the caller holds.
         unsafe {
-            let more = has_more(event, keys)?;
+            let more = is_true(event, &keys.more_body)?;
             match item(event, &keys.body)? {
                 None => self.pass(call, Piece::Bytes(&[]), more),
                 Some(body) if ffi::PyBytes_Check(body) != 0 => {
@@ -95,6 +109,33 @@ impl Http {
                 }
             }
         }
+    }
+
+    /// # Safety
+    /// `event` is a dict.
+    unsafe fn send_trailers(&self, call: &Call, event: *mut PyObject) -> Result<()> {
+        let keys = &call.running.keys;
+        let mut part = Head::default();
+        // SAFETY: the items are borrowed from the event, which the caller holds.
+        let more = unsafe {
+            if let Some(headers) = item(event, &keys.headers)? {
+                take_headers(headers, &mut part, Head::take_trailer)?;
+            }
+            is_true(event, &keys.more_trailers)?
+        };
+        let mut trailers = self.trailers.take().unwrap_or_default();
+        trailers.append(&part);
+        if more {
+            self.trailers.replace(Some(trailers));
+            return Ok(());
+        }
+        self.stage.set(Stage::Nothing);
+        if self.sends_trailers.get()
+            && self.transmit(call, Some(&trailers), Piece::Bytes(&[]), BURROW_LAST) < 0
+        {
+            return raise_gone();
+        }
+        Ok(())
     }
 
     /// Early hints, as often as the application likes, until its answer has begun.
@@ -145,19 +186,19 @@ impl Http {
             return raise_runtime_error("the response is shorter than its Content-Length");
         }
         if !more {
-            self.stage.set(Stage::Nothing);
+            self.stage.set(if self.has_trailers.get() { Stage::Trailers } else { Stage::Nothing });
         }
         if room != u64::MAX {
             self.room.set(room - length);
         }
-        let last = !more || self.bodiless.get() || self.room.get() == 0;
+        let last = !self.sends_trailers.get() && (!more || self.bodiless.get() || self.room.get() == 0);
         // Of a response that is complete for the client already.
         if self.progress.get() == Progress::All {
             return Ok(done);
         }
         let mut head = self.head.take();
         // An empty body may stand for none where none is sent: no length is better than a wrong one then.
-        let is_length = !more && (unabridged > 0 || !self.bodiless.get());
+        let is_length = last && !more && (unabridged > 0 || !self.bodiless.get());
         if let Some(head) = head.as_mut().filter(|head| is_length && !head.is_bodiless()) {
             head.content_length.get_or_insert(unabridged);
         }
@@ -179,7 +220,7 @@ impl Http {
         let Some((exchange, io)) = call.exchange() else { return -1 };
         if let Some(observed) = &call.observed {
             observed.sent(piece.len());
-            if let Some(head) = head {
+            if let Some(head) = head.filter(|_| !self.is_started()) {
                 observed.status.set(head.status);
             }
         }
@@ -248,9 +289,15 @@ unsafe fn status_of(status: Option<*mut PyObject>) -> Result<u16> {
     }
 }
 
+/// Adds each with `take`, which is one of the head's.
+///
 /// # Safety
 /// A live object.
-pub unsafe fn take_headers(headers: *mut PyObject, head: &mut Head) -> Result<()> {
+pub unsafe fn take_headers(
+    headers: *mut PyObject,
+    head: &mut Head,
+    take: fn(&mut Head, usize, usize) -> Result<()>,
+) -> Result<()> {
     // SAFETY: PySequence_Fast keeps the items. Iterating over a pair that is neither a list nor a tuple may run
     // Python code that changes a list of headers, whose size is looked at before each. No such code can run between
     // taking a pair's items and their use.
@@ -269,7 +316,7 @@ pub unsafe fn take_headers(headers: *mut PyObject, head: &mut Head) -> Result<()
             append(ffi::PySequence_Fast_GET_ITEM(pair.as_ptr(), 0), "name", head)?;
             let middle = head.text.len();
             append(ffi::PySequence_Fast_GET_ITEM(pair.as_ptr(), 1), "value", head)?;
-            head.take_header(start, middle)?;
+            take(head, start, middle)?;
         }
     }
     Ok(())
@@ -295,15 +342,15 @@ unsafe fn append(object: *mut PyObject, what: &str, head: &mut Head) -> Result<(
     Ok(())
 }
 
-/// Whether the body goes on behind the event.
+/// Whether the event has this item, and it is true.
 ///
 /// # Safety
 /// `event` is a dict.
-pub(super) unsafe fn has_more(event: *mut PyObject, keys: &Keys) -> Result<bool> {
+pub(super) unsafe fn is_true(event: *mut PyObject, key: &Object) -> Result<bool> {
     // SAFETY: as the caller vouches; the item is borrowed from it.
-    let truth = match unsafe { item(event, &keys.more_body)? } {
+    let truth = match unsafe { item(event, key)? } {
         // SAFETY: as above.
-        Some(more) => unsafe { ffi::PyObject_IsTrue(more) },
+        Some(value) => unsafe { ffi::PyObject_IsTrue(value) },
         None => 0,
     };
     match truth {

@@ -66,7 +66,7 @@ impl Socket {
             }
             if let Some(headers) = given(event, &keys.headers)? {
                 let own = head.count();
-                take_headers(headers, &mut head)?;
+                take_headers(headers, &mut head, Head::take_header)?;
                 if head.names().skip(own).any(is_handshakes) {
                     return raise_value_error(
                         "the headers of websocket.accept must not have one of the handshake's own: for \
