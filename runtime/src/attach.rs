@@ -142,6 +142,12 @@ pub fn adopt(interpreter: &'static Interpreter, state: *mut PyThreadState) {
     STATES.with_borrow_mut(|states| states.push((interpreter, state)));
 }
 
+/// Forgets the state of this thread, which ends with its interpreter.
+pub fn forget(interpreter: *const Interpreter, state: *mut PyThreadState) {
+    THREADS.lock().unwrap().get_or_insert_default().remove(&(state as usize));
+    STATES.with_borrow_mut(|states| states.retain(|(known, _)| *known != interpreter));
+}
+
 /// The threads that have states of ours, by the addresses of these, as Python numbers them.
 static THREADS: Mutex<Option<HashMap<usize, u64>>> = Mutex::new(None);
 

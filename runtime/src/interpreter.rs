@@ -298,12 +298,31 @@ fn make(group: &[u8], copy: Option<Copy>) -> Option<&'static Interpreter> {
         let interpreter = Interpreter::attached(group, copy, own_gil, state);
         let result = interpreter.set_up(&options);
         if result.is_err() {
-            ffi::PyErr_Print();
+            // Not printed: Python would end the process for a SystemExit.
+            ffi::PyErr_WriteUnraisable(std::ptr::null_mut());
             fail("its set-up raised an exception");
+            end(interpreter, state);
         }
         // Back to the main state, which `attached` detaches from.
         ffi::PyThreadState_Swap(own);
         result.is_ok().then_some(interpreter)
+    }
+}
+
+/// Ends an interpreter that could not be set up, unless it has started threads, which CPython does not survive.
+///
+/// # Safety
+/// Its state is attached, and nobody else has the interpreter.
+unsafe fn end(interpreter: *const Interpreter, state: *mut PyThreadState) {
+    // SAFETY: as the caller vouches; it was leaked by `Interpreter::attached`, and nothing runs in it any more.
+    unsafe {
+        let is_alone = ffi::PyInterpreterState_ThreadHead((*interpreter).raw) == state
+            && ffi::PyThreadState_Next(state).is_null();
+        if is_alone {
+            attach::forget(interpreter, state);
+            ffi::Py_EndInterpreter(state);
+            drop(Box::from_raw(interpreter.cast_mut()));
+        }
     }
 }
 
