@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from servers import wait_for
-from workers import GOAWAY, TIMEOUT, app, request
+from workers import GOAWAY, TIMEOUT, app, request, text
 
 #: What requests do, one way per path.
 SLOW = """
@@ -92,6 +92,19 @@ def test_an_interruption(worker, group):
         answer = connection.get(worker.target("slow.py"), "/", group=group)
         assert answer.body == b"['python', 'interrupted', '']"
     assert "Request interrupted by RequestTimeout; thread recovered" in worker.log()
+    assert worker.replies("retire", 0.5) is None
+
+
+def test_the_making_of_an_interpreter_is_no_part_of_a_request(worker):
+    slow = worker.root / "slow"
+    line = f"import os, time; os.path.exists({str(slow)!r}) and time.sleep(1)\n"
+    (worker.root / "slow.pth").write_text(line)
+    start(worker, threads=1, paths=[text(worker.root)], request_timeout=0.5, interrupt_timeout=5)
+    slow.touch()
+    with worker.connect() as connection:
+        assert connection.get(worker.target("slow.py"), "/python", group="other").abort == TIMEOUT
+        answer = connection.get(worker.target("slow.py"), "/", group="other")
+        assert answer.body == b"['python', 'interrupted', '']"
     assert worker.replies("retire", 0.5) is None
 
 

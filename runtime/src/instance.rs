@@ -58,6 +58,8 @@ impl Instance {
             return Some(interpreter);
         }
         attach::let_go();
+        // For time limits it is a part of the import.
+        let _import = self.app.begin_import();
         let interpreter = self.slot.interpreter()?;
         Some(self.interpreter.get_or_init(|| interpreter))
     }

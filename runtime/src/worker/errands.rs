@@ -149,7 +149,7 @@ impl Messenger {
             return greenlets::interrupt(slot, since);
         }
         let Some((application, _)) = worker().requests.find(slot, since) else { return };
-        // Where there is none yet the request waits for its import.
+        // Where its call is not found its thread has not come so far, and interrupts it itself.
         for interpreter in application.interpreters().filter(|each| self.is_for(each)) {
             let attached = self.enter(interpreter);
             let state = attached.interpreter.state();

@@ -77,6 +77,15 @@ impl<'a> Exchange<'a> {
     }
 }
 
+/// Whether the time of a request was up before its call could be found. For its thread, once it can be.
+///
+/// # Safety
+/// `exchange` is what `serve` was given.
+pub unsafe fn is_late(exchange: *mut c_void) -> bool {
+    // SAFETY: the caller's word.
+    worker().requests.is_late(unsafe { of(exchange) }.slot)
+}
+
 /// # Safety
 /// `exchange` is what `serve` was given, which ends after this returns.
 unsafe fn of<'a>(exchange: *mut c_void) -> &'a Exchange<'a> {

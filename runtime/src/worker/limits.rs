@@ -190,6 +190,7 @@ impl Limits {
                 reason = Some(if is_importing { "startup_timeout" } else { "request_timeout" });
                 give_up_request(slot, since);
             } else {
+                worker().requests.set_late(slot, since);
                 worker().errands.send(Errand::Interrupt { slot, since });
             }
         }

@@ -39,7 +39,7 @@ mod title;
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -181,6 +181,12 @@ unsafe fn take(descriptor: c_int) -> io::Result<OwnedFd> {
 /// Whether the script that is being imported was sent a SystemExit, since the process ends.
 pub fn has_interrupted() -> bool {
     signals::has_interrupted()
+}
+
+/// Whether a request that `wsgi::serve` was given took too long before its call could be found.
+pub fn is_late(exchange: *mut c_void) -> bool {
+    // SAFETY: a worker serves exchanges alone.
+    existing().is_some_and(|worker| !worker.config.greenlets && unsafe { exchange::is_late(exchange) })
 }
 
 /// Whether workers are to be forked from this process, which has one thread.

@@ -16,6 +16,8 @@ struct Entry {
     /// When the request was taken, in microseconds of CLOCK_MONOTONIC, times four, and what became of it; 0:
     /// there is none. The time tells it from the next one.
     state: AtomicI64,
+    /// When a request was taken that is to be interrupted; 0: none.
+    late: AtomicI64,
     /// The thread, as the system numbers it and as Python does.
     thread: AtomicI32,
     ident: AtomicU64,
@@ -39,6 +41,7 @@ impl Requests {
     pub fn new() -> Requests {
         let entry = || Entry {
             state: AtomicI64::new(0),
+            late: AtomicI64::new(0),
             thread: AtomicI32::new(0),
             ident: AtomicU64::new(0),
             application: AtomicPtr::new(ptr::null_mut()),
@@ -84,6 +87,18 @@ impl Requests {
     pub fn in_progress(&self) -> impl Iterator<Item = (usize, i64)> + '_ {
         let states = self.0.iter().map(|entry| entry.state.load(Acquire)).enumerate();
         states.filter(|(_, state)| *state != 0).map(|(slot, state)| (slot, state >> 2))
+    }
+
+    /// A request is to be interrupted: by whoever finds its call behind this, or by its thread in [`Self::is_late`].
+    pub fn set_late(&self, slot: usize, since: i64) {
+        self.0[slot].late.swap(since, AcqRel);
+    }
+
+    /// Whether what the thread serves was to be interrupted before its call could be found. Both swap: who is
+    /// second sees what the first has done.
+    pub fn is_late(&self, slot: usize) -> bool {
+        let entry = &self.0[slot];
+        entry.late.swap(0, AcqRel) == entry.state.load(Relaxed) >> 2
     }
 
     /// Calls `tell` and lets the application answer no more, if it has not begun to.
@@ -139,6 +154,10 @@ mod tests {
         begun(&requests, 20);
         requests.expire(1, 10, || unreachable!("it has ended"));
         assert!(requests.answer(1) && requests.answer(1));
+        requests.set_late(1, 10);
+        assert!(!requests.is_late(1));
+        requests.set_late(1, 20);
+        assert!(requests.is_late(1) && !requests.is_late(1));
         requests.expire(1, 20, || unreachable!("it is being answered"));
         assert!(requests.end(1));
         begun(&requests, 30);

@@ -19,7 +19,7 @@ use crate::attach::Attached;
 use crate::instance::Loaded;
 use crate::object::{take_exception, Object, Raised, Result};
 use crate::worker::greenlets::Kept;
-use crate::{fork, log, observe};
+use crate::{fork, log, observe, worker};
 use call::Call;
 
 /// Serves one request on the calling thread. See [`burrow_abi::RuntimeApi::serve`].
@@ -54,6 +54,9 @@ pub unsafe extern "C" fn serve(
     let call = Kept::new(Call::new(app, request, io, exchange, observe::watch(interpreter)));
     let attached = observe::attach(interpreter, call.watch.as_deref());
     observe::enter(interpreter.state(), &call);
+    if worker::is_late(exchange) {
+        call.interrupt(interpreter.state());
+    }
     let sent = run(&attached, &loaded, &call);
     call.withdraw_interruption(&attached);
     if sent.is_err() {
