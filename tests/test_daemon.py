@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pwd
+import resource
 import threading
 import time
 
@@ -172,7 +173,7 @@ def test_limits_and_priority(shop):
     assert seen["nice"] == 5
     assert seen["switch_interval"] == pytest.approx(0.02)
     plain = facts(shop, "/plain")
-    assert plain["nice"] == os.nice(0) and plain["limits"]["RLIMIT_DATA"] == -1
+    assert plain["nice"] == os.nice(0) and plain["limits"]["RLIMIT_DATA"] == resource.RLIM_INFINITY
 
 
 def test_buffers_of_the_sockets(shop):

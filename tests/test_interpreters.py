@@ -12,7 +12,7 @@ from servers import KINDS, Mount, wait_for
 from test_pythons import INSTALLATIONS
 from test_state import check_isolation
 from test_worker_limits import SLOW, stacks
-from workers import TIMEOUT, Worker, request
+from workers import FAILED, TIMEOUT, Worker, request, text
 
 #: The Pythons that there are, with the one that runs the tests.
 HOMES = {f"3.{sys.version_info.minor}": pathlib.Path(sys.prefix), **INSTALLATIONS}
@@ -56,6 +56,15 @@ IN_A_GROUP = [
 ]
 
 
+def in_groups(prefix, process=None):
+    """Applications in application groups of the server's own process, or of a process group."""
+    return [
+        *(Mount(f"{prefix}/isolation/{group}", "isolation.py", group, process) for group in [*OWN, *SHARED]),
+        Mount(f"{prefix}/isolation/main", "isolation.py", "%{GLOBAL}", process),
+        *(Mount(f"{prefix}/meet/{group}", "meet.py", group, process) for group in OWN[:2]),
+    ]
+
+
 @pytest.fixture(
     params=[(kind, version) for version in VERSIONS for kind in KINDS], ids="-".join, scope="module"
 )
@@ -64,16 +73,18 @@ def running(request):
     server = KINDS[kind]()
     server.start(
         mounts=[
-            *(Mount(f"/isolation/{group}", "isolation.py", group) for group in [*OWN, *SHARED]),
-            Mount("/isolation/main", "isolation.py", "%{GLOBAL}"),
-            *(Mount(f"/meet/{group}", "meet.py", group) for group in OWN[:2]),
+            *in_groups(""),
+            *in_groups("/process", "locks"),
             Mount("/faults", "faults.py", "one"),
             Mount("/body", "body.py", "two"),
             *IN_A_GROUP,
         ],
         python_home=HOMES[version],
         threads=8,
-        groups={"copies": f"python-home={HOMES[version]} interpreters=2 threads=4"},
+        groups={
+            "copies": f"python-home={HOMES[version]} interpreters=2 threads=4",
+            "locks": f"python-home={HOMES[version]} threads=4",
+        },
         **copies(kind, 2, server.apps),
         **{"http" if kind == "nginx" else "main": OPTIONS[kind]},
     )
@@ -97,8 +108,9 @@ def meet(site, *mounts):
     return [(int(met), int(served), group) for met, served, group in answers]
 
 
-def test_groups_run_in_parallel(site):
-    (first, _, one), (second, _, two) = meet(site, "/meet/one", "/meet/two")
+@pytest.mark.parametrize("prefix", ["", "/process"])
+def test_groups_run_in_parallel(site, prefix):
+    (first, _, one), (second, _, two) = meet(site, f"{prefix}/meet/one", f"{prefix}/meet/two")
     assert (first, second, one, two) == (1, 1, "one", "two")
 
 
@@ -117,9 +129,10 @@ def test_each_request_goes_to_the_least_busy_copy(site, mount):
         assert "(1 of 2) in embedded mode" in log and "(2 of 2) in embedded mode" in log
 
 
+@pytest.mark.parametrize("prefix", ["", "/process"])
 @pytest.mark.parametrize("groups", [OWN, SHARED], ids=["own", "shared"])
-def test_groups_do_not_see_each_other(site, groups):
-    check_isolation(site, [f"/isolation/{group}" for group in [*groups, "main"]])
+def test_groups_do_not_see_each_other(site, groups, prefix):
+    check_isolation(site, [f"{prefix}/isolation/{group}" for group in [*groups, "main"]])
 
 
 @pytest.mark.skipif(not VERSIONS, reason="no Python 3.12 or newer")
@@ -194,6 +207,7 @@ def free_threaded(request):
         mounts=[
             Mount("/meet", "meet.py", "one"),
             Mount("/main", "meet.py", "%{GLOBAL}"),
+            Mount("/process", "meet.py", "one", "shop"),
             Mount("/loops/one", "asgi_meet.py", "one"),
             Mount("/loops/two", "asgi_meet.py", "two"),
             Mount("/body", "body.py", "one"),
@@ -203,13 +217,14 @@ def free_threaded(request):
         ],
         python_home=FREE_THREADED,
         threads=8,
+        groups={"shop": f"python-home={FREE_THREADED} threads=4"},
         **{"http" if server.kind == "nginx" else "main": directive},
     )
     yield server
     server.close()
 
 
-@pytest.mark.parametrize("mount", ["/meet", "/main"])
+@pytest.mark.parametrize("mount", ["/meet", "/main", "/process"])
 def test_threads_of_one_interpreter_run_in_parallel(free_threaded, watch, mount):
     (first, *_), (second, *_) = meet(watch(free_threaded), mount, mount)
     assert (first, second) == (1, 1)
@@ -259,6 +274,7 @@ def worker(request):
     if (HOMES[request.param] / "lib" / f"python{request.param}t").exists() or not GIL:
         pytest.skip("the manager starts copies with their locks, and here there is none")
     made = Worker(python=HOMES[request.param] / "bin" / "python3")
+    made.version = request.param
     (made.apps / "slow.py").write_text(SLOW)
     yield made
     made.close()
@@ -272,6 +288,7 @@ def test_copies_in_a_process_group(worker):
         for number, connection in enumerate((one, other)):
             connection.send(request(worker.target("meet.py"), str(flags), QUERY_STRING=str(number)))
         assert [connection.answer().body for connection in (one, other)] == [b"1 1 "] * 2
+    assert worker.log().count("Python 3.12 cannot import parts") == (2 if worker.version == "3.12" else 0)
 
 
 def test_interruption_and_stacks_of_copies(worker):
@@ -301,3 +318,41 @@ def test_copies_end(worker):
     worker.order("stop", reason="shutdown_signal")
     assert worker.wait() == 0
     assert worker.log().count("<process_stopping shutdown_signal>") == 3
+
+
+#: How many interpreters there are.
+COUNT = """
+try:
+    from _interpreters import list_all
+except ImportError:
+    from _xxsubinterpreters import list_all
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b"%d" % len(list_all())]
+"""
+
+
+@pytest.mark.parametrize("own_gil", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("version", HOMES)
+def test_an_interpreter_that_cannot_be_set_up_is_ended(version, own_gil):
+    if own_gil and (version not in VERSIONS or not GIL):
+        pytest.skip(f"Python {version} has but one lock, or none")
+    worker = Worker(python=HOMES[version] / "bin" / "python3")
+    try:
+        broken = worker.root / "broken"
+        broken.touch()
+        line = f"import os, sys; os.path.exists({str(broken)!r}) and sys.exit('not yet')\n"
+        (worker.root / "check.pth").write_text(line)
+        (worker.apps / "count.py").write_text(COUNT)
+        options = {"application_group": text("other"), "paths": [text(worker.root)], "own_gil": own_gil}
+        worker.start("count.py", interpreters=[options])
+        assert worker.get("count.py").body == b"1"
+        for _ in range(10):
+            assert worker.get("count.py", group="other").abort == FAILED
+        assert worker.log().count("not yet") == 10
+        assert worker.get("count.py").body == b"1"
+        broken.unlink()
+        assert worker.get("count.py", group="other").body == worker.get("count.py").body == b"2"
+    finally:
+        worker.close()
