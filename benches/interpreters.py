@@ -106,9 +106,16 @@ class Throughput:
         connection.close()
 
 
-def compare(title, options, one, other, floor):
-    """The second of two runs as a multiple of the first, taken in turns."""
-    rounds = [(one(), other()) for _ in range(options.rounds)]
+def compare(title, options, start, one, other, floor):
+    """The second of two runs as a multiple of the first, taken in turns, each pair in a server of its own:
+    where the interpreters' memory happens to lie is worth some percent."""
+    rounds = []
+    for _ in range(options.rounds):
+        with start() as server:
+            # Until all is imported, and then for what it is worth.
+            for seconds in (1, options.seconds):
+                pair = Throughput(server, *one, seconds), Throughput(server, *other, seconds)
+            rounds.append(pair)
     measured = statistics.median(second.measured / first.measured for first, second in rounds)
     alone = statistics.median(second.undisturbed / first.undisturbed for first, second in rounds)
     print(f"{title}: {measured:.2f} times as measured, {alone:.2f} undisturbed (floor {floor})", flush=True)
@@ -116,33 +123,24 @@ def compare(title, options, one, other, floor):
 
 def copies(options):
     locations = {f"/{number}": (CPU, f"wsgi_interpreters {number};") for number in (1, 2)}
-    with nginx(options, options.python_home, locations) as server:
-        for path in locations:
-            Throughput(server, [path], 4, 1)
-        # As many clients for each copy: who waits for a lock looks again and again, and counts as busy.
-        one = lambda: Throughput(server, ["/1"], 2, options.seconds)  # noqa: E731
-        two = lambda: Throughput(server, ["/2"], 4, options.seconds)  # noqa: E731
-        compare("interpreters=2 against interpreters=1", options, one, two, 1.85)
+    start = lambda: nginx(options, options.python_home, locations)  # noqa: E731
+    # As many clients for each copy: who waits for a lock looks again and again, and counts as busy.
+    compare("interpreters=2 against interpreters=1", options, start, (["/1"], 2), (["/2"], 4), 1.85)
 
 
 def groups(options):
     locations = {f"/{name}": (CPU, f"wsgi_application_group {name};") for name in ("one", "two")}
-    with nginx(options, options.python_home, locations, "wsgi_per_interpreter_gil on;") as server:
-        Throughput(server, locations, 1, 1)
-        alone = lambda: Throughput(server, ["/one"], 2, options.seconds)  # noqa: E731
-        both = lambda: Throughput(server, locations, 2, options.seconds)  # noqa: E731
-        compare("two groups against one of them alone", options, alone, both, 1.9)
+    directive = "wsgi_per_interpreter_gil on;"
+    start = lambda: nginx(options, options.python_home, locations, directive)  # noqa: E731
+    compare("two groups against one of them alone", options, start, (["/one"], 2), (locations, 2), 1.9)
 
 
 def free_threading(options):
     if not options.free_threaded:
         return
     location = {"/cpu": (CPU, "wsgi_threads 8;")}
-    with nginx(options, options.free_threaded, location, "wsgi_free_threading on;") as server:
-        Throughput(server, location, 8, 1)
-        one = lambda: Throughput(server, location, 1, options.seconds)  # noqa: E731
-        eight = lambda: Throughput(server, location, 8, options.seconds)  # noqa: E731
-        compare("free-threaded, 8 clients against 1", options, one, eight, 1.7)
+    start = lambda: nginx(options, options.free_threaded, location, "wsgi_free_threading on;")  # noqa: E731
+    compare("free-threaded, 8 clients against 1", options, start, (location, 1), (location, 8), 1.7)
 
 
 def with_flask(home):
