@@ -197,6 +197,8 @@ burrow_str wsgi_tls_variable(request_rec *r, const char *name);
 void wsgi_describe_tls(burrow_request *request, request_rec *r);
 
 /* request.c */
+/* Before the request's body is looked at. */
+void wsgi_request_prepare(request_rec *r);
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);
 ssize_t wsgi_request_read(void *exchange, char *buf, size_t len);
 ssize_t wsgi_client_read(void *exchange, char *buf, size_t len);

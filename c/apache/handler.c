@@ -435,10 +435,12 @@ int wsgi_handler(request_rec *r)
     exchange *x;
     int status;
 
-    if ((status = find_application(r, config, &found)) != OK
-        || (status = ap_setup_client_block(r, config->chunked_request ? REQUEST_CHUNKED_DECHUNK
-                                                                      : REQUEST_CHUNKED_ERROR))
-               != OK)
+    if ((status = find_application(r, config, &found)) != OK)
+        return status;
+    wsgi_request_prepare(r);
+    status = ap_setup_client_block(r, config->chunked_request ? REQUEST_CHUNKED_DECHUNK
+                                                              : REQUEST_CHUNKED_ERROR);
+    if (status != OK)
         return status;
     request = apr_palloc(r->pool, sizeof *request); /* these two may outlive the call */
     x = apr_pcalloc(r->pool, sizeof *x);

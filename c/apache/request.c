@@ -189,12 +189,20 @@ static int has_token(request_rec *r, const char *header, const char *token)
     return value && ap_find_token(r->pool, value, token);
 }
 
-/* A WebSocket's, on a connection that is the request's alone. */
+/* A WebSocket's, on a connection that is the request's alone: mod_http2 makes one of an extended
+ * CONNECT (RFC 8441), whose stream that connection is. */
 static int is_handshake(request_rec *r)
 {
-    return !r->main && !r->connection->master && r->method_number == M_GET && !r->header_only
+    return !r->main && r->method_number == M_GET && !r->header_only
            && r->proto_num >= HTTP_VERSION(1, 1) && has_token(r, "Upgrade", "websocket")
            && has_token(r, "Connection", "upgrade");
+}
+
+/* To such a handshake mod_http2 adds a body in chunks, of which the stream has none. */
+void wsgi_request_prepare(request_rec *r)
+{
+    if (r->connection->master && is_handshake(r))
+        apr_table_unset(r->headers_in, "Transfer-Encoding");
 }
 
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization)
@@ -287,6 +295,10 @@ static ssize_t read_connection(exchange *x, char *buf, size_t len)
     apr_brigade_cleanup(x->in);
     if (APR_STATUS_IS_EOF(rv))
         return 0;
+    if (rv == APR_SUCCESS && !n && x->r->connection->master && !x->body_ended) {
+        x->body_ended = 1; /* mod_http2 ends the handshake's body first */
+        return read_connection(x, buf, len);
+    }
     return rv == APR_SUCCESS ? (ssize_t)n : -1;
 }
 

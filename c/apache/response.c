@@ -171,7 +171,7 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
     /* httpd reads what is left of the request before it sends what is left of the answer. */
     if (flags & BURROW_FLUSH || (flags & BURROW_LAST && has_unread_body(x)))
         APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_flush_create(c->bucket_alloc));
-    if (flags & BURROW_LAST && !x->is_upgraded)
+    if (flags & BURROW_LAST && (!x->is_upgraded || c->master))
         APR_BRIGADE_INSERT_TAIL(x->out, apr_bucket_eos_create(c->bucket_alloc));
     if (rv == APR_SUCCESS && !APR_BRIGADE_EMPTY(x->out))
         rv = ap_pass_brigade(r->output_filters, x->out);
