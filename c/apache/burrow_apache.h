@@ -108,7 +108,8 @@ typedef struct {
     apr_bucket_brigade *out;
     int body_ended;
     int body_error; /* the status that a failed read of the body deserves, or 0 */
-    apr_time_t body_awaited; /* since when a process group's request waits for its body, or 0 */
+    int body_looked_for;
+    apr_time_t body_awaited; /* since when the client is waited for to send some of it, or 0 */
     int head_sent;
     int is_handshake; /* the connection can be had */
     int is_upgraded; /* what is read and sent are the connection's bytes */

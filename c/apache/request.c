@@ -318,7 +318,9 @@ ssize_t wsgi_client_read(void *arg, char *buf, size_t len)
         x->body_awaited = 0;
         return n;
     }
-    if (!x->body_awaited) {
+    if (!x->body_looked_for) {
+        x->body_looked_for = 1; /* maybe before the application asks for it */
+    } else if (!x->body_awaited) {
         x->body_awaited = apr_time_now();
     } else if (apr_time_now() - x->body_awaited > r->server->timeout) {
         x->body_error = HTTP_REQUEST_TIME_OUT;

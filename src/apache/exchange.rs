@@ -73,6 +73,14 @@ impl Piece {
     }
 }
 
+/// What has arrived of a request's body.
+#[derive(Default)]
+pub struct Arrived {
+    pub bytes: Vec<u8>,
+    /// No more follows: `false` where the client has left in the middle of it.
+    pub end: Option<bool>,
+}
+
 /// What whoever carries it out is to do.
 pub enum Work {
     /// All of it, in this order.
@@ -143,6 +151,17 @@ impl State {
         self.body.len() - self.read
     }
 
+    fn add_body(&mut self, arrived: Arrived) {
+        if self.unread() == 0 {
+            self.body = arrived.bytes;
+        } else {
+            self.body.drain(..self.read);
+            self.body.extend_from_slice(&arrived.bytes);
+        }
+        self.read = 0;
+        self.end = arrived.end;
+    }
+
     fn reads(&self) -> bool {
         self.is_wanted && self.end.is_none() && !self.gone && self.unread() < BURROW_BODY_HIGH as usize
     }
@@ -170,7 +189,8 @@ impl State {
 }
 
 impl Exchange {
-    /// One that log lines and the loop's calls are bound to from here on; `unbind` has to follow.
+    /// One that log lines and the loop's calls are bound to from here on; `unbind` has to follow. Of its body that
+    /// much is there.
     ///
     /// # Safety
     /// `server_exchange` is what `burrow_serve` was called with.
@@ -179,8 +199,10 @@ impl Exchange {
         app: *mut RuntimeApp,
         server_exchange: *mut c_void,
         wake: Arc<EventFd>,
+        body: Arrived,
     ) -> Arc<Self> {
-        let exchange = Arc::new(Exchange { runtime, app, server_exchange, wake, state: Mutex::default() });
+        let state = Mutex::new(State { body: body.bytes, end: body.end, ..State::default() });
+        let exchange = Arc::new(Exchange { runtime, app, server_exchange, wake, state });
         // SAFETY: c/shim.h.
         let slot = unsafe { &(*server_exchange.cast::<ServerExchange>()).exchange };
         slot.store(Arc::as_ptr(&exchange).cast_mut(), Release);
@@ -227,21 +249,14 @@ impl Exchange {
         })
     }
 
-    pub fn add_body(&self, data: &[u8]) {
+    pub fn add_body(&self, arrived: Arrived) {
         let mut state = self.lock();
-        if state.read > 0 {
-            let read = mem::take(&mut state.read);
-            state.body.drain(..read);
+        state.add_body(arrived);
+        let readable = if mem::take(&mut state.reader_waits) { READABLE } else { 0 };
+        let gone = if state.end == Some(false) { GONE } else { 0 };
+        if readable | gone != 0 {
+            self.tell(&state, readable | gone);
         }
-        state.body.extend_from_slice(data);
-        self.tell_reader(&mut state, 0);
-    }
-
-    /// No more body; `whole` is false where the client has left in the middle of it.
-    pub fn end_body(&self, whole: bool) {
-        let mut state = self.lock();
-        state.end = Some(whole);
-        self.tell_reader(&mut state, if whole { 0 } else { GONE });
     }
 
     /// A piece has left.
@@ -260,13 +275,6 @@ impl Exchange {
         state.gone = true;
         state.pieces.clear();
         self.tell(&state, GONE);
-    }
-
-    fn tell_reader(&self, state: &mut State, events: u32) {
-        let readable = if mem::take(&mut state.reader_waits) { READABLE } else { 0 };
-        if readable | events != 0 {
-            self.tell(state, readable | events);
-        }
     }
 
     /// Under the lock, so that nothing is told to a loop that has finished.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burrow_abi::{
-    burrow_client, burrow_io, burrow_outcome, burrow_request, slice, RuntimeApi, RuntimeApp, Submission,
-    BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_LOG_ERR,
+    burrow_client, burrow_io, burrow_outcome, burrow_pair, burrow_request, slice, RuntimeApi, RuntimeApp,
+    Submission, BURROW_DONE, BURROW_FAILED, BURROW_FLUSH, BURROW_LOG_ERR, BURROW_NO_BODY,
 };
 use burrow_daemon::head::SWITCHING_PROTOCOLS;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::exchange::{Exchange, Piece, Work, IO};
+use super::exchange::{Arrived, Exchange, Piece, Work, IO};
 use super::parking::Place;
 use super::seats::Seat;
 use super::suspended::{self, Hosted};
@@ -29,6 +29,8 @@ const SOON: Duration = Duration::from_millis(50);
 const GLANCE: Duration = Duration::from_secs(1);
 /// The most that is read from a client at once.
 const READ_SIZE: usize = 16 << 10;
+/// What is read before the loop is told, as far as it is there: an event of a body takes so much.
+const TOGETHER: usize = 64 << 10;
 
 thread_local! {
     /// What wakes this thread.
@@ -69,13 +71,52 @@ pub unsafe fn serve(
     // SAFETY: the caller vouches for them.
     let client = unsafe { Client::new(io, client, exchange) };
     // SAFETY: as above.
-    let exchange = unsafe { Exchange::bind(runtime, app, exchange, wake.clone()) };
+    let (arrived, body_is_dry) = match unsafe { may_read_ahead(request, &client) } {
+        true => read(&client),
+        false => (Arrived::default(), false),
+    };
+    // SAFETY: as above.
+    let exchange = unsafe { Exchange::bind(runtime, app, exchange, wake.clone(), arrived) };
     let submission = Submission { app, request, io: &IO, exchange: client.exchange() };
     // SAFETY: as above; what is submitted stays until the loop has finished it, which the pump waits for.
     unsafe { (runtime.submit)(&submission, 1) };
     let place = Place::take();
-    let (body_is_dry, has_parked, may_leave) = (false, false, false);
+    let (has_parked, may_leave) = (false, false);
     Pump { client, exchange, wake, place, body_is_dry, has_parked, seat, may_leave }.run()
+}
+
+/// Whether there is a body that may be looked at before the application asks for it. A client that is told to go on
+/// is one that is asked.
+///
+/// # Safety
+/// The request points at what it says.
+unsafe fn may_read_ahead(request: &burrow_request, client: &Client) -> bool {
+    // SAFETY: the caller's word.
+    let headers = unsafe { slice(request.headers, request.n_headers) };
+    // SAFETY: as above.
+    let expects = |header: &burrow_pair| unsafe { header.name.bytes() }.eq_ignore_ascii_case(b"expect");
+    request.flags & BURROW_NO_BODY == 0
+        && !headers.iter().any(expects)
+        && client.blocks().is_ok_and(|blocks| !blocks)
+}
+
+/// Reads what is there of the request's body, or of what the client sends behind a 101; and whether nothing is left.
+fn read(client: &Client) -> (Arrived, bool) {
+    let (mut bytes, mut end, mut is_dry) = (Vec::new(), None, false);
+    while bytes.len() < TOGETHER && end.is_none() && !is_dry {
+        bytes.reserve(READ_SIZE);
+        match client.read(bytes.spare_capacity_mut()) {
+            // SAFETY: so many bytes have been written.
+            Ok(Read::Bytes(count)) => unsafe { bytes.set_len(bytes.len() + count) },
+            Ok(Read::NothingYet) => is_dry = true,
+            Ok(Read::End) => end = Some(true),
+            Err(Gone) => end = Some(false),
+        }
+        if !matches!(client.blocks(), Ok(false)) {
+            break;
+        }
+    }
+    (Arrived { bytes, end }, is_dry)
 }
 
 struct Pump<'a> {
@@ -119,7 +160,11 @@ impl Pump<'_> {
                     for (level, line) in &lines {
                         log::to_server(self.client.exchange(), *level, line);
                     }
-                    self.send(pieces).and_then(|()| if reads { self.read() } else { Ok(()) })
+                    self.send(pieces).map(|()| {
+                        if reads {
+                            self.read()
+                        }
+                    })
                 }
             };
             if let Err(Gone) = done {
@@ -154,17 +199,11 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// Reads what is there of the request's body, or of what the client sends behind a 101.
-    fn read(&mut self) -> Result<(), Gone> {
-        let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
-        match self.client.read(&mut buffer) {
-            // SAFETY: so many bytes have been written.
-            Ok(Read::Bytes(count)) => self.exchange.add_body(unsafe { slice(buffer.as_ptr().cast(), count) }),
-            Ok(Read::NothingYet) => self.body_is_dry = true,
-            Ok(Read::End) => self.exchange.end_body(true),
-            Err(Gone) => self.exchange.end_body(false),
-        }
-        Ok(())
+    /// Reads what the application waits for, as far as it is there.
+    fn read(&mut self) {
+        let (arrived, is_dry) = read(&self.client);
+        self.body_is_dry = is_dry;
+        self.exchange.add_body(arrived);
     }
 
     /// Waits for work and for the client, as [`Work::Wait`] says.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::epoll::EpollFlags;
 
 use super::{Buffer, Connection, Next, Peer, Wake};
-use crate::apache::exchange::{Exchange, Piece, Work};
+use crate::apache::exchange::{Arrived, Exchange, Piece, Work};
 use crate::daemon::client::{Gone, Read};
 use crate::embedded::{log, Entry};
 
@@ -53,12 +53,13 @@ impl Hosted {
     }
 
     fn read(&mut self, client: &mut Connection, buffer: &mut Buffer) {
-        match client.read(buffer) {
-            Ok(Read::Bytes(count)) => self.exchange.add_body(&buffer[..count]),
-            Ok(Read::NothingYet) => {}
-            Ok(Read::End) => self.exchange.end_body(true),
-            Err(Gone) => self.exchange.end_body(false),
-        }
+        let arrived = match client.read(buffer) {
+            Ok(Read::Bytes(count)) => Arrived { bytes: buffer[..count].to_vec(), end: None },
+            Ok(Read::NothingYet) => return,
+            Ok(Read::End) => Arrived { end: Some(true), ..Arrived::default() },
+            Err(Gone) => Arrived { end: Some(false), ..Arrived::default() },
+        };
+        self.exchange.add_body(arrived);
     }
 }
 
