@@ -283,14 +283,21 @@ def test_receive_and_send_are_the_loops(site):
     assert "event loop's thread" in site.get("/threaded").json()[0]
 
 
-def test_a_blocked_loop_is_named(site):
+def test_a_blocked_loop_is_named_and_what_was_sent_before_has_left(site):
     unblock = site.data / "unblock"
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        blocked = pool.submit(site.request, f"/blocked?{unblock}")
-        site.wait_log(r"in blocked$|in blocked, ")
-        unblock.touch()
-        assert blocked.result().body == b"unblocked\n"
-    unblock.unlink()
+    with site.connect() as connection:
+        connection.sendall(b"GET /blocked?%s HTTP/1.1\r\nHost: a\r\n\r\n" % bytes(unblock))
+        try:
+            site.wait_log(r"in blocked$|in blocked, ")
+        finally:
+            unblock.touch()
+        answer = http.client.HTTPResponse(connection)
+        try:
+            answer.begin()
+            assert answer.read(9) == b"unblocked"
+        finally:
+            unblock.unlink()
+        assert answer.read() == b"\n"
     site.wait_log("is blocked by code that does not await")
 
 

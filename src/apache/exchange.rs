@@ -288,12 +288,21 @@ impl Exchange {
     // ---- the loop's side
 
     /// Has whoever carries it out look for work: not under the lock, for which it would have to wait at once.
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        self.wake_by(state, Place::wake_soon);
+    }
+
+    /// The same without others who are woken soon.
+    fn wake_now(&self, state: MutexGuard<'_, State>) {
+        self.wake_by(state, Place::wake);
+    }
+
+    fn wake_by(&self, mut state: MutexGuard<'_, State>, wake: fn(Place)) {
         let sleep = mem::take(&mut state.sleep);
         drop(state);
         match sleep {
             Sleep::Awake => {}
-            Sleep::Parked(place) => place.wake_soon(),
+            Sleep::Parked(place) => wake(place),
             Sleep::Waiting => {
                 // It cannot fail: the counter does not get near its end.
                 let _ = self.wake.write(1);
@@ -350,7 +359,10 @@ impl Exchange {
         let is_full = state.unsent > ANSWER_HIGH;
         state.sender_waits |= is_full;
         // Behind the last piece comes `finish`.
-        if is_full || flags & BURROW_FLUSH != 0 {
+        if flags & BURROW_FLUSH != 0 {
+            // Nobody knows what keeps the application busy then.
+            self.wake_now(state);
+        } else if is_full {
             self.wake(state);
         }
         is_full.into()

@@ -91,7 +91,8 @@ impl Place {
         });
     }
 
-    fn wake(self) {
+    /// Wakes whoever waits here.
+    pub fn wake(self) {
         self.row.woken.fetch_or(self.bit, AcqRel);
         // It cannot fail.
         let _ = self.row.futex(FUTEX_WAKE_BITSET, i32::MAX as u32, ptr::null(), self.bit);

@@ -5,16 +5,19 @@ use super::block::Block;
 use super::exchange::{self, Exchange};
 use crate::embedded;
 use burrow_abi::{burrow_level, burrow_loop_ops, burrow_outcome, burrow_str, burrow_verdict};
+use burrow_daemon::page;
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// The loop looks at its other events after this many messages.
 const BATCH: usize = 512;
+/// Microseconds that an answer waits for others, if these are soon over.
+const LONGEST: i64 = 1000;
 
 pub enum Message {
     Answer(Arc<Exchange>, Answer),
@@ -29,6 +32,8 @@ struct EventLoop {
     eventfd: OwnedFd,
     /// The loop sleeps, or is about to: whoever queues next wakes it.
     asleep: AtomicBool,
+    /// Since when something waits for a wake, in microseconds of CLOCK_MONOTONIC; 0: nothing does.
+    waits_since: AtomicI64,
     sender: Sender<Message>,
     /// Taken by the loop alone.
     receiver: Mutex<Receiver<Message>>,
@@ -67,7 +72,14 @@ pub fn post(message: Message) {
     }
 }
 
-/// Queues a message; `wake` follows.
+/// Queues a message; `wake` follows soon.
+pub fn post_soon(message: Message) {
+    if let Some(event_loop) = LOOP.get() {
+        event_loop.post_soon(message);
+    }
+}
+
+/// Queues a message; `handle_queued` follows.
 pub fn post_quietly(message: Message) {
     if let Some(event_loop) = LOOP.get() {
         // The receiver is never dropped.
@@ -75,7 +87,7 @@ pub fn post_quietly(message: Message) {
     }
 }
 
-/// Wakes the event loop for what was queued quietly, where it sleeps.
+/// Wakes the event loop for what was queued by `post_soon`, where it sleeps.
 pub unsafe extern "C" fn wake() {
     if let Some(event_loop) = LOOP.get() {
         event_loop.wake_if_asleep();
@@ -107,7 +119,8 @@ impl EventLoop {
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
         let (sender, receiver) = channel();
         let receiver = Mutex::new(receiver);
-        Ok(EventLoop { ops, eventfd, asleep: AtomicBool::new(true), sender, receiver })
+        let (asleep, waits_since) = (AtomicBool::new(true), AtomicI64::new(0));
+        Ok(EventLoop { ops, eventfd, asleep, waits_since, sender, receiver })
     }
 
     fn post(&self, message: Message) {
@@ -116,7 +129,19 @@ impl EventLoop {
         self.wake_if_asleep();
     }
 
+    fn post_soon(&self, message: Message) {
+        // The receiver is never dropped.
+        let _ = self.sender.send(message);
+        let now = page::now();
+        match self.waits_since.load(Relaxed) {
+            0 => self.waits_since.store(now, Relaxed),
+            since if now - since > LONGEST => self.wake_if_asleep(),
+            _ => {}
+        }
+    }
+
     fn wake_if_asleep(&self) {
+        self.waits_since.store(0, Relaxed);
         if self.asleep.swap(false, SeqCst) {
             self.wake();
         }
@@ -213,10 +238,26 @@ mod tests {
         count
     }
 
+    fn line() -> Message {
+        Message::Log(None, burrow_abi::BURROW_LOG_INFO, (*b"a line").into())
+    }
+
+    #[test]
+    fn a_wake_that_follows_soon_is_not_waited_for() {
+        let event_loop = EventLoop::new(burrow_loop_ops::default()).unwrap();
+        event_loop.post_soon(line());
+        assert_eq!(wakes(&event_loop), 0);
+        event_loop.waits_since.fetch_sub(LONGEST + 1, Relaxed);
+        event_loop.post_soon(line());
+        assert_eq!(wakes(&event_loop), 1);
+        event_loop.drain();
+        event_loop.post_soon(line());
+        assert_eq!(wakes(&event_loop), 0);
+    }
+
     #[test]
     fn one_wake_for_all_that_is_queued() {
         let event_loop = EventLoop::new(burrow_loop_ops::default()).unwrap();
-        let line = || Message::Log(None, burrow_abi::BURROW_LOG_INFO, (*b"a line").into());
         event_loop.post(line());
         event_loop.post(line());
         assert_eq!(wakes(&event_loop), 1);

@@ -8,8 +8,8 @@ use super::question::Question;
 use crate::embedded::{self, App, Entry};
 use burrow_abi::{
     burrow_body, burrow_head, burrow_io, burrow_outcome, burrow_request, slice, BURROW_BODY_HIGH,
-    BURROW_FAILURE, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_RELOADING, BURROW_UNAVAILABLE, GONE,
-    ON_LOOP, READABLE, WRITABLE,
+    BURROW_FAILURE, BURROW_FLUSH, BURROW_GONE, BURROW_LAST, BURROW_LOG_ERR, BURROW_RELOADING,
+    BURROW_UNAVAILABLE, GONE, ON_LOOP, READABLE, WRITABLE,
 };
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -396,7 +396,7 @@ impl Exchange {
         loop {
             let len = piece.min(body.len - at);
             let flags = if at + len == body.len { flags } else { 0 };
-            let Some(post) = self.reserve(len, flags & BURROW_LAST != 0) else {
+            let Some(post) = self.reserve(len, flags) else {
                 return false;
             };
             let part = burrow_body { data: body.data.wrapping_add(at), len, ..*body };
@@ -412,9 +412,10 @@ impl Exchange {
 
     /// Waits until there is room for bytes of the answer; an event loop of Python's has waited before. Gives the
     /// function to post them with; None when the client is gone.
-    fn reserve(&self, bytes: usize, last: bool) -> Option<fn(Message)> {
+    fn reserve(&self, bytes: usize, flags: u32) -> Option<fn(Message)> {
         let mut state = self.lock();
-        let waits = state.on_loop.is_none() && !self.runs_on_event_loop();
+        let (on_loop, here) = (state.on_loop.is_some(), self.runs_on_event_loop());
+        let waits = !on_loop && !here;
         while bytes > 0 && state.unsent > ANSWER_HIGH && !state.gone && waits {
             state = self.wait(state);
         }
@@ -424,8 +425,13 @@ impl Exchange {
         if bytes > 0 {
             state.unsent += PIECE_COST + bytes;
         }
-        state.last = last;
-        Some(if waits { event_loop::post } else { event_loop::post_quietly })
+        state.last = flags & BURROW_LAST != 0;
+        Some(match flags & BURROW_FLUSH {
+            _ if here && !on_loop => event_loop::post_quietly,
+            0 if on_loop => event_loop::post_soon,
+            // Nobody knows what keeps the application busy then.
+            _ => event_loop::post,
+        })
     }
 
     // ---- the side of an event loop of Python's, which never waits
@@ -443,7 +449,7 @@ impl Exchange {
         let mut state = self.lock();
         state.on_loop = None;
         if !state.last && !state.gone {
-            event_loop::post_quietly(Message::Finish(self.clone(), outcome));
+            event_loop::post_soon(Message::Finish(self.clone(), outcome));
         }
     }
 

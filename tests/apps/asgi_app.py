@@ -345,10 +345,15 @@ async def shrinking(scope, receive, send):
 
 
 async def blocked(scope, receive, send):
-    """Keeps the loop's thread until there is a file of this name."""
+    """Keeps the loop's thread until there is a file of this name; behind the first pieces, while there is."""
     while not os.path.exists(scope["query_string"]):
         time.sleep(0.01)
-    await respond(send, b"unblocked\n")
+    await send({"type": "http.response.start", "status": 200})
+    for piece in b"un", b"blocked":
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    while os.path.exists(scope["query_string"]):
+        time.sleep(0.01)
+    await send({"type": "http.response.body", "body": b"\n"})
 
 
 async def path_of(scope, receive, send):
