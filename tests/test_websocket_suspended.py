@@ -258,6 +258,18 @@ def test_a_stop_does_not_wait_for_sockets(apache, process, tls):
     assert not is_crashed(apache)
 
 
+def test_with_a_small_threshold_sockets_keep_their_threads(apache, process, tls):
+    """httpd's own buffer is full: whoever writes to it waits."""
+    start(apache, process, "FlushMaxThreshold 100")
+    with WebSocket(apache, tls=tls, receive_buffer=65536) as slow, WebSocket(apache, tls=tls) as other:
+        slow.send(b"pieces 3000")
+        for _ in range(1000):
+            other.send(b"hello")
+            assert other.receive() == (TEXT, b"hello")
+        for _ in range(3000):
+            assert slow.receive() == (BINARY, bytes(10_000))
+
+
 def test_behind_an_internal_redirect_a_socket_keeps_its_thread(apache):
     start(apache, main="<Location /old>\nRewriteEngine On\nRewriteRule .* /welcome\n</Location>")
     with contextlib.ExitStack() as stack:

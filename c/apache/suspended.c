@@ -73,6 +73,14 @@ static void release_suspended(void *pool)
 
 /* ---- the thread that the request came on ---------------------------------------------------- */
 
+/* With a small FlushMaxThreshold the core waits for a slow client; TLS adds to what it is given. */
+static int core_waits(conn_rec *c)
+{
+    core_server_config *core = ap_get_core_module_config(c->base_server->module_config);
+
+    return core->flush_max_threshold < 2 * BURROW_SUSPENDED_MAX;
+}
+
 int wsgi_client_suspend(void *arg, void *websocket, burrow_suspension *suspension)
 {
     exchange *x = arg;
@@ -81,7 +89,8 @@ int wsgi_client_suspend(void *arg, void *websocket, burrow_suspension *suspensio
     apr_interval_time_t timeout = r->server->timeout;
 
     /* An internal redirect takes what its handler returns for a status. */
-    if (!can_suspend || r->prev || r->main || c->master || !c->cs || c->aborted)
+    if (!can_suspend || r->prev || r->main || c->master || !c->cs || c->aborted
+        || core_waits(c))
         return -1;
     if (!websocket)
         return 0;

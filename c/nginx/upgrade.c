@@ -130,34 +130,29 @@ void ngx_burrow_upgraded_end(ngx_burrow_ctx_t *ctx)
 
 /* ---- from the client ------------------------------------------------------------------------- */
 
-/* Reads until there is no more, or the application has enough for now. */
+/* Reads once, lest a fast client keep the event loop. Where there is more, its turn comes after
+ * everybody else's, unless the application has enough for now. */
 static void read_handler(ngx_http_request_t *r)
 {
     static u_char buffer[65536];
     ngx_burrow_ctx_t *ctx = ngx_http_get_module_ctx(r, ngx_http_burrow_module);
     ngx_connection_t *c = r->connection;
-    ssize_t n;
+    ssize_t n = c->recv(c, buffer, sizeof(buffer));
+    burrow_str bytes = { (char *) buffer, (size_t) n };
 
-    do {
-        n = c->recv(c, buffer, sizeof(buffer));
-        if (n == NGX_ERROR) {
-            c->error = 1;
-            ngx_burrow_finalize(ctx, NGX_HTTP_CLIENT_CLOSED_REQUEST);
-            return;
-        }
-        if (n == 0) {
-            burrow_exchange_body_end(ctx->exchange, 1);
-            r->read_event_handler = ngx_http_block_reading;
-            break;
-        }
-        if (n > 0
-            && burrow_exchange_body(ctx->exchange, (burrow_str) { (char *) buffer, (size_t) n })
-                   >= BURROW_BODY_HIGH)
-        {
-            r->read_event_handler = ngx_http_block_reading;
-            break;
-        }
-    } while (n > 0);
+    if (n == NGX_ERROR) {
+        c->error = 1;
+        ngx_burrow_finalize(ctx, NGX_HTTP_CLIENT_CLOSED_REQUEST);
+        return;
+    }
+    if (n == 0) {
+        burrow_exchange_body_end(ctx->exchange, 1);
+        r->read_event_handler = ngx_http_block_reading;
+    } else if (n > 0 && burrow_exchange_body(ctx->exchange, bytes) >= BURROW_BODY_HIGH) {
+        r->read_event_handler = ngx_http_block_reading;
+    } else if (c->read->ready) {
+        ngx_post_event(c->read, &ngx_posted_next_events);
+    }
     if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
         ngx_burrow_finalize(ctx, NGX_ERROR);
     }
