@@ -85,6 +85,17 @@ build_free_threaded() {
         rm -rf /usr/src/python'
 }
 
+# Python 3.14 without its lock is only built for; its headers are those of the one with a lock.
+check_layouts() {
+    local tree=$1 build=target/runtime/cpython-314t-$machine
+    step "layouts of Python 3.14 without its lock"
+    in_tree "$tree" apt-get install -y -q --no-install-recommends libpython3.14-dev
+    UNSAFE_PYO3_SKIP_VERSION_CHECK=1 PYO3_CONFIG_FILE=$PWD/$build/pyo3 \
+        cargo run --quiet --locked --profile "$profile" -p burrow-runtime --example layouts --target-dir "$build" |
+        in_tree "$tree" gcc -fsyntax-only -DPy_GIL_DISABLED=1 -I/usr/include/python3.14 -x c - ||
+        failed+=("layouts of 3.14t")
+}
+
 # run_races NAME TREE PYTHON: what scripts/test-races.sh does, built here.
 run_races() {
     local name=$1 tree=$2 python=$3 folder
@@ -145,6 +156,7 @@ for name in "${names[@]}"; do
     case $name in
     trixie | forky)
         tree=$(tree_of "$name")
+        [ "$name" != forky ] || check_layouts "$tree"
         for python in "$tree"/usr/bin/python3.[0-9][0-9]; do
             step "$name, $(basename "$python")"
             run_tests "$name $(basename "$python")" "$tree" "${python#"$tree"}"
