@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import os
+import pathlib
+import re
 import signal
 
 import pytest
@@ -11,6 +13,21 @@ from servers import Mount, wait_for
 from test_reload import Load
 
 TURNS = 3
+
+
+def chosen_slice():
+    """What the kernel chooses for a thread, in ns; None: it does not tell, since no other can be had."""
+    found = re.search(r"se\.slice *: *(\d+)", pathlib.Path("/proc/self/sched").read_text())
+    return found and int(found[1])
+
+
+def may_choose_slices():
+    priority = os.nice(0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, priority - 1)
+        os.setpriority(os.PRIO_PROCESS, 0, priority)
+        return chosen_slice() is not None
+    return False
 
 
 def start(server, options="processes=2", app="daemon.py"):
@@ -98,6 +115,37 @@ def test_imports_leave_processors_to_those_who_serve(server):
     assert server.get("/version").status_code == 200
     await_daemons(server, "shop", 3, without=before)
     assert "BlockingIOError" not in server.log()
+
+
+SLICES = """
+import json, pathlib, re, subprocess, threading
+
+def read(sched):
+    return int(re.search(r"se\\.slice *: *(\\d+)", sched)[1])
+
+def of(task):
+    return read(pathlib.Path(f"/proc/{task}/sched").read_text())
+
+seen = {"import": of("self"), "child": read(subprocess.check_output(["cat", "/proc/self/sched"], text=True))}
+thread = threading.Thread(target=lambda: seen.update(thread=of("thread-self")))
+thread.start()
+thread.join()
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [json.dumps({**seen, "main thread": of("self"), "request": of("thread-self")}).encode()]
+"""
+
+
+@pytest.mark.skipif(not may_choose_slices(), reason="needs root and Linux 6.12")
+def test_imports_give_way_to_those_who_serve(server):
+    """With the longest slices of a processor's time: nothing else has them, and nobody who serves."""
+    server.write_app("shop.py", SLICES)
+    server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": "processes=1"})
+    server.wait_log("'shop': 1 new processes serve")
+    seen = server.get("/").json()
+    assert seen.pop("import") == 100_000_000
+    assert set(seen.values()) == {chosen_slice()}, seen
 
 
 def test_the_first_request_after_the_change_has_the_old_code_at_most(server):

@@ -14,6 +14,7 @@ use super::{
     folder, launch,
     log::{Level, Log},
     orphans::Orphans,
+    slice,
     worker::{self, State, Worker},
 };
 use burrow_daemon::{
@@ -275,6 +276,8 @@ impl Group {
     }
 
     fn start(&mut self, host: &Host) -> io::Result<()> {
+        // Nobody can tell when a service is done with its imports.
+        let gives_way = !self.is_service() && slice::are_known();
         let apps = self.apps_to_import();
         let template = self.template();
         let is_template = self.preloads() && template.is_none();
@@ -297,7 +300,8 @@ impl Group {
         if let Some(index) = template {
             return Group::order(&mut self.workers[index], link, files);
         }
-        let pid = launch::start(&self.spec.name, &self.spec.launch, files, host.runtimes, host.log)?;
+        let launch = &self.spec.launch;
+        let pid = launch::start(&self.spec.name, launch, files, host.runtimes, gives_way, host.log)?;
         let mut worker = Worker::started(pid, link, settings, self.startup_timeout())?;
         worker.is_template = is_template;
         self.workers.push(worker);
@@ -364,6 +368,8 @@ impl Group {
         }
         if ready && !worker.is_template {
             worker.ready();
+            // A failure means that it has ended.
+            let _ = slice::restore(pid);
             self.proven |= worker.settings == label;
             self.backoff.succeeded();
             self.refused.clear();

@@ -4,6 +4,7 @@ use super::{
     child::{close_at_exec, reset_signals},
     configuration::{Launch, Python},
     log::{Level, Log},
+    slice,
 };
 use crate::python::Installation;
 use nix::{
@@ -56,19 +57,20 @@ pub fn raise_limit_of_files() {
 }
 
 /// Starts a process, which says in the log what it cannot do. `files` become the descriptors of
-/// [`burrow_daemon::config`], in their order.
+/// [`burrow_daemon::config`], in their order. `gives_way`: until [`slice::restore`].
 pub fn start(
     group: &str,
     launch: &Launch,
     files: [BorrowedFd<'_>; 3],
     runtimes: &Path,
+    gives_way: bool,
     log: &Log,
 ) -> io::Result<Pid> {
     // SAFETY: this process has one thread, so that the copy can do whatever this one could.
     match unsafe { fork()? } {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let Err(why) = become_python(launch, files, runtimes);
+            let Err(why) = become_python(launch, files, runtimes, gives_way);
             log.write(Level::Error, &format!("process group '{group}': cannot start a process: {why}"));
             // SAFETY: ends this copy without what belongs to the end of the manager.
             unsafe { libc::_exit(1) }
@@ -76,11 +78,19 @@ pub fn start(
     }
 }
 
-fn become_python(launch: &Launch, files: [BorrowedFd<'_>; 3], runtimes: &Path) -> Result<Infallible, String> {
+fn become_python(
+    launch: &Launch,
+    files: [BorrowedFd<'_>; 3],
+    runtimes: &Path,
+    gives_way: bool,
+) -> Result<Infallible, String> {
     setsid().map_err(|error| failed("make a session", error))?;
     arrange(files).map_err(|error| failed("arrange its files", error))?;
     reset_signals();
     limit(launch)?;
+    if gives_way {
+        slice::lengthen();
+    }
     drop_privileges(launch)?;
     if let Some(mode) = launch.umask {
         umask(Mode::from_bits_truncate(mode));

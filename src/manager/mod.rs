@@ -30,6 +30,7 @@ mod orphans;
 mod pidfd;
 mod process;
 mod protocol;
+mod slice;
 mod visitors;
 mod worker;
 
