@@ -168,6 +168,8 @@ def test_trailers(site):
         ]["http.response.trailers"]
         == {}
     )
+    for _ in range(20):
+        assert answered(site, "/trailers_alone").endswith("\r\n\r\n0\r\nx-end: yes\r\n\r\n")
     code, answer = site.curl("/trailers", "-i", "-H", "TE: trailers")
     assert code == 0 and answer.startswith(b"HTTP/2 200")
     assert b"\r\n\r\nbody" in answer and answer.count(b"x-sum: ") == 2 and b"x-end: yes" in answer

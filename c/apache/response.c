@@ -152,6 +152,9 @@ int wsgi_response_send(void *arg, const burrow_head *head, const burrow_body *bo
         switch_protocols(x, head);
     } else if (head && head->status == BURROW_STATUS_TRAILERS) {
         wsgi_set_trailers(r, head);
+        /* Of a body whose end it has seen httpd says the length: there are no chunks then. */
+        if (!r->sent_bodyct)
+            rv = ap_fflush(r->output_filters, x->out);
     } else if (head && head->status < HTTP_OK) {
         return send_interim(r, head);
     } else if (head) {

@@ -221,6 +221,12 @@ async def trailers(scope, receive, send):
     await send({**trailers, "headers": iter([(b"x-sum", b"2"), (b"x-end", b"yes")])})
 
 
+async def trailers_alone(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "trailers": True})
+    await send({"type": "http.response.body"})
+    await send({"type": "http.response.trailers", "headers": [(b"x-end", b"yes")]})
+
+
 async def without_trailers(scope, receive, send):
     """Promises some."""
     await send({"type": "http.response.start", "status": 200, "trailers": True})
