@@ -16,7 +16,7 @@ CARGO   := cargo build --locked --profile $(PROFILE)
 # until then is this shell's, since make may run twice at once.
 place = cmp -s $(2) $(3) || { install -D -m $(1) $(2) $(3).$$$$ && mv $(3).$$$$ $(3); }
 
-.PHONY: help build runtimes install clean setup setup-test setup-bench run test test-here test-fresh test-matrix test-races lint soak instructions bench bench-quick FORCE
+.PHONY: help build runtimes install clean setup setup-test setup-bench run test test-here test-fresh test-matrix test-races test-websockets lint soak instructions bench bench-quick FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -82,6 +82,10 @@ test-matrix:  ## a part of the tests in Debian trixie and forky: Python 3.13 to 
 
 test-races:  ## interpreters with locks of their own under ThreadSanitizer
 	@exec scripts/test-races.sh
+
+test-websockets: build $(VENV)/.test  ## Autobahn's cases against an echo application on both servers
+	$(VENV)/bin/python -m pip install -q kosoku==0.1.0
+	$(VENV)/bin/python tests/conformance.py
 
 lint: setup-test $(VENV)/.test  ## formatting and linters
 	cargo fmt --all --check
