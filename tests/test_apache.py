@@ -154,6 +154,13 @@ def test_setenv(site):
     assert seen["MARK"] == "here"
 
 
+def test_each_request_has_its_own_variables(site):
+    asked = ["first", None, "second", "second", "", "first"]
+    answers = [site.get("/environ", headers=None if mark is None else {"X-Mark": mark}) for mark in asked]
+    assert [strings(answer).get("MARK") for answer in answers] == [mark or None for mark in asked]
+    assert {strings(answer)["FROM_CONFIGURATION"] for answer in answers} == {"a value"}
+
+
 def test_add_handler(site):
     seen = strings(site.get("/files/one.wsgi/path"))
     assert (seen["SCRIPT_NAME"], seen["PATH_INFO"]) == ("/files/one.wsgi", "/path")

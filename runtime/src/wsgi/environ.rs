@@ -99,12 +99,13 @@ pub struct Template {
     learned: OnceLock<Learned>,
 }
 
-/// The fixed part with the variables of the first request. Other requests set only what differs, which
-/// replaces a value and so never makes the dict grow.
+/// The fixed part with the variables and parameters of the first request. Other requests set only what differs,
+/// which replaces a value and so never makes the dict grow.
 struct Learned {
     /// Never handed out, only copied.
     dict: Object,
     values: [Option<Box<[u8]>>; VARS],
+    params: Vec<Param>,
     thread: u32,
 }
 
@@ -164,9 +165,10 @@ impl Template {
         let thread = thread_id();
         set_item(&dict, state.keys.thread_id.as_ptr(), &integer(thread.into())?)?;
         add_moments(state, &dict, call)?;
+        let params = learn_params(&dict, call.request)?;
         make_room(&dict)?;
         // Another thread may have been quicker, if making the strings let it run.
-        Ok(self.learned.get_or_init(|| Learned { dict, values, thread }))
+        Ok(self.learned.get_or_init(|| Learned { dict, values, params, thread }))
     }
 }
 
@@ -194,7 +196,7 @@ fn copy(dict: &Object) -> Result<Object> {
 /// The environ of a call, and its `wsgi.input` if the request has a body.
 pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<Object>, Object)> {
     let request = call.request;
-    let Learned { dict, values, thread } = template.learned(state, call)?;
+    let Learned { dict, values, params, thread } = template.learned(state, call)?;
     let environ = copy(dict)?;
     for (var, (given, known)) in request.vars.iter().zip(values).enumerate() {
         // SAFETY: the request's strings live as long as the call.
@@ -212,7 +214,7 @@ pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<
     }
     add_moments(state, &environ, call)?;
     add_headers(state, &environ, request)?;
-    add_params(&environ, request)?;
+    set_params(&environ, request, params)?;
     httpd::add_request_rec(&environ)?;
     let input = input::new(state, call)?;
     if let Some(input) = &input {
@@ -253,14 +255,55 @@ fn delete(environ: &Object, key: &Object) -> Result<()> {
     }
 }
 
-fn add_params(environ: &Object, request: &burrow_request) -> Result<()> {
+/// A parameter as the template has it.
+struct Param {
+    name: Box<[u8]>,
+    value: Box<[u8]>,
+    key: Object,
+}
+
+/// The parameters of a request: those of the server's configuration, which are mostly the same for all requests.
+fn params(request: &burrow_request) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
     // SAFETY: as many pairs as it says, which live as long as the call.
-    for param in unsafe { slice(request.params, request.n_params) } {
-        // SAFETY: as above.
-        let (name, value) = unsafe { (param.name.bytes(), param.value.bytes()) };
-        set_item(environ, latin1(name)?.as_ptr(), &latin1(value)?)?;
+    let pairs = unsafe { slice(request.params, request.n_params) };
+    // SAFETY: as above.
+    pairs.iter().map(|pair| unsafe { (pair.name.bytes(), pair.value.bytes()) })
+}
+
+/// Adds a request's parameters to the template, or none where one of them takes the place of something else.
+fn learn_params(dict: &Object, request: &burrow_request) -> Result<Vec<Param>> {
+    let mut learned = Vec::with_capacity(request.n_params);
+    for (name, value) in params(request) {
+        let key = latin1(name)?;
+        // SAFETY: live objects.
+        let is_there = unsafe { ffi::PyDict_Contains(dict.as_ptr(), key.as_ptr()) } != 0;
+        if is_there || may_be_elsewhere(name) {
+            learned.iter().try_for_each(|param: &Param| delete(dict, &param.key))?;
+            return Ok(Vec::new());
+        }
+        set_item(dict, key.as_ptr(), &latin1(value)?)?;
+        learned.push(Param { name: name.into(), value: value.into(), key });
     }
-    Ok(())
+    Ok(learned)
+}
+
+/// Whether a variable or a header may have this name.
+fn may_be_elsewhere(name: &[u8]) -> bool {
+    name.starts_with(b"HTTP_")
+        || [&b"CONTENT_TYPE"[..], b"CONTENT_LENGTH"].contains(&name)
+        || VAR_NAMES.iter().any(|var| var.to_bytes() == name)
+}
+
+fn set_params(environ: &Object, request: &burrow_request, learned: &[Param]) -> Result<()> {
+    let mut pairs = params(request).zip(learned);
+    if request.n_params == learned.len() && pairs.clone().all(|((name, _), known)| name == &*known.name) {
+        return pairs.try_for_each(|((_, value), known)| match value == &*known.value {
+            true => Ok(()),
+            false => set_item(environ, known.key.as_ptr(), &latin1(value)?),
+        });
+    }
+    learned.iter().try_for_each(|known| delete(environ, &known.key))?;
+    params(request).try_for_each(|(name, value)| set_item(environ, latin1(name)?.as_ptr(), &latin1(value)?))
 }
 
 /// Header names as they were received, and the keys they become. Bounded: clients choose names.
