@@ -1,6 +1,7 @@
 //! One configuration, as the server has read it.
 
 pub mod accounts;
+mod applications;
 pub mod environment;
 mod ffi;
 pub mod gil;
@@ -14,21 +15,22 @@ mod websocket;
 
 pub(crate) use ffi::settings as from_c;
 
+pub use applications::AppKey;
 pub use usage::Place;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::{c_char, CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
-use burrow_abi::WHOLE_SCRIPT;
 use burrow_daemon::config;
 
 use crate::daemon;
-use crate::embedded::{App, Group};
+use crate::embedded::App;
 use crate::python::{self, Installation};
+use applications::Apps;
 use gil::{Gil, Wish};
 use interpreters::Scope;
 use options::Embedded;
@@ -72,21 +74,6 @@ pub struct Instance {
     pub log_level: u32,
 }
 
-/// What makes an application: a callable of a target, in an application group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppKey<'a> {
-    pub target: &'a [u8],
-    /// Empty: what the target names, else "application".
-    pub callable: &'a [u8],
-    /// Empty: the server's own processes.
-    pub process_group: &'a [u8],
-    /// Empty: the main interpreter.
-    pub group: &'a [u8],
-    /// In how many interpreters of the group, each with a lock of its own; 0: in its only one. For the
-    /// server's own processes: a process group says it itself.
-    pub copies: u32,
-}
-
 /// The model of one configuration: made in the master process, used in the workers as well.
 pub struct Settings {
     server: ServerKind,
@@ -116,35 +103,6 @@ struct Daemon {
     /// Whose applications may run there; None: everybody's.
     virtual_host: Option<Vec<u8>>,
     group: Arc<daemon::Group>,
-}
-
-/// Applications are looked up by the request, so that no key is put together for it.
-#[derive(Default)]
-struct Apps {
-    by_target: HashMap<Box<[u8]>, Vec<Arc<App>>>,
-    in_order: Vec<Arc<App>>,
-    groups: HashMap<Box<[u8]>, Arc<Group>>,
-}
-
-impl Apps {
-    fn get(&self, key: AppKey) -> Option<&Arc<App>> {
-        self.by_target.get(key.target)?.iter().find(|app| app.key() == key)
-    }
-
-    fn add(&mut self, key: AppKey) -> Arc<App> {
-        let group = match self.groups.get(key.group) {
-            Some(group) => group.clone(),
-            None => {
-                let group = Arc::new(Group::new(key.group));
-                self.groups.insert(key.group.into(), group.clone());
-                group
-            }
-        };
-        let app = Arc::new(App::new(key, group));
-        self.by_target.entry(key.target.into()).or_default().push(app.clone());
-        self.in_order.push(app.clone());
-        app
-    }
 }
 
 impl Settings {
@@ -263,26 +221,6 @@ impl Settings {
         self.process_groups.all().map(|(_, group)| group)
     }
 
-    /// The applications that are known to run in a process group.
-    pub fn apps_of(&self, process_group: &str) -> Vec<Arc<App>> {
-        let mut apps = self.apps();
-        apps.retain(|app| app.key().process_group == process_group.as_bytes());
-        apps
-    }
-
-    /// Whether there seems to be just one.
-    pub fn hosts_one_app(&self, process_group: &str) -> bool {
-        let apps = self.apps_of(process_group);
-        // httpd gives one of them several application groups, where it has several ports.
-        let targets: BTreeSet<_> = apps.iter().map(|app| (app.key().target, app.key().callable)).collect();
-        match (self.server, targets.len()) {
-            (_, 2..) | (ServerKind::Nginx, 0) => false,
-            (ServerKind::Nginx, 1) => true,
-            // Requests tell which; a line that names the group may stand for several.
-            (ServerKind::Apache, _) => self.process_groups.uses(process_group) == 1,
-        }
-    }
-
     /// The process group of this name.
     pub fn process_group(&self, name: &[u8]) -> Option<&ProcessGroup> {
         self.process_groups.find(name).map(|(_, group)| group)
@@ -314,7 +252,7 @@ impl Settings {
     /// Python is needed in the worker processes, and not only for a request that may never come.
     pub fn needs_python(&self) -> bool {
         let is_expected = || self.expects_embedded && !self.process_groups.run_something();
-        let is_known = || self.apps.read().unwrap().in_order.iter().any(|app| !app.is_daemon());
+        let is_known = || self.apps().iter().any(|app| !app.is_daemon());
         self.allows_embedded() && (is_expected() || is_known())
     }
 
@@ -325,10 +263,12 @@ impl Settings {
 
     /// Whether a group that has but one interpreter gets along with it.
     fn check_interpreters(&self, group: &ProcessGroup) -> Result<(), String> {
-        let option = match () {
-            () if group.is_on("preload") => "preload=on",
-            () if group.has_greenlets() => "async=gevent",
-            () => return Ok(()),
+        let option = if group.is_on("preload") {
+            "preload=on"
+        } else if group.has_greenlets() {
+            "async=gevent"
+        } else {
+            return Ok(());
         };
         let is_in_another = |app: &Arc<App>| !app.key().group.is_empty();
         if self.hosts_one_app(&group.name) || !self.apps_of(&group.name).iter().any(is_in_another) {
@@ -415,57 +355,6 @@ impl Settings {
         Ok(())
     }
 
-    /// Finds the application, or adds it. With several counts of threads the group gets the highest.
-    pub fn app(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
-        self.find(key, threads, || {
-            target::check(key.target)?;
-            target::check_callable(key.callable)?;
-            match (key.copies, key.group) {
-                (1.., b"") => Err("there is one main interpreter: leave interpreters= out, or name another \
-                                   application group"
-                    .into()),
-                _ => Ok(()),
-            }
-        })
-    }
-
-    /// The same for a script that is imported for what it does. A module's callable that is named is looked for.
-    pub fn import(&self, key: AppKey, threads: usize) -> Result<Arc<App>, String> {
-        if key.target.contains(&b'/') {
-            self.find(AppKey { callable: WHOLE_SCRIPT, ..key }, threads, || target::check_script(key.target))
-        } else {
-            self.app(key, threads)
-        }
-    }
-
-    /// The same for a script of hooks.
-    pub fn script(&self, target: &[u8], group: &[u8], threads: usize) -> Result<Arc<App>, String> {
-        let key = AppKey { target, callable: WHOLE_SCRIPT, process_group: b"", group, copies: 0 };
-        self.find(key, threads, || target::check_script(target))
-    }
-
-    fn find(
-        &self,
-        key: AppKey,
-        threads: usize,
-        check: impl FnOnce() -> Result<(), String>,
-    ) -> Result<Arc<App>, String> {
-        let found = self.apps.read().unwrap().get(key).cloned();
-        let app = match found {
-            Some(app) => app,
-            None => {
-                check()?;
-                let mut apps = self.apps.write().unwrap();
-                match apps.get(key).cloned() {
-                    Some(app) => app,
-                    None => apps.add(key),
-                }
-            }
-        };
-        app.want_threads(threads);
-        Ok(app)
-    }
-
     pub fn serial(&self) -> u64 {
         self.serial
     }
@@ -476,11 +365,6 @@ impl Settings {
 
     pub fn python_home(&self) -> &Path {
         self.python_home.as_ref().map_or(Path::new(python::DEFAULT_HOME), |(_, home)| home)
-    }
-
-    /// In the order in which the configuration names them.
-    pub fn apps(&self) -> Vec<Arc<App>> {
-        self.apps.read().unwrap().in_order.clone()
     }
 
     /// Keeps a message; each text once, since requests can be refused too.
