@@ -1,87 +1,15 @@
 //! The table of mod_wsgi's directives: what becomes of each on httpd, and what nginx has for it. With that of
 //! the options beside it, it is the one source of `burrow migrate` and docs/directives.md.
 
-use Context::*;
-use Nginx::*;
-use Status::*;
-
-/// What becomes of a mod_wsgi directive or option in Burrow on httpd.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Status {
-    Same,
-    /// Works, with this difference; there is nothing to do about it.
-    Differs(&'static str),
-    /// Accepted, for this reason without effect.
-    NoEffect(&'static str),
-    Refused {
-        why: &'static str,
-        cure: &'static str,
-    },
-}
-
-/// What there is on nginx.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Nginx {
-    /// A directive of Burrow's, and what there is to say about it.
-    Has(&'static str, &'static str),
-    /// nginx's own means.
-    Own(&'static str),
-    /// Nothing, for this reason.
-    Nothing(&'static str),
-}
-
-/// Where httpd takes a directive.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Context {
-    MainServer,
-    MainServerOrInterpreterOptions,
-    VirtualHost,
-    Directory,
-    /// .htaccess too, with this class of `AllowOverride`.
-    Htaccess(&'static str),
-}
-
-pub struct Directive {
-    pub name: &'static str,
-    pub arguments: &'static str,
-    pub context: Context,
-    pub default: &'static str,
-    pub httpd: Status,
-    pub nginx: Nginx,
-}
-
-/// An option of `WSGIDaemonProcess` or `WSGIScriptAlias`, written name=value.
-pub struct Setting {
-    pub name: &'static str,
-    pub default: &'static str,
-    pub httpd: Status,
-    pub nginx: Nginx,
-}
-
-const fn directive(
-    name: &'static str,
-    arguments: &'static str,
-    context: Context,
-    default: &'static str,
-    httpd: Status,
-    nginx: Nginx,
-) -> Directive {
-    Directive { name, arguments, context, default, httpd, nginx }
-}
-
-pub(super) const fn setting(
-    name: &'static str,
-    default: &'static str,
-    httpd: Status,
-    nginx: Nginx,
-) -> Setting {
-    Setting { name, default, httpd, nginx }
-}
+use super::rows::Context::*;
+use super::rows::Nginx::*;
+use super::rows::Status::*;
+use super::rows::{directive, setting, Context, Directive, Nginx, Setting};
 
 const FILE_INFO: Context = Htaccess("FileInfo");
 const AUTH_CONFIG: Context = Htaccess("AuthConfig");
 
-pub(super) const LATER: Nginx = Nothing("not in Burrow yet");
+const LATER: Nginx = Nothing("not in Burrow yet");
 
 /// The directives of mod_wsgi 6, and its section.
 pub const DIRECTIVES: &[Directive] = &[
@@ -527,49 +455,6 @@ pub const REMOVED: &[Setting] = &[
             cure: "call `newrelic.agent.initialize` in the script",
         },
         Nothing("call `newrelic.agent.initialize` in the script"),
-    ),
-];
-
-/// Directives of the nginx module that mod_wsgi has no word for, and what httpd does instead.
-pub const NGINX_ONLY: &[(&str, &str, &str)] = &[
-    (
-        "wsgi_param",
-        "*name* *value* [if_not_empty]: a variable of the environ",
-        "`SetEnv`, `SetEnvIf`, `RewriteRule … [E=…]`",
-    ),
-    (
-        "wsgi_threads",
-        "*number* (8): threads for an application group in each worker process; 0: the application runs on \
-         nginx's event loop itself, for applications that never block ([performance](performance.md))",
-        "the MPM's `ThreadsPerChild`",
-    ),
-    (
-        "wsgi_request_buffering",
-        "on\\|off (on): whether nginx reads the whole body first; what exceeds its `client_body_buffer_size` (16k) \
-         waits in a file",
-        "bodies are read as the application asks for them",
-    ),
-    (
-        "wsgi_buffering",
-        "on\\|off (on): whether nginx takes the answers of a process group as fast as they come, into memory, where \
-         the client is slower; `X-Accel-Buffering: no` in an answer turns it off",
-        "`response-buffer-size=` of the process group",
-    ),
-    (
-        "wsgi_buffers",
-        "*number* *size* (of 32k, as many as `response-buffer-size=` of the process group wants): that memory, for one \
-         answer",
-        "`response-buffer-size=` of the process group",
-    ),
-    (
-        "wsgi_buffer_size",
-        "*size* (16k): for the head of an answer of a process group, and what comes with it; longer heads get more",
-        "nothing to set",
-    ),
-    (
-        "wsgi_read_timeout",
-        "*time* (`socket-timeout=` of the process group): for which a process may be silent, then 504",
-        "`socket-timeout=` of the process group",
     ),
 ];
 

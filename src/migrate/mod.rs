@@ -2,10 +2,12 @@
 
 mod advice;
 mod directives;
+mod nginx_only;
 mod options;
 mod parse;
 mod refusals;
 mod report;
+mod rows;
 mod table;
 
 #[cfg(test)]

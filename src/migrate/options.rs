@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use super::directives::Nginx::*;
-use super::directives::Status::*;
-use super::directives::{setting, Setting};
+use super::rows::Nginx::*;
+use super::rows::Status::*;
+use super::rows::{setting, Setting};
 use burrow_host::settings::process_group;
 
 const PROCESS_GROUP: Setting =

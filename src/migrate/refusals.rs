@@ -1,9 +1,10 @@
 //! What httpd would refuse with the module in it: values are judged by the module's own code.
 
-use super::directives::{self, Context};
+use super::directives;
 use super::options;
 use super::parse::Directive;
 use super::report::{Finding, Verdict};
+use super::rows::Context;
 use burrow_host::proxies;
 use burrow_host::settings::interpreters::Scope;
 use burrow_host::settings::process_group::ProcessGroup;

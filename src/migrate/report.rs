@@ -6,10 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::advice;
-use super::directives::{self, Context, Setting, Status};
+use super::directives;
 use super::options;
 use super::parse::Directive;
 use super::refusals;
+use super::rows::{Context, Setting, Status};
 use burrow_host::python::runtime_dir;
 
 /// Of the last three a person has to do something about.

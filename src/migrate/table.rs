@@ -1,7 +1,7 @@
 //! The table of directives as docs/directives.md has it.
 
-use super::directives::{self, Context, Nginx, Setting, Status};
-use super::options;
+use super::rows::{Context, Nginx, Setting, Status};
+use super::{directives, nginx_only, options};
 use burrow_host::settings::process_group;
 
 const HEAD: &str = "\
@@ -27,7 +27,7 @@ pub fn markdown() -> String {
         let name = format!("`{}`{arguments}{close}", row.name);
         vec![name, context(row.context), row.default.into(), status(row.httpd), nginx(row.nginx)]
     });
-    let nginx_only = directives::NGINX_ONLY.iter().map(|(name, meaning, httpd)| {
+    let nginx_only = nginx_only::NGINX_ONLY.iter().map(|(name, meaning, httpd)| {
         let (arguments, meaning) = meaning.split_once(": ").unwrap_or((meaning, ""));
         vec![format!("`{name}` {arguments}"), meaning.into(), (*httpd).into()]
     });

@@ -3,8 +3,8 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::directives::{self, Nginx, Status};
-use super::{options, parse, report::Report, table};
+use super::rows::{Nginx, Status};
+use super::{directives, nginx_only, options, parse, report::Report, table};
 
 /// The report on one file, its path left out.
 fn report(text: &str) -> Vec<String> {
@@ -162,7 +162,7 @@ fn nginx_has_what_the_table_says() {
             Nginx::Has(name, _) => Some(name.to_owned()),
             _ => None,
         })
-        .chain(directives::NGINX_ONLY.iter().map(|(name, ..)| (*name).to_owned()))
+        .chain(nginx_only::NGINX_ONLY.iter().map(|(name, ..)| (*name).to_owned()))
         .collect();
     said.sort();
     said.dedup();
