@@ -74,6 +74,12 @@ def apache(fresh):
     return fresh(servers.Apache)
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request):
+    """Whether the client's connection is one."""
+    return request.param
+
+
 @pytest.fixture
 def watch(request):
     """Takes a server that runs for many tests: its log begins with this one, and is checked behind it."""

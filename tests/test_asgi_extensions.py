@@ -11,12 +11,12 @@ import psutil
 import pytest
 from servers import KINDS, Mount, wait_for
 from servers.clients import read_response
-from sockets import HANDSHAKE, server_frame
+from sockets import WebSocket
 
 #: nginx sends them over HTTP/2 as well, where it is told to.
 NGINX = subprocess.run(["nginx", "-v"], capture_output=True, check=True, text=True).stderr
 HAS_EARLY_HINTS = re.search(r"/1\.(\d+)", NGINX).group(1) >= "29"
-FOR_APACHE = "SSLVerifyClient optional_no_ca\nH2EarlyHints on"
+FOR_APACHE = "SSLVerifyClient optional_no_ca\nH2EarlyHints on\nSetEnvIf X-Chunks none force-response-1.0"
 PROTOCOLS = "ssl_protocols TLSv1.2 TLSv1.3;"
 PLACES = ["nginx", "nginx-group", "apache", "apache-group"]
 
@@ -105,13 +105,8 @@ def test_certificates_of_clients(site, identity):
 
 def test_tls_of_sockets(site):
     # One thread: in Python's ssl another one that reads gets in the way of one that writes.
-    head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE)
-    with site.connect(tls=True) as connection, connection.makefile("rb") as answer:
-        connection.sendall(f"GET /socket/describe HTTP/1.1\r\n{head}\r\n".encode())
-        assert answer.readline().split()[1] == b"101"
-        while answer.readline().strip():
-            pass
-        scope = json.loads(server_frame(answer.read)[1])
+    with WebSocket(site, b"socket/describe", tls=True) as client:
+        scope = json.loads(client.receive()[1])
     assert scope["scheme"] == "wss" and set(scope["extensions"]) == {"websocket.http.response", "tls"}
     assert scope["extensions"]["tls"]["tls_version"] == 0x0304
 

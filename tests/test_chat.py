@@ -26,7 +26,7 @@ def redis(open_folder):
 def chat(server, redis):
     group = f"processes=2 threads=1 env=CHAT_REDIS={redis}"
     mounts = [Mount("/", "frameworks/chat_app.py", process="chat")]
-    # On httpd an open socket has a thread.
+    # Room for all the sockets that it takes to meet both processes.
     server.start(mounts=mounts, groups={"chat": group}, threads=64)
     return server
 

@@ -9,7 +9,7 @@ from socket import SHUT_RDWR
 import pytest
 from daemons import await_daemons, daemons
 from servers import KINDS, Mount, wait_for
-from sockets import CLOSE, HANDSHAKE, PING, code_of, server_frame
+from sockets import CLOSE, PING, WebSocket, code_of
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -153,14 +153,9 @@ def test_limits(server, mode):
     last = wait_for(lambda: server.get("/idle/told").json() or None, "the disconnect")
     assert last[0]["code"] == 1001
     # one that answers stays, one that does not is given up
-    with opened(server, "/pinged/echo") as socket, server.connect() as deaf:
-        lines = [f"{name}: {value}\r\n" for name, value in HANDSHAKE]
-        deaf.sendall(f"GET /pinged/echo HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
-        reader = deaf.makefile("rb")
-        while reader.readline().strip():
-            pass
-        assert server_frame(reader.read) == (PING, b"")
-        opcode, payload = server_frame(reader.read)
+    with opened(server, "/pinged/echo") as socket, WebSocket(server, b"pinged/echo") as deaf:
+        assert deaf.receive() == (PING, b"")
+        opcode, payload = deaf.receive()
         assert (opcode, code_of(payload)[0]) == (CLOSE, 1011)
         socket.send("here")
         assert socket.recv(timeout=30) == "here"

@@ -1,19 +1,19 @@
 """WebSockets on httpd's event MPM, whose connections hold no thread."""
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
 import socket
 import struct
-import threading
 import time
 
 import psutil
 import pytest
 from daemons import daemons, descriptors
-from servers import Apache, Mount, wait_for
-from test_websocket_transport import BINARY, TEXT, WebSocket, frame
+from servers import Apache, Mount, grows_little, wait_for
+from sockets import BINARY, TEXT, WebSocket, client_frame, opens
 
 GROUP = "live"
 #: Of threads, and of WebSockets that have room beside them.
@@ -44,29 +44,23 @@ def live(process, started, watch):
     return watch(started[process])
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request):
-    return request.param
-
-
-def opens(server):
-    with WebSocket(server) as client:
-        return client.head[0].startswith(b"HTTP/1.1 101")
-
-
 def is_crashed(server):
     return re.search("exit signal|Segmentation fault|AddressSanitizer", server.log())
 
 
-def wakes(pid):
-    """How often the thread that drives sockets has waited."""
+def driver(pid):
+    """What the system says of the thread that drives sockets."""
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         # Another one may have ended.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if (task / "comm").read_text().strip() == "burrow:sockets":
-                status = (task / "status").read_text()
-                return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.M).group(1))
+                return (task / "status").read_text()
     raise AssertionError("no such thread")
+
+
+def wakes(pid):
+    """How often that thread has waited."""
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", driver(pid), re.M).group(1))
 
 
 def rests(server, worker):
@@ -80,7 +74,7 @@ def rests(server, worker):
 def test_more_sockets_than_threads(live):
     with contextlib.ExitStack() as stack:
         clients = [
-            stack.enter_context(WebSocket(live, b"welcome", number % 2 == 0, frame(b"early")))
+            stack.enter_context(WebSocket(live, b"welcome", number % 2 == 0, client_frame(TEXT, b"early")))
             for number in range(ROOM - 1)
         ]
         for client in clients:
@@ -119,19 +113,19 @@ def test_the_limit_follows_the_configuration(apache, factor):
 
 
 def test_messages_both_ways_at_once(live):
-    """Larger ones than any buffer. OpenSSL does not read and write on two threads at once."""
+    """Larger ones than any buffer."""
     with WebSocket(live) as client:
         for size in (16_000, 16_384, 20_000, 3_000_000):
-            sender = threading.Thread(target=client.send, args=(bytes(size), BINARY))
-            sender.start()
-            assert client.receive() == (BINARY, bytes(size))
-            sender.join()
+            with client.sending(bytes(size)):
+                assert client.receive() == (BINARY, bytes(size))
+
+
+def processes(server):
+    return [*server.workers(), *daemons(server, GROUP)]
 
 
 def test_a_slow_client_holds_the_application_back(live, tls):
-    processes = [psutil.Process(pid) for pid in (*live.workers(), *daemons(live, GROUP))]
-    before = [process.memory_info().rss for process in processes]
-    with WebSocket(live, tls=tls, receive_buffer=65536) as client:
+    with grows_little(*processes(live), mib=16), WebSocket(live, tls=tls, receive_buffer=65536) as client:
         client.send(b"pieces 6000")
         assert client.receive() == (BINARY, bytes(10_000))
         assert live.get("/").status_code == 200
@@ -139,22 +133,14 @@ def test_a_slow_client_holds_the_application_back(live, tls):
             assert client.receive() == (BINARY, bytes(10_000))
         client.send(b"still there")
         assert client.receive() == (TEXT, b"still there")
-    for process, size in zip(processes, before, strict=True):
-        assert process.memory_info().rss < size + 16 * 2**20
 
 
 def test_a_slow_application_holds_the_client_back(live):
-    processes = [psutil.Process(pid) for pid in (*live.workers(), *daemons(live, GROUP))]
-    before = [process.memory_info().rss for process in processes]
-    with WebSocket(live) as client:
+    with grows_little(*processes(live), mib=16), WebSocket(live) as client:
         client.send(b"sleep 0.2")
-        feeder = threading.Thread(target=lambda: [client.send(bytes(10_000), BINARY) for _ in range(3000)])
-        feeder.start()
-        for _ in range(3000):
-            assert client.receive() == (BINARY, bytes(10_000))
-        feeder.join()
-    for process, size in zip(processes, before, strict=True):
-        assert process.memory_info().rss < size + 16 * 2**20
+        with client.sending(bytes(10_000), 3000):
+            for _ in range(3000):
+                assert client.receive() == (BINARY, bytes(10_000))
 
 
 def test_a_client_that_takes_nothing_is_cut(apache, process):

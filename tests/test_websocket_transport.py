@@ -2,79 +2,16 @@
 
 import contextlib
 import signal
-import socket
-import struct
-import threading
 
 import psutil
 import pytest
-from servers import KINDS, Mount, wait_for
-
-HANDSHAKE = (
-    b"GET /%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+from servers import KINDS, Mount, grows_little, wait_for
+from sockets import BINARY, TEXT, WebSocket, client_frame, handshake, opens
 
 
 def start(server, threads=8, **options):
     mounts = [Mount("/", "websocket_app.py", group="%{GLOBAL}")]
     return server.start(mounts=mounts, threads=threads, **options)
-
-
-def frame(data, kind=TEXT):
-    """A frame of a client, whose mask is four zeroes."""
-    size = len(data)
-    if size < 126:
-        length = bytes([0x80 | size])
-    else:
-        length = b"\xfe" + struct.pack(">H", size) if size < 65536 else b"\xff" + struct.pack(">Q", size)
-    return bytes([0x80 | kind]) + length + bytes(4) + data
-
-
-class WebSocket:
-    """A client that does nothing by itself."""
-
-    def __init__(self, server, path=b"", tls=False, early=b"", receive_buffer=None):
-        self.connection = server.connect(tls)
-        if receive_buffer:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.connection.sendall(HANDSHAKE % path + early)
-        self.file = self.connection.makefile("rb")
-        self.head = list(iter(lambda: self.file.readline().strip(), b""))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-        self.connection.close()
-
-    def send(self, data, kind=TEXT):
-        self.connection.sendall(frame(data, kind))
-
-    def receive(self):
-        """The kind of the next frame and its bytes; None at the end."""
-        head = self.file.read(2)
-        if not head:
-            return None
-        size = head[1]
-        if size >= 126:
-            size = int.from_bytes(self.file.read(2 if size == 126 else 8), "big")
-        return head[0] & 15, self.file.read(size)
-
-    def closes(self, code):
-        """Answers the server's Close, behind which there is nothing."""
-        while (received := self.receive())[0] != CLOSE:
-            pass
-        assert received[1][:2] == struct.pack(">H", code)
-        self.send(received[1][:2], CLOSE)
-        assert self.receive() is None
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request):
-    return request.param
 
 
 def test_messages_both_ways(shop, tls):
@@ -90,7 +27,7 @@ def test_messages_both_ways(shop, tls):
 
 
 def test_what_comes_right_behind_the_handshake_is_not_lost(shop, tls):
-    early = b"".join(frame(b"%d" % number) for number in range(50))
+    early = b"".join(client_frame(TEXT, b"%d" % number) for number in range(50))
     with WebSocket(shop, b"welcome", tls, early) as client:
         assert client.receive() == (TEXT, b"welcome")
         for number in range(50):
@@ -99,7 +36,7 @@ def test_what_comes_right_behind_the_handshake_is_not_lost(shop, tls):
 
 def test_a_handshake_behind_another_request(shop, tls):
     with shop.connect(tls) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + HANDSHAKE % b"" + frame(b"hello"))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + handshake() + client_frame(TEXT, b"hello"))
         received = b""
         while b"\x81\x05hello" not in received:
             more = connection.recv(65536)
@@ -120,9 +57,7 @@ def test_a_client_that_goes_away(shop, tls):
 
 
 def test_a_slow_client_holds_the_application_back(shop):
-    (worker,) = shop.workers()
-    before = psutil.Process(worker).memory_info().rss
-    with WebSocket(shop, receive_buffer=65536) as client:
+    with grows_little(*shop.workers()), WebSocket(shop, receive_buffer=65536) as client:
         client.send(b"pieces 10000")
         assert client.receive() == (BINARY, bytes(10_000))
         # others are served meanwhile
@@ -130,20 +65,14 @@ def test_a_slow_client_holds_the_application_back(shop):
             assert shop.get("/").status_code == 200
         for _ in range(9999):
             assert client.receive() == (BINARY, bytes(10_000))
-        assert psutil.Process(worker).memory_info().rss < before + 32 * 2**20
 
 
 def test_a_slow_application_holds_the_client_back(shop):
-    (worker,) = shop.workers()
-    before = psutil.Process(worker).memory_info().rss
-    with WebSocket(shop) as client:
+    with grows_little(*shop.workers()), WebSocket(shop) as client:
         client.send(b"sleep 0.5")
-        feeder = threading.Thread(target=lambda: [client.send(bytes(10_000), BINARY) for _ in range(5000)])
-        feeder.start()
-        for _ in range(5000):
-            assert client.receive() == (BINARY, bytes(10_000))
-        feeder.join()
-    assert psutil.Process(worker).memory_info().rss < before + 32 * 2**20
+        with client.sending(bytes(10_000), 5000):
+            for _ in range(5000):
+                assert client.receive() == (BINARY, bytes(10_000))
 
 
 def test_many_sockets(fresh):
@@ -174,11 +103,6 @@ def test_where_they_hold_threads_some_are_left_for_others(apache):
         wait_for(lambda: opens(apache), "a thread for another one")
 
 
-def opens(server):
-    with WebSocket(server) as client:
-        return client.head[0].startswith(b"HTTP/1.1 101")
-
-
 @pytest.mark.parametrize("how", ["reload", "stop"])
 def test_sockets_are_closed_in_order_when_their_process_ends(server, tls, how):
     start(server)
@@ -196,7 +120,7 @@ def test_sockets_are_closed_in_order_when_their_process_ends(server, tls, how):
 def test_other_mpms(apache, mpm):
     start(apache, mpm=mpm)
     for tls in (False, True):
-        with WebSocket(apache, b"welcome", tls, frame(b"early")) as client:
+        with WebSocket(apache, b"welcome", tls, client_frame(TEXT, b"early")) as client:
             assert client.receive() == (TEXT, b"welcome")
             assert client.receive() == (TEXT, b"early")
             client.send(b"close 1000")

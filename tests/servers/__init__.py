@@ -7,7 +7,17 @@ administrator would.
 
 from .apache import Apache
 from .clients import read_response
-from .machine import DIST, IS_ROOT, PYTHON_HOME, TESTS, WORKER, adopt_orphans, free_port, wait_for
+from .machine import (
+    DIST,
+    IS_ROOT,
+    PYTHON_HOME,
+    TESTS,
+    WORKER,
+    adopt_orphans,
+    free_port,
+    grows_little,
+    wait_for,
+)
 from .nginx import Nginx
 from .server import Mount
 
@@ -15,5 +25,5 @@ KINDS = {"nginx": Nginx, "apache": Apache}
 
 __all__ = [
     "DIST", "IS_ROOT", "KINDS", "PYTHON_HOME", "TESTS", "WORKER", "Apache", "Mount", "Nginx", "adopt_orphans",
-    "free_port", "read_response", "wait_for",
+    "free_port", "grows_little", "read_response", "wait_for",
 ]  # fmt: skip

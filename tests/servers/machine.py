@@ -1,6 +1,7 @@
 """The machine that the tests run on: its users, what was built, and ports that nobody else takes."""
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import grp
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import psutil
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 DIST = pathlib.Path(os.environ.get("BURROW_DIST", TESTS.parent / "target" / "dist")).resolve()
@@ -41,6 +44,16 @@ def wait_for(condition, what, timeout=30):
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {timeout} s")
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def grows_little(*pids, mib=32):
+    """The memory of these processes, meanwhile."""
+    processes = [psutil.Process(pid) for pid in pids]
+    before = [process.memory_info().rss for process in processes]
+    yield
+    for process, size in zip(processes, before, strict=True):
+        assert process.memory_info().rss < size + mib * 2**20
 
 
 @functools.cache
