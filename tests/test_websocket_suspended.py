@@ -169,6 +169,20 @@ def test_an_idle_socket_costs_nothing(live, tls):
         wait_for(lambda: rests(live, worker), "a loop at rest")
 
 
+def test_a_child_that_has_the_socket_too(apache):
+    """One that the application has forked, and that outlives the WebSocket."""
+    start(apache)
+    (worker,) = apache.workers()
+    with WebSocket(apache) as client:
+        client.send(b"fork")
+        child = int(client.receive()[1])
+    try:
+        wait_for(lambda: apache.connections() == 0, "the end of the connection")
+        wait_for(lambda: "State:\tS" in driver(worker), "a loop at rest")
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_the_access_log(live, tls):
     log = live.root / "timed.log"
     before = len(log.read_text().splitlines())

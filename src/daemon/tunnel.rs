@@ -15,7 +15,7 @@ use super::client::{Gone, Read};
 use super::incoming::{Incoming, Malformed, Part};
 use super::links::Link;
 use super::Group;
-use crate::apache::suspended::{Buffer, Connection, Next, Peer, Timer, Wake};
+use crate::apache::suspended::{self, Buffer, Connection, Next, Peer, Timer, Wake};
 use crate::embedded::log;
 
 /// How often one is served before it is others' turn.
@@ -171,9 +171,9 @@ impl Peer for Tunnel {
         true
     }
 
-    /// The worker closes it.
+    /// The worker closes it. Behind the last frame there is nothing to be said.
     fn retire(&mut self) {
-        if !mem::replace(&mut self.is_retired, true) {
+        if !mem::replace(&mut self.is_retired, true) && !self.is_whole {
             self.unsent.extend(Header { kind: Kind::Body, flags: RETIRED, length: 0 }.bytes());
         }
     }
@@ -198,5 +198,11 @@ impl Peer for Tunnel {
 
     fn expire(&mut self, client: &Connection) {
         self.report(client, "was silent for longer than socket-timeout");
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        suspended::forget(self.link.handle.as_fd());
     }
 }

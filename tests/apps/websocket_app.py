@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 
 
@@ -23,6 +24,11 @@ async def application(scope, receive, send):
                 await send({"type": "websocket.send", "bytes": bytes(10_000)})
         elif word == "sleep":
             await asyncio.sleep(float(argument))
+        elif word == "fork":
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            await send({"type": "websocket.send", "text": str(child)})
         elif word == "close":
             return await send({"type": "websocket.close", "code": int(argument)})
         else:

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{recv, MsgFlags};
 
 use super::memory::Memory;
-use super::{Buffer, PIECE};
+use super::{event_loop, Buffer, PIECE};
 use crate::daemon::client::{Gone, Read};
 
 /// What c/shim.h says that can be done with a suspended connection.
@@ -136,22 +136,19 @@ impl Connection {
         self.exchange = null_mut();
     }
 
-    /// Behind `finish`: reads what the client still sends, lest closing the socket takes back what it has not
-    /// read. Whether it has closed its side.
+    /// Behind `finish`: reads some of what the client still sends, lest closing the socket takes back what it has
+    /// not read. Whether it has closed its side.
     pub fn discard(&self, into: &mut Buffer) -> bool {
-        loop {
-            match recv(self.descriptor, into, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return true,
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return false,
-                Err(_) => return true,
-            }
+        match recv(self.descriptor, into, MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => count == 0,
+            Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        event_loop::forget(self.descriptor());
         if !self.pool.is_null() {
             // SAFETY: of `finish`.
             unsafe { self.memory.close(self.pool) };

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::{Mutex, OnceLock};
@@ -80,6 +81,15 @@ pub fn stop() {
     let (sender, stopped) = sync_channel(1);
     if post(Message::Stop(sender)) {
         stopped.recv().expect("the loop does not end");
+    }
+}
+
+/// Before a descriptor is closed that was watched: where a child of the application's has it, too, closing alone would
+/// not take it out of the epoll.
+pub fn forget(descriptor: BorrowedFd) {
+    if let Some(Ok(shared)) = LOOP.get() {
+        // It may not be in there.
+        let _ = shared.epoll.delete(descriptor);
     }
 }
 
@@ -213,7 +223,6 @@ impl Driver {
             websocket.due = due;
         }
         if is_over {
-            // Descriptors leave epoll's set when they are closed.
             self.websockets.remove(&number);
         } else if again {
             self.again.push(number);

@@ -10,7 +10,7 @@ mod websocket;
 use std::ffi::c_void;
 
 pub use connection::Connection;
-pub use event_loop::{retire, stop, Wake};
+pub use event_loop::{forget, retire, stop, Wake};
 pub use hosted::Hosted;
 pub use websocket::{Next, Peer, Timer};
 
