@@ -16,7 +16,7 @@ from sockets import WebSocket
 #: nginx sends them over HTTP/2 as well, where it is told to.
 NGINX = subprocess.run(["nginx", "-v"], capture_output=True, check=True, text=True).stderr
 HAS_EARLY_HINTS = re.search(r"/1\.(\d+)", NGINX).group(1) >= "29"
-FOR_APACHE = "SSLVerifyClient optional_no_ca\nH2EarlyHints on\nSetEnvIf X-Chunks none force-response-1.0"
+FOR_APACHE = "SSLVerifyClient optional_no_ca\nH2EarlyHints on"
 PROTOCOLS = "ssl_protocols TLSv1.2 TLSv1.3;"
 PLACES = ["nginx", "nginx-group", "apache", "apache-group"]
 

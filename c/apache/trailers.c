@@ -16,7 +16,8 @@ static int add_line(void *arg, const char *name, const char *value)
     return apr_brigade_printf(arg, NULL, NULL, "%s: %s" CRLF, name, value) == APR_SUCCESS;
 }
 
-/* Whether these are the bytes that httpd's chunk filter ends a body with: a bucket of their own. */
+/* Whether these are the bytes that httpd's chunk filter ends a body with: a bucket of their own.
+ * Where there is no such filter the application's body may look alike. */
 static int is_end_of_chunks(apr_bucket *b)
 {
     static const char end[] = LAST_CHUNK CRLF;
@@ -40,7 +41,7 @@ static apr_status_t add_trailers(ap_filter_t *f, apr_bucket_brigade *out)
         return ap_pass_brigade(f->next, out);
     ap_remove_output_filter(f);
     end = APR_BUCKET_PREV(eos);
-    if (end != APR_BRIGADE_SENTINEL(out) && is_end_of_chunks(end)) {
+    if (f->r->chunked && end != APR_BRIGADE_SENTINEL(out) && is_end_of_chunks(end)) {
         apr_bucket_split(end, sizeof LAST_CHUNK - 1);
         rest = apr_brigade_split(out, APR_BUCKET_NEXT(end));
         apr_table_do(add_line, out, f->r->trailers_out, NULL);

@@ -244,8 +244,12 @@ impl Incoming {
 
     /// What comes behind the body: gathered here, since a server keeps no part of an answer for that.
     fn trailers(&mut self, header: Header, bytes: &mut &[u8]) -> Result<Part<'static>, Malformed> {
-        if !self.wanted.may_trail || self.progress == Progress::Over {
-            return Err("a second head");
+        match self.progress {
+            Progress::Begun { left: None } if self.wanted.may_trail => {}
+            Progress::Begun { left: Some(_) } if self.wanted.may_trail => {
+                return Err("trailers where there is a Content-Length")
+            }
+            _ => return Err("a second head"),
         }
         let missing = header.length - self.trailers.len();
         let (part, rest) = bytes.split_at(missing.min(bytes.len()));
@@ -426,10 +430,10 @@ mod tests {
         assert_eq!(said(33, &[begin(), frame(Kind::Head, LAST, b"")]), "trailers that must not go out");
         assert_eq!(said(33, &[trailers(LAST, 0)]), "trailers where there is no answer");
         assert_eq!(said(33, &[begin(), trailers(LAST, 0), trailers(LAST, 0)]), "a second head");
-        assert_eq!(
-            said(33, &[head(0, 200, 1), trailers(LAST, 0)]),
-            "less than the Content-Length of the answer"
-        );
+        for length in 0..2 {
+            let answer = [head(0, 200, length), trailers(LAST, 0)];
+            assert_eq!(said(33, &answer), "trailers where there is a Content-Length");
+        }
         assert_eq!(all(&[whole]), ["head 200", "ab", "a second head"]);
     }
 
