@@ -140,6 +140,8 @@ def test_early_hints(site):
     assert code == 0 and answer.count(b"HTTP/2 103") == (2 if is_offered else 0)
     assert answer.count(b".css>; rel=preload") == (3 if is_offered else 0)
     assert answer.endswith(b"hinted")
+    many = answered(site, "/many_hints")
+    assert many.count("103 early hints") == 16 and many.endswith("hinted")
 
 
 def answered(site, path, headers="TE: trailers\r\n", start="GET {} HTTP/1.1", tls=False):

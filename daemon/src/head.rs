@@ -39,6 +39,9 @@ pub const SWITCHING_PROTOCOLS: u32 = 101;
 /// The status of an interim answer, which another head follows.
 pub const EARLY_HINTS: u32 = 103;
 
+/// So many of those an answer may have: each takes memory of the server's until the answer has left.
+pub const MOST_HINTS: u32 = 16;
+
 /// The status of trailers, which are written as a head is.
 pub const TRAILERS: u32 = 0;
 

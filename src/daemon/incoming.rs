@@ -8,7 +8,7 @@ use burrow_abi::{
     BURROW_UNAVAILABLE,
 };
 use burrow_daemon::frame::{self, Header, Kind};
-use burrow_daemon::head::{self, EARLY_HINTS, SWITCHING_PROTOCOLS, TRAILERS};
+use burrow_daemon::head::{self, EARLY_HINTS, MOST_HINTS, SWITCHING_PROTOCOLS, TRAILERS};
 
 use super::file;
 
@@ -86,6 +86,7 @@ pub struct Incoming {
     body: usize,
     flags: u8,
     progress: Progress,
+    hints: u32,
     files: u32,
     descriptors: VecDeque<OwnedFd>,
     headers: Vec<burrow_pair>,
@@ -232,6 +233,10 @@ impl Incoming {
         }
         self.check_headers()?;
         if head.status == EARLY_HINTS {
+            self.hints += 1;
+            if self.hints > MOST_HINTS {
+                return Err("too many 103s");
+            }
             self.have = 0;
             return Ok(Part::Head(head));
         }
@@ -397,6 +402,8 @@ mod tests {
         assert_eq!(said, ["a 103 that the client does not take"]);
         let said = parts(&mut hinting(), &[&[head(0, 200, -1), hint()].concat()]);
         assert_eq!(said, ["head 200", "a second head"]);
+        let said = parts(&mut hinting(), &[&hint().repeat(MOST_HINTS as usize + 1)]);
+        assert_eq!((said.len(), &said[MOST_HINTS as usize][..]), (MOST_HINTS as usize + 1, "too many 103s"));
     }
 
     #[test]

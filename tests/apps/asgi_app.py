@@ -210,6 +210,13 @@ async def hints(scope, receive, send):
     await send({"type": "http.response.body"})
 
 
+async def many_hints(scope, receive, send):
+    for number in range(20):
+        await send({"type": "http.response.early_hint", "links": [b"</%d.css>" % number]})
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"hinted"})
+
+
 async def trailers(scope, receive, send):
     """The query: the status."""
     start = {"type": "http.response.start", "status": int(scope["query_string"] or 200), "trailers": True}

@@ -53,6 +53,8 @@ pub struct Http {
     is_head: bool,
     /// The client can be sent a 103.
     takes_hints: bool,
+    /// It was sent so many.
+    hints: Cell<u32>,
     /// … and trailers.
     takes_trailers: bool,
     stage: Cell<Stage>,
@@ -94,6 +96,7 @@ impl Http {
         Http {
             is_head: method == b"HEAD" || request.flags & BURROW_HEADER_ONLY != 0,
             takes_hints: request.flags & BURROW_EARLY_HINTS != 0,
+            hints: Cell::new(0),
             takes_trailers: request.flags & (BURROW_TRAILERS | BURROW_UPGRADE) == BURROW_TRAILERS
                 && accepts_trailers(request),
             stage: Cell::new(Stage::Start),

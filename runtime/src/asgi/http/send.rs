@@ -5,6 +5,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::ptr;
 
 use burrow_abi::{burrow_body, burrow_head, BURROW_DONE, BURROW_FLUSH, BURROW_LAST};
+use burrow_daemon::head::MOST_HINTS;
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyObject;
 
@@ -138,7 +139,7 @@ impl Http {
         Ok(())
     }
 
-    /// Early hints, as often as the application likes, until its answer has begun.
+    /// Early hints, until the answer has begun; what is more than the server takes is left out.
     ///
     /// # Safety
     /// `event` is a dict.
@@ -159,9 +160,9 @@ impl Http {
                 head.take_header(start, start + b"Link".len())?;
             }
         }
-        let Some((exchange, io)) = call.exchange().filter(|_| self.takes_hints && !self.is_started()) else {
-            return Ok(());
-        };
+        let is_taken = self.takes_hints && self.hints.get() < MOST_HINTS && !self.is_started();
+        let Some((exchange, io)) = call.exchange().filter(|_| is_taken) else { return Ok(()) };
+        self.hints.set(self.hints.get() + 1);
         let body = burrow_body { data: ptr::null(), len: 0, fd: -1, offset: 0 };
         // SAFETY: the host's function; the head lives until the call returns.
         let sent = head.described(|head| unsafe { (io.send)(exchange, head, &body, BURROW_FLUSH) });
