@@ -1,11 +1,10 @@
 //! Applications, and which of its copies gets a request.
 
-use std::ffi::{c_int, CString};
-use std::mem::MaybeUninit;
+use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::sync::OnceLock;
 
-use burrow_abi::{burrow_str, RuntimeApp, BURROW_LOG_ERR, UNKNOWN, WHOLE_SCRIPT, WSGI};
+use burrow_abi::{burrow_str, script_modified, RuntimeApp, BURROW_LOG_ERR, UNKNOWN, WHOLE_SCRIPT, WSGI};
 use burrow_daemon::page;
 use pyo3_ffi as ffi;
 
@@ -19,8 +18,6 @@ use crate::object::{Object, Result};
 /// One application, for the life of the process.
 pub struct App {
     pub target: Target,
-    /// The script's, as the system takes it.
-    path: Option<CString>,
     pub callable: Vec<u8>,
     pub group: Vec<u8>,
     pub multithread: bool,
@@ -64,13 +61,8 @@ pub unsafe extern "C" fn open(
         None => (Target::Module(target.to_vec()), &b""[..]),
     };
     let callable = [named, callable, b"application"].into_iter().find(|name| !name.is_empty());
-    let path = match &target {
-        Target::Script(path) => CString::new(&path[..]).ok(),
-        Target::Module(_) => None,
-    };
     let app: &'static App = Box::leak(Box::new(App {
         target,
-        path,
         callable: callable.unwrap_or_default().to_vec(),
         group: group.to_vec(),
         multithread: multithread != 0,
@@ -223,15 +215,9 @@ impl App {
 
     /// The script's modification time in microseconds; 0 for a module or when there is no such file.
     pub fn modified_now(&self) -> i64 {
-        let Some(path) = &self.path else { return 0 };
-        let mut data = MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: a NUL-terminated path; the structure is filled where the call succeeds.
-        unsafe {
-            if libc::stat(path.as_ptr(), data.as_mut_ptr()) != 0 {
-                return 0;
-            }
-            let data = data.assume_init();
-            data.st_mtime * 1_000_000 + data.st_mtime_nsec / 1000
+        match &self.target {
+            Target::Script(path) => script_modified(path),
+            Target::Module(_) => 0,
         }
     }
 }

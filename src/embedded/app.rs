@@ -1,14 +1,10 @@
 //! An application and its group, from the configuration to the runtime.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use burrow_abi::{burrow_app, burrow_str, RuntimeApi, RuntimeApp};
+use burrow_abi::{burrow_app, burrow_str, script_modified, RuntimeApi, RuntimeApp};
 
 use super::process;
 use crate::daemon;
@@ -118,11 +114,10 @@ impl App {
 
     /// The script's modification time in microseconds; 0 for a module or where there is no such file.
     pub fn modified_now(&self) -> i64 {
-        if !self.target.starts_with(b"/") {
-            return 0;
+        match self.target.starts_with(b"/") {
+            true => script_modified(&self.target),
+            false => 0,
         }
-        let data = fs::metadata(OsStr::from_bytes(&self.target));
-        data.map_or(0, |data| data.mtime() * 1_000_000 + data.mtime_nsec() / 1000)
     }
 
     /// The runtime's record, made at the first use.

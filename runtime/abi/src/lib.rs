@@ -5,7 +5,10 @@
 
 #![allow(non_camel_case_types, non_upper_case_globals)]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void, OsStr};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, dead_code)]
 mod shim {
@@ -49,6 +52,12 @@ pub unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
     }
     // SAFETY: the caller vouches.
     unsafe { std::slice::from_raw_parts(start, count) }
+}
+
+/// When a script was modified, as `burrow_request.script_modified` has it; 0 where there is no such file.
+pub fn script_modified(path: &[u8]) -> i64 {
+    let about = fs::metadata(OsStr::from_bytes(path));
+    about.map_or(0, |about| about.mtime() * 1_000_000 + about.mtime_nsec() / 1000)
 }
 
 /// Raised whenever a type or the order of functions below, or in `shim.h`, changes: host and runtime

@@ -14,6 +14,7 @@ use burrow_abi::{
     BURROW_GONE, BURROW_LAST, EXPIRED, GONE, READABLE, RETIRED, WRITABLE,
 };
 use burrow_daemon::frame::{File, Kind, BODY_MAX};
+use burrow_daemon::head::SWITCHING_PROTOCOLS;
 use burrow_daemon::request;
 use nix::sys::epoll::EpollFlags;
 
@@ -29,9 +30,6 @@ use super::worker;
 use crate::asgi;
 
 static IO: LoopIo = LoopIo { read, send, finish, flush };
-
-/// What answers when the connection is taken over.
-const SWITCHING_PROTOCOLS: u32 = 101;
 
 thread_local! {
     /// Frames that are being made; empty between calls.
