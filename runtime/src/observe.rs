@@ -16,8 +16,8 @@ use crate::interpreter::Interpreter;
 use crate::metrics::{self, Ended, Times};
 use crate::module::{interpreter_of_module, method};
 use crate::object::{
-    dict, float, integer, latin1, none, raise_runtime_error, set_item, take_exception, tuple, Object, Raised,
-    Result,
+    dict, float, integer, latin1, none, raise_runtime_error, seconds, set_item, take_exception, tuple,
+    Object, Raised, Result,
 };
 use crate::sync::{Guarded, Shared};
 use crate::wsgi::call::Call;
@@ -236,45 +236,48 @@ fn observation_of(call: &Call) -> Option<Object> {
     call.watch.as_ref()?.observation.read().clone()
 }
 
-fn report(state: &State, told: Result<Object>) {
+/// What a subscriber has raised is logged.
+pub fn report(state: &State, told: Result<Object>) {
     if told.is_err() {
         state.report(take_exception());
     }
 }
 
 fn finish(state: &State, call: &Call, watch: &Watch) {
-    let mut cpu = Cpu::since(watch.cpu);
-    let time = Duration::from_micros((watch.finished.get() - call.started).max(0) as u64);
+    let mut ended = Ended {
+        times: Times::of(call.request),
+        started: call.started,
+        finished: watch.finished.get(),
+        status: call.status(),
+        gil: &watch.gil,
+        input: &watch.input,
+        output: &watch.output,
+        cpu: Cpu::since(watch.cpu),
+    };
     if watch.recorded {
-        metrics::end(&Ended {
-            times: Times::of(call.request),
-            started: call.started,
-            finished: watch.finished.get(),
-            status: call.status(),
-            gil: &watch.gil,
-            input: &watch.input,
-            output: &watch.output,
-            cpu,
-        });
+        metrics::end(&ended);
     }
     // The clocks tick differently; no application takes more of the processor than of time.
-    cpu.user = cpu.user.min(time);
-    cpu.system = cpu.system.min(time - cpu.user);
+    let time = Duration::from_micros((ended.finished - ended.started).max(0) as u64);
+    ended.cpu.user = ended.cpu.user.min(time);
+    ended.cpu.system = ended.cpu.system.min(time - ended.cpu.user);
     if let Some(observation) = observation_of(call) {
-        let told = observation.attr(c"finished").and_then(|method| {
-            method.call(&[
-                &integer(call.status().into())?,
-                &crate::object::seconds(call.started)?,
-                &crate::object::seconds(watch.finished.get())?,
-                &watch.input.described()?,
-                &watch.output.described()?,
-                &watch.gil.described()?,
-                &float(cpu.user.as_secs_f64())?,
-                &float(cpu.system.as_secs_f64())?,
-            ])
-        });
-        report(state, told);
+        report(state, announce_end(&observation, &ended));
     }
+}
+
+/// Tells an `Observation` of the end of its request.
+pub fn announce_end(observation: &Object, ended: &Ended) -> Result<Object> {
+    observation.attr(c"finished")?.call(&[
+        &integer(ended.status.into())?,
+        &seconds(ended.started)?,
+        &seconds(ended.finished)?,
+        &ended.input.described()?,
+        &ended.output.described()?,
+        &ended.gil.described()?,
+        &float(ended.cpu.user.as_secs_f64())?,
+        &float(ended.cpu.system.as_secs_f64())?,
+    ])
 }
 
 /// The dict of `mod_wsgi.request_data()`, made when it is first asked for.

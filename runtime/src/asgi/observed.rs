@@ -11,7 +11,7 @@ use pyo3_ffi::PyObject;
 use super::event_loop::Running;
 use super::keys::item;
 use crate::metrics::{self, Ended, Times};
-use crate::object::{dict, float, integer, interned, seconds, set_item, take_exception, Object, Result};
+use crate::object::{dict, integer, interned, seconds, set_item, Object, Result};
 use crate::observe::{self, Cpu, Spent};
 
 pub struct Observed {
@@ -26,8 +26,6 @@ pub struct Observed {
     /// Of its task.
     cpu: Cell<Cpu>,
     id: Option<Object>,
-    /// What subscribers keep with it.
-    data: RefCell<Option<Object>>,
     /// For the subscribers of events (api.py's `ScopeObservation`), if there are any.
     observation: RefCell<Option<Object>>,
 }
@@ -51,7 +49,6 @@ impl Observed {
             output: Spent::default(),
             cpu: Cell::new(Cpu::NONE),
             id: observe::id_of_request(request),
-            data: RefCell::default(),
             observation: RefCell::default(),
         }))
     }
@@ -63,7 +60,6 @@ impl Observed {
         if let (Some(active), Some(id)) = (state.active_requests.get(), &self.id) {
             set_item(active, id.as_ptr(), &data)?;
         }
-        *self.data.borrow_mut() = Some(data.clone());
         let about = dict()?;
         if let Some(id) = &self.id {
             set_item(&about, interned(c"request_id")?.as_ptr(), id)?;
@@ -103,7 +99,8 @@ impl Observed {
     /// Announces what the application has raised.
     pub fn raised(&self, running: &Running, exception: &Object) {
         if let Some(observation) = self.observation.borrow().clone() {
-            report(running, observation.attr(c"raised").and_then(|method| method.call(&[exception])));
+            let told = observation.attr(c"raised").and_then(|method| method.call(&[exception]));
+            observe::report(running.state(), told);
         }
     }
 
@@ -122,43 +119,25 @@ impl Observed {
 
     /// The application is done.
     pub fn end(&self, running: &Running) {
-        let finished = observe::now();
-        let (cpu, gil) = (self.cpu.get(), Spent::default());
+        let gil = Spent::default();
+        let ended = Ended {
+            times: self.times,
+            started: self.started,
+            finished: observe::now(),
+            status: self.status.get(),
+            gil: &gil,
+            input: &self.input,
+            output: &self.output,
+            cpu: self.cpu.get(),
+        };
         if self.recorded {
-            metrics::end_on_loop(&Ended {
-                times: self.times,
-                started: self.started,
-                finished,
-                status: self.status.get(),
-                gil: &gil,
-                input: &self.input,
-                output: &self.output,
-                cpu,
-            });
+            metrics::end_on_loop(&ended);
         }
         if let (Some(active), Some(id)) = (running.state().active_requests.get(), &self.id) {
             observe::forget_id(active, id);
         }
-        drop(self.data.take());
-        let Some(observation) = self.observation.take() else { return };
-        let told = observation.attr(c"finished").and_then(|method| {
-            method.call(&[
-                &integer(self.status.get().into())?,
-                &seconds(self.started)?,
-                &seconds(finished)?,
-                &self.input.described()?,
-                &self.output.described()?,
-                &gil.described()?,
-                &float(cpu.user.as_secs_f64())?,
-                &float(cpu.system.as_secs_f64())?,
-            ])
-        });
-        report(running, told);
-    }
-}
-
-fn report(running: &Running, told: Result<Object>) {
-    if told.is_err() {
-        running.state().report(take_exception());
+        if let Some(observation) = self.observation.take() {
+            observe::report(running.state(), observe::announce_end(&observation, &ended));
+        }
     }
 }
