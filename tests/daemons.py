@@ -1,6 +1,7 @@
 """What daemon mode adds to a server: workers, sockets, the command."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import re
@@ -9,6 +10,13 @@ import subprocess
 import psutil
 import servers
 from servers import wait_for
+
+numbers = itertools.count()
+
+
+def file_name(server):
+    """Of a file that is not there yet, for an application to wait for or to write to."""
+    return server.root / f"file{next(numbers)}"
 
 
 def sockets(server):

@@ -1,7 +1,6 @@
 """Process groups: who runs there, with what, in which Python; and that requests get there and back."""
 
 import grp
-import itertools
 import json
 import os
 import pathlib
@@ -13,13 +12,12 @@ import time
 import httpx
 import psutil
 import pytest
-from daemons import await_daemons, daemons, socket_folder
+from daemons import await_daemons, daemons, file_name, socket_folder
 from servers import IS_ROOT, PYTHON_HOME, WORKER, Mount, read_response, wait_for
 from test_pythons import INSTALLATIONS
 
 OTHER = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root's servers change their user")
-numbers = itertools.count()
 
 ENV_FILE = """
 # A comment, and an empty line.
@@ -257,11 +255,6 @@ def test_python_itself(server):
 # ---- requests
 
 
-def file_name(shop):
-    """Of a file for an application to wait for."""
-    return shop.root / f"go{next(numbers)}"
-
-
 def test_streams_out(shop):
     go = file_name(shop)
     with shop.client.stream("GET", f"/plain/stream?file={go}") as response:
@@ -308,7 +301,7 @@ def test_an_answer_before_the_body_is_sent(shop):
 
 def test_a_file_is_passed_not_copied(shop):
     content = os.urandom(3_000_000)
-    path = shop.root / f"file{next(numbers)}"
+    path = file_name(shop)
     path.write_bytes(content)
     (pid,) = daemons(shop, "single")
     assert shop.get(f"/single/file?file={path}").content == content

@@ -1,11 +1,10 @@
 """async=gevent: a process serves each request in a greenlet."""
 
-import itertools
 import re
 import sys
 
 import pytest
-from daemons import await_daemons, burrow, daemons
+from daemons import await_daemons, burrow, daemons, file_name
 from servers import Mount, read_response, wait_for
 from test_daemon_reload import by_command, by_server
 from test_reload import Load
@@ -19,7 +18,6 @@ GROUPS = {
     "limit": ("request-timeout=1 interrupt-timeout=20", "greenlets.py"),
     "stream": ("", "greenlets.py"),
 }
-numbers = itertools.count()
 
 
 def start(server):
@@ -27,11 +25,6 @@ def start(server):
               for name, (_, app) in GROUPS.items()]  # fmt: skip
     groups = {name: f"async=gevent {options}" for name, (options, _) in GROUPS.items()}
     server.start(mounts=mounts, groups=groups, threads=32)
-
-
-def file_name(shop):
-    """Of a file for an application to wait for."""
-    return shop.root / f"go{next(numbers)}"
 
 
 def test_what_a_process_is(shop):
