@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import re
 import signal
 import socket
@@ -12,12 +11,14 @@ import time
 import psutil
 import pytest
 from daemons import daemons, descriptors
-from servers import Apache, Mount, grows_little, wait_for
+from servers import Apache, Mount, grows_little, rests, thread_status, wait_for
 from sockets import BINARY, TEXT, WebSocket, client_frame, opens
 
 GROUP = "live"
 #: Of threads, and of WebSockets that have room beside them.
 THREADS, ROOM = 4, 9
+#: The thread that drives all of them.
+DRIVER = "burrow:sockets"
 TIMED = 'LogFormat "%>s %b %D" timed\nCustomLog timed.log timed'
 
 
@@ -46,29 +47,6 @@ def live(process, started, watch):
 
 def is_crashed(server):
     return re.search("exit signal|Segmentation fault|AddressSanitizer", server.log())
-
-
-def driver(pid):
-    """What the system says of the thread that drives sockets."""
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        # Another one may have ended.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if (task / "comm").read_text().strip() == "burrow:sockets":
-                return (task / "status").read_text()
-    raise AssertionError("no such thread")
-
-
-def wakes(pid):
-    """How often that thread has waited."""
-    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", driver(pid), re.M).group(1))
-
-
-def rests(server, worker):
-    """Whether that thread stays asleep while others serve requests."""
-    before = wakes(worker)
-    for _ in range(3):
-        assert server.get("/").status_code == 200
-    return wakes(worker) == before
 
 
 def test_more_sockets_than_threads(live):
@@ -166,7 +144,7 @@ def test_an_idle_socket_costs_nothing(live, tls):
         client.send(b"hello")
         assert client.receive() == (TEXT, b"hello")
         (worker,) = live.workers()
-        wait_for(lambda: rests(live, worker), "a loop at rest")
+        wait_for(lambda: rests(worker, DRIVER, lambda: live.get("/")), "a loop at rest")
 
 
 def test_a_child_that_has_the_socket_too(apache):
@@ -178,7 +156,7 @@ def test_a_child_that_has_the_socket_too(apache):
         child = int(client.receive()[1])
     try:
         wait_for(lambda: apache.connections() == 0, "the end of the connection")
-        wait_for(lambda: "State:\tS" in driver(worker), "a loop at rest")
+        wait_for(lambda: "State:\tS" in thread_status(worker, DRIVER), "a loop at rest")
     finally:
         os.kill(child, signal.SIGKILL)
 

@@ -250,6 +250,10 @@ impl Exchange {
     }
 
     pub fn add_body(&self, arrived: Arrived) {
+        if arrived.bytes.is_empty() && arrived.end.is_none() {
+            // Whoever waits for it would ask at once for more.
+            return;
+        }
         let mut state = self.lock();
         state.add_body(arrived);
         let readable = if mem::take(&mut state.reader_waits) { READABLE } else { 0 };

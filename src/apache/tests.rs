@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::ptr;
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::mpsc::{channel, Receiver, Sender, TryRecvError};
 use std::sync::Mutex;
 use std::thread;
 
@@ -273,6 +273,40 @@ fn the_body_waits_until_it_is_asked_for_and_then_for_its_reader() {
         },
     );
     assert_eq!(outcome, BURROW_GONE);
+}
+
+#[test]
+fn a_reader_is_told_where_there_is_something() {
+    let (got, seen) = channel();
+    let outcome = serve(
+        move |mut socket| {
+            for _ in 0..20 {
+                socket.read_exact(&mut [0]).unwrap();
+                got.send(()).unwrap();
+            }
+            socket.read_exact(&mut [0]).unwrap();
+            socket.write_all(b"late").unwrap();
+            socket.read_to_end(&mut Vec::new()).unwrap();
+        },
+        move |request| {
+            let mut bytes = [0; 9];
+            // SAFETY: there is room for so much.
+            let mut read =
+                || unsafe { request.flushed((request.1.read)(request.0, bytes.as_mut_ptr().cast(), 9)) };
+            let before = read();
+            for _ in 0..20 {
+                request.send(0, b"a", BURROW_FLUSH);
+                seen.recv().unwrap();
+            }
+            let told = request.2.try_recv();
+            request.send(0, b"b", BURROW_FLUSH);
+            request.2.recv().unwrap();
+            let after = read();
+            request.finish(BURROW_DONE);
+            assert_eq!((before, told, after), (-2, Err(TryRecvError::Empty), 4));
+        },
+    );
+    assert_eq!(outcome, BURROW_DONE);
 }
 
 #[test]

@@ -16,6 +16,8 @@ from .machine import (
     adopt_orphans,
     free_port,
     grows_little,
+    rests,
+    thread_status,
     wait_for,
 )
 from .nginx import Nginx
@@ -25,5 +27,5 @@ KINDS = {"nginx": Nginx, "apache": Apache}
 
 __all__ = [
     "DIST", "IS_ROOT", "KINDS", "PYTHON_HOME", "TESTS", "WORKER", "Apache", "Mount", "Nginx", "adopt_orphans",
-    "free_port", "grows_little", "read_response", "wait_for",
+    "free_port", "grows_little", "read_response", "rests", "thread_status", "wait_for",
 ]  # fmt: skip

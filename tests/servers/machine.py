@@ -8,6 +8,7 @@ import grp
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -54,6 +55,28 @@ def grows_little(*pids, mib=32):
     yield
     for process, size in zip(processes, before, strict=True):
         assert process.memory_info().rss < size + mib * 2**20
+
+
+def thread_status(pid, name):
+    """What the system says of the thread of this name."""
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        # Another one may have ended.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (task / "comm").read_text().strip() == name:
+                return (task / "status").read_text()
+    raise AssertionError(f"no thread {name}")
+
+
+def rests(pid, name, ask):
+    """Whether that thread stays asleep while others serve some requests."""
+
+    def waits():
+        return re.search(r"^voluntary_ctxt_switches:\s+(\d+)", thread_status(pid, name), re.M).group(1)
+
+    before = waits()
+    for _ in range(3):
+        assert ask().status_code == 200
+    return waits() == before
 
 
 @functools.cache
