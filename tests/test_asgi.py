@@ -3,15 +3,25 @@
 import concurrent.futures
 import dataclasses
 import http.client
+import importlib.util
 import json
 import os
 import socket
 
 import psutil
 import pytest
-from servers import KINDS, Mount, grows_little, wait_for
+from servers import KINDS, Mount, grows_little, read_response, wait_for
 
+PLACES = ["nginx", "nginx-group", "apache", "apache-group"]
 UNBUFFERED = "wsgi_request_buffering off; gzip off;"
+#: Who is believed when it names the client.
+FRONT = {
+    "nginx": {"http": "set_real_ip_from 127.0.0.1; set_real_ip_from unix:; real_ip_header X-Front;"},
+    "apache": {
+        "main": "LoadModule remoteip_module /usr/lib/apache2/modules/mod_remoteip.so\n"
+        "RemoteIPHeader X-Front\nRemoteIPInternalProxy 127.0.0.1"
+    },
+}
 
 
 def start(server, process):
@@ -22,20 +32,26 @@ def start(server, process):
         Mount("/wsgi", "environ.py", group="asgi"),
         Mount("/main", "asgi_app.py", group="%{GLOBAL}"),
     ]
-    if process:
-        mounts = [dataclasses.replace(mount, process=process) for mount in mounts]
-        server.start(mounts=mounts, groups={process: "threads=4"})
-    else:
-        server.start(mounts=mounts, threads=4)
+    mounts = [dataclasses.replace(mount, process=process) for mount in mounts]
+    groups = {process: "threads=4"} if process else None
+    listen = f"listen unix:{server.root}/socket;"
+    server.start(mounts=mounts, groups=groups, threads=4, nginx=listen, **FRONT[server.kind])
 
 
-@pytest.fixture(params=["nginx", "nginx-group", "apache", "apache-group"])
+@pytest.fixture(params=PLACES)
+def place(request, fresh):
+    """A server, not started yet, and the process group that its applications are to be in, or None."""
+    kind, _, process = request.param.partition("-")
+    return fresh(KINDS[kind]), process or None
+
+
+@pytest.fixture(params=PLACES)
 def site(request, started, watch):
     """The server, running, with the applications in its own processes or in a process group."""
     kind, _, process = request.param.partition("-")
     if request.param not in started:
         started[request.param] = KINDS[kind]()
-        start(started[request.param], process)
+        start(started[request.param], process or None)
     return watch(started[request.param])
 
 
@@ -104,6 +120,26 @@ def test_http_versions(site):
     assert scope["http_version"] == "2" and scope["scheme"] == "https"
     assert scope["headers"][0] == ["host", f"127.0.0.1:{site.tls_port}"]
     assert scope["server"] == ["127.0.0.1", site.tls_port]
+
+
+def test_the_client_that_a_front_names(site):
+    scope = json.loads(site.request("/scope", "X-Front: 198.51.100.7").body)["scope"]
+    host, port = scope["client"]
+    assert host == "198.51.100.7" and isinstance(port, int)
+    assert scope["server"] == ["127.0.0.1", site.port]
+
+
+@pytest.mark.parametrize("site", ["nginx", "nginx-group"], indirect=True)
+def test_peers_of_a_unix_socket(site):
+    """Whom httpd cannot have."""
+    path = str(site.root / "socket")
+    for headers, client in (b"", None), (b"X-Front: 198.51.100.7\r\n", ["198.51.100.7", 0]):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(30)
+            connection.connect(path)
+            connection.sendall(b"GET /scope HTTP/1.1\r\nHost: a\r\n%s\r\n" % headers)
+            scope = json.loads(read_response(connection).body)["scope"]
+        assert (scope["client"], scope["server"]) == (client, [path, None])
 
 
 def test_root_path(site):
@@ -333,37 +369,43 @@ async def application(scope, receive, send):
     server.wait_log("ends: 2")
 
 
-@pytest.mark.parametrize("kind", ["nginx"])
-def test_kinds_of_callables(fresh, kind):
+def test_kinds_of_callables(place):
+    server, process = place
     asgi = ["function", "instance", "method", "partial", "wrapped", "Awaitable", "factory"]
     wsgi = ["wsgi", "wsgi_instance", "WsgiClass", "wsgi_factory", "undeclared"]
-    mounts = [Mount(f"/{name}", f"asgi_kinds:{name}", group="one") for name in [*asgi, *wsgi, "bad_factory"]]
-    server = fresh(KINDS[kind]).start(mounts=mounts)
+    names = [*asgi, *wsgi, "bad_factory"]
+    mounts = [Mount(f"/{name}", f"asgi_kinds:{name}", "one", process) for name in names]
+    server.start(mounts=mounts, groups={process: "threads=4"} if process else None)
     assert [server.get(f"/{name}").text for name in asgi] == ["asgi"] * len(asgi)
     assert [server.get(f"/{name}").text for name in wsgi] == ["wsgi"] * len(wsgi)
     assert server.get("/bad_factory").status_code == 500
     server.wait_log("the factory has returned no callable but str")
 
 
-@pytest.mark.parametrize("kind", ["nginx"])
-def test_what_the_configuration_states(fresh, kind):
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "auto"])
+def test_what_the_configuration_states(place, loop):
+    """The main interpreter: uvloop is for one of a process."""
+    server, process = place
     state = {
-        "nginx": "wsgi_interface asgi; wsgi_loop asyncio;",
-        "apache": "WSGIInterface asgi\nWSGILoop asyncio",
-    }
-    mounts = [Mount(f"/{name}", f"asgi_kinds:{name}", group="one") for name in ("undeclared", "looped")]
-    server = fresh(KINDS[kind]).start(
-        mounts=mounts, **{"nginx": {"http": state[kind]}, "apache": {"apache": state[kind]}}[kind]
-    )
+        "nginx": f"wsgi_interface asgi; wsgi_loop {loop};",
+        "apache": f"WSGIInterface asgi\nWSGILoop {loop}",
+    }[server.kind]
+    names = ("undeclared", "looped")
+    mounts = [Mount(f"/{name}", f"asgi_kinds:{name}", "%{GLOBAL}", process) for name in names]
+    if process:
+        server.start(mounts=mounts, groups={process: f"interface=asgi loop={loop}"})
+    else:
+        server.start(mounts=mounts, **{"nginx": {"http": state}, "apache": {"main": state}}[server.kind])
     assert server.get("/undeclared").text == "asgi"
-    assert server.get("/looped").text.startswith("asyncio.")
+    expected = "uvloop" if loop != "asyncio" and importlib.util.find_spec("uvloop") else "asyncio"
+    assert server.get("/looped").text.partition(".")[0] == expected
 
 
-@pytest.mark.parametrize("kind", ["nginx"])
-def test_lifespans(fresh, kind):
+def test_lifespans(place):
+    server, process = place
     names = ["refuses", "returns", "fails", "slow", "shutdown_fails", "dies"]
-    mounts = [Mount(f"/{name}", f"asgi_lifespan:{name}", group=name) for name in names]
-    server = fresh(KINDS[kind]).start(mounts=mounts)
+    mounts = [Mount(f"/{name}", f"asgi_lifespan:{name}", name, process) for name in names]
+    server.start(mounts=mounts, groups={process: "processes=1 threads=4"} if process else None)
     for name in ("refuses", "returns", "shutdown_fails", "dies"):
         assert server.get(f"/{name}").text == "ok"
     server.wait_log("does without lifespan events .AssertionError")

@@ -49,3 +49,27 @@ def test_sendfile(server, sent):
         assert server.get("/").content == data.read_bytes()
     returned = re.findall(r"sendfile(?:\(| resumed).* = (\d+)$", calls.read_text(), re.M)
     assert sum(map(int, returned)) == sent
+
+
+ASGI = """
+async def application(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200})
+    name = __file__ + ".data"
+    if scope["path"] == "/pathsend":
+        return await send({"type": "http.response.pathsend", "path": name})
+    with open(name, "rb") as file:
+        await send({"type": "http.response.zerocopysend", "file": file})
+"""
+
+
+@pytest.mark.parametrize("process", [None, "group"], ids=["embedded", "daemon"])
+def test_sendfile_of_asgi(server, process):
+    data = server.write_app("file.py", ASGI).with_name("file.py.data")
+    data.write_bytes(b"0123456789" * (SIZE // 10))
+    groups = {process: "processes=1"} if process else None
+    server.start(mounts=[Mount("/", "file.py", process=process)], groups=groups)
+    with traced(server, "sendfile") as calls:
+        for path in ("/pathsend", "/zerocopysend"):
+            assert server.get(path).content == data.read_bytes()
+    returned = re.findall(r"sendfile(?:\(| resumed).* = (\d+)$", calls.read_text(), re.M)
+    assert sum(map(int, returned)) == 2 * SIZE

@@ -8,8 +8,18 @@ from socket import SHUT_RDWR
 
 import pytest
 from daemons import await_daemons, daemons
-from servers import KINDS, Mount, wait_for
-from sockets import CLOSE, PING, WebSocket, code_of
+from servers import KINDS, Mount, read_response, wait_for
+from sockets import (
+    BINARY,
+    CLOSE,
+    HANDSHAKE,
+    PING,
+    TEXT,
+    WebSocket,
+    client_frame,
+    close_frame,
+    code_of,
+)
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -94,6 +104,58 @@ def test_an_application_that_raises(site):
         with opened(site, path) as socket, pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=30)
         assert closed.value.rcvd.code == code
+
+
+def shaken(server, path, *changes, start="GET {} HTTP/1.1"):
+    """A connection on which a handshake was sent."""
+    headers = {**dict(HANDSHAKE), **dict(changes)}
+    lines = [start.format(path), *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    connection = server.connect(timeout=120)
+    connection.sendall("\r\n".join(lines).encode())
+    return connection
+
+
+def test_bad_handshakes(site):
+    for status, wrong in [
+        (426, ("Sec-WebSocket-Version", "8")),
+        (400, ("Sec-WebSocket-Key", "short")),
+        (400, ("Sec-WebSocket-Extensions", "a; =")),
+        (400, ("Sec-WebSocket-Protocol", "a b")),
+    ]:
+        with shaken(site, "/echo", wrong) as connection:
+            answer = read_response(connection)
+        assert answer.status == status
+        assert status != 426 or answer.header("Sec-WebSocket-Version") == "13"
+    # These ask for none.
+    for start, change in [
+        ("POST {} HTTP/1.1", ("Content-Length", "0")),
+        ("GET {} HTTP/1.1", ("Upgrade", "h2")),
+        ("GET {} HTTP/1.1", ("Connection", "close")),
+    ]:
+        with shaken(site, "/hello", change, start=start) as connection:
+            assert read_response(connection).status == 200
+
+
+def test_what_breaks_the_protocol(site):
+    """The last frame that the server sends says so; and an end without a code, which breaks nothing."""
+    for code, sent in [
+        (1002, client_frame(TEXT, b"", masked=False)),
+        (1002, b"\xf1" + client_frame(TEXT, b"")[1:]),
+        (1002, client_frame(3, b"")),
+        (1002, client_frame(PING, b"", final=False)),
+        (1002, client_frame(PING, b"x" * 126)),
+        (1002, close_frame(1005)),
+        (1007, client_frame(TEXT, b"\xff")),
+        (1009, client_frame(BINARY, b"")[:1] + b"\xff" + (1 << 30).to_bytes(8, "big") + bytes(4)),
+        (1005, client_frame(CLOSE, b"")),
+    ]:
+        told(site)
+        with WebSocket(site, b"echo") as client:
+            client.connection.sendall(sent)
+            opcode, payload = client.receive()
+            assert opcode == CLOSE and (code_of(payload)[0] if payload else 1005) == code
+            assert client.receive() is None
+        assert wait_for(lambda: told(site) or None, "the disconnect")[0]["code"] == code
 
 
 def test_many_at_once(site):

@@ -57,7 +57,7 @@ class Apache(Server):
         return process.name() in ("apache2", "httpd") and process.uids().real == machine.WORKER.pw_uid
 
     def alias(self, mount):
-        line = f"WSGIScriptAlias {mount.path} {self.apps / mount.target}"
+        line = f"WSGIScriptAlias {mount.path} {self.target(mount)}"
         if self.preloads(mount):
             line += f" process-group={mount.process} application-group={mount.group}"
         return line

@@ -32,9 +32,6 @@ class Nginx(Server):
             lines.append(f"wsgi_process_group {mount.process};")
         return f"location {mount.path} {{\n" + "\n".join([*lines, mount.nginx]) + "\n}"
 
-    def target(self, mount):
-        return mount.target if ":" in mount.target else self.apps / mount.target
-
     def configure(self, mounts, *, nginx="", http="", main="", threads=None, processes=1, groups=None,
                   python_home=PYTHON_HOME, python_path=None, reloading=None, log_level="info",
                   **_apache):  # fmt: skip

@@ -103,6 +103,9 @@ class Server(Clients, ErrorLog):
             home = "" if re.search(r"\bpython(-home)?=", options) else f"python-home={machine.PYTHON_HOME}"
             yield f"{name} {home} python-path={self.apps} {options}"
 
+    def target(self, mount):
+        return mount.target if ":" in mount.target else self.apps / mount.target
+
     def accepts(self):
         assert self.process.poll() is None, f"{self.kind} ended at once: {self.logs()}"
         with socket.socket() as probe:
