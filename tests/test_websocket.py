@@ -169,6 +169,20 @@ def test_many_at_once(site):
         assert site.get("/hello").status_code == 200
 
 
+def test_an_application_that_never_accepts(fresh):
+    """It has a minute, everywhere at once, where the process has no other socket."""
+    connections = []
+    for kind in KINDS:
+        mounts = [Mount("/", "asgi_socket.py", "own"), Mount("/group", "asgi_socket.py", "own", GROUP)]
+        groups = {GROUP: "processes=1 threads=2 socket-timeout=300"}
+        server = fresh(KINDS[kind]).start(mounts=mounts, groups=groups)
+        connections += [(server, path, shaken(server, f"{path}/sleep")) for path in ("", "/group")]
+    for server, path, connection in connections:
+        with connection:
+            assert read_response(connection).status == 504
+        assert server.get(f"{path}/told").json() == ["cancelled"]
+
+
 def test_a_client_that_vanishes(site):
     told(site)
     with opened(site) as socket:

@@ -21,7 +21,7 @@ use super::application::{self, Application};
 use super::event_loop::Running;
 use super::observed::Observed;
 use super::protocol::Protocol;
-use super::scope;
+use super::{scope, websocket};
 use crate::app::Chosen;
 use crate::attach::Attached;
 use crate::instance::{Instance, Loaded};
@@ -147,6 +147,9 @@ fn new(running: &Running, call: Call) -> Result<Object> {
 fn begin(run: &Object, call: &'static Call) -> Result<()> {
     let running = call.running;
     call.run.set(run.as_ptr());
+    if call.protocol.socket().is_some() {
+        websocket::watch(running)?;
+    }
     let scope = scope::build(running, call)?;
     let receive = RECEIVE.of(run.as_ptr(), c"receive", receive, ffi::METH_NOARGS)?;
     let send = call.sender()?;

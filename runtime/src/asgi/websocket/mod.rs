@@ -4,7 +4,7 @@ mod keep_alive;
 mod receive;
 mod send;
 
-pub use keep_alive::look;
+pub use keep_alive::{look, watch};
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;

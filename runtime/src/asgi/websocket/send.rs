@@ -9,7 +9,7 @@ use burrow_websocket::{Close, Connection, Kind};
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyObject;
 
-use super::{keep_alive, Phase, Socket};
+use super::{Phase, Socket};
 use crate::asgi::awaitable;
 use crate::asgi::call::Call;
 use crate::asgi::http::{take_headers, Buffer, Http};
@@ -82,7 +82,6 @@ impl Socket {
         self.hear();
         self.active.set(Instant::now());
         self.enter(Phase::Open);
-        keep_alive::watch(call.running)?;
         if self.retired.get() {
             self.retire(call)?;
         }
