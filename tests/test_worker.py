@@ -10,7 +10,7 @@ import psutil
 import pytest
 from servers import WORKER, wait_for
 from test_process import EXPECTED, FORKS
-from workers import ABORTED, BODY, FAILED, LAST, Worker, app, frame, request
+from workers import ABORTED, BODY, FAILED, HEAD, HELLO, LAST, Worker, app, frame, request
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,24 @@ def test_all_threads_serve_at_once(worker):
             assert [connection.answer().status for connection in connections] == [200] * 4
     for connection in connections:
         connection.close()
+
+
+def test_no_process_takes_more_connections_than_it_has_threads(worker):
+    """Who has just connected is about to send a request, for which another process has a thread."""
+    worker.start("responses.py", threads=1)
+    one = worker.process
+    worker.start("responses.py", threads=1)
+    try:
+        connections = [worker.connect() for _ in range(2)]
+        for connection in connections:
+            connection.send(request(worker.target("responses.py"), "/gated", QUERY_STRING="name=one"))
+        for connection in connections:
+            connection.socket.settimeout(8)  # after ten seconds the other one is served
+            assert [connection.frame()[0] for _ in range(2)] == [HELLO, HEAD]
+            connection.close()
+    finally:
+        one.kill()
+        one.wait()
 
 
 def test_two_application_groups(worker):

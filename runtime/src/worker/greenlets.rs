@@ -381,7 +381,7 @@ fn attend_to_next() {
     let spare = DESKS.lock().unwrap().pop();
     // Not on the stack: what serves a request points to it.
     let mut desk = Box::new(spare.unwrap_or_default());
-    if let Err(error) = desk.handle(event) {
+    if let Err(error) = desk.look_at(event).and_then(|next| desk.handle(next)) {
         fail(&error);
     }
     let mut spare = DESKS.lock().unwrap();

@@ -11,6 +11,7 @@ use burrow_abi::{
 };
 use burrow_daemon::{page, request};
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags};
 
 use super::applications::Application;
 use super::connections::{Connection, Event};
@@ -26,6 +27,9 @@ use crate::wsgi;
 /// What the system gives a thread where nothing else was asked for.
 const STACK_SIZE: usize = 8 << 20;
 const SIGNAL_STACK_SIZE: usize = 64 << 10;
+
+/// For a server that has connected, in ms: more than it takes, and less than others mind.
+const FIRST_REQUEST: u16 = 200;
 
 /// Starts as many as were asked for.
 pub fn start() -> io::Result<()> {
@@ -56,8 +60,20 @@ fn work() -> io::Result<std::convert::Infallible> {
         worker.reserve.come();
         let event = worker.connections.wait()?;
         worker.reserve.leave();
-        desk.handle(event)?;
+        let is_new = matches!(event, Event::Connecting);
+        let next = desk.look_at(event)?;
+        if let Some(connection) = next.as_ref().filter(|_| is_new) {
+            await_first(connection);
+        }
+        desk.handle(next)?;
     }
+}
+
+/// A server connects for a request, and sends it at once. Another process may have a free thread for the next
+/// connection, of which this one would accept more than it has threads if it went back before.
+fn await_first(connection: &Connection) {
+    // Whatever comes of this, the connection is looked at next.
+    let _ = poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], FIRST_REQUEST);
 }
 
 /// What became of a connection.
@@ -112,9 +128,8 @@ impl Desk {
         worker().connections.set_aside(connection, self)
     }
 
-    /// Serves the requests that come one behind the other with an event.
-    pub fn handle(self: &mut Box<Desk>, event: Event) -> io::Result<()> {
-        let mut next = self.look_at(event)?;
+    /// Serves the requests that come one behind the other on connections.
+    pub fn handle(&mut self, mut next: Option<Connection>) -> io::Result<()> {
         while let Some(connection) = next {
             // Where the process is about to end the connection ends with it.
             let Some(entry) = worker().control.try_enter() else { break };
