@@ -103,7 +103,7 @@ setup-bench:
 	@scripts/setup.sh test bench
 	@scripts/venv.sh target/bench/venv benches/requirements.txt
 
-bench: build setup-bench  ## Burrow beside its peers, about an hour; writes benches/results.md and its chart
+bench: build setup-bench  ## Burrow beside its peers, half an hour; writes benches/results.md and its chart
 	target/bench/venv/bin/python benches/compare.py
 
 bench-quick: build setup-bench  ## the same for hello, in three minutes; writes target/bench/quick.md
