@@ -62,7 +62,7 @@ def running(request):
             Mount("/isolation/main", "isolation.py", "%{GLOBAL}"),
         ],
         python_home=server.prefix,
-        threads=8,
+        threads=16,  # httpd closes kept-alive connections where all are busy
     )
     yield server
     server.close()
