@@ -18,8 +18,8 @@ from peers import BENCH, ENDPOINTS, PEERS, VENV
 from servers import HERE, WORKER, Server, cpu_seconds, pss_kib
 
 SERVER_CPU, LOAD_CPU = 0, 1
-#: 64 where the application sleeps: as many as wait at a time.
-CONNECTIONS = collections.defaultdict(lambda: 32, pause=64)
+#: 64 where the application sleeps, as many as wait at a time, and of WebSockets.
+CONNECTIONS = collections.defaultdict(lambda: 32, pause=64, websocket=64)
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Result:
     #: The server's, in microseconds a request.
     cpu: float
     errors: int
+    #: Cores that the load used.
+    load: float
     #: Cores that neither the server nor the load used.
     foreign: float
     #: Of all of the server's processes, in KiB.
@@ -62,14 +64,24 @@ def wrk(server, endpoint, seconds):
     )
 
 
+def websocket(server, endpoint, seconds):
+    """As wrk, of messages."""
+    command = ["taskset", "-c", str(LOAD_CPU), sys.executable, str(HERE / "websocket.py")]
+    command += [f"--connections={CONNECTIONS[endpoint]}", f"--seconds={seconds}", str(server.port), "/"]
+    echoes = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return echoes["count"] / seconds, echoes["p99"], echoes["count"], echoes["errors"]
+
+
 def measure(server, endpoint, seconds):
-    wrk(server, endpoint, 1)
+    ask = websocket if endpoint == "websocket" else wrk
+    ask(server, endpoint, 1)
     family = server.family()
     server_before, load_before, all_before = cpu_seconds(family), load_seconds(), machine_seconds()
-    rate, p99, requests, errors = wrk(server, endpoint, seconds)
-    used = cpu_seconds(family) - server_before
-    foreign = machine_seconds() - all_before - used - (load_seconds() - load_before)
-    return Result(rate, p99, used * 1e6 / max(requests, 1), errors, foreign / seconds, pss_kib(family))
+    rate, p99, requests, errors = ask(server, endpoint, seconds)
+    used, load = cpu_seconds(family) - server_before, load_seconds() - load_before
+    foreign = machine_seconds() - all_before - used - load
+    cpu = used * 1e6 / max(requests, 1)
+    return Result(rate, p99, cpu, errors, load / seconds, foreign / seconds, pss_kib(family))
 
 
 def load_seconds():
@@ -100,7 +112,12 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results.md", help="and .svg")
     parser.add_argument("only", nargs="*", help="measure only the servers with this in their name")
     options = parser.parse_args()
-    chosen = [peer for peer in PEERS if not options.only or any(word in peer.name for word in options.only)]
+    chosen = [
+        peer
+        for peer in PEERS
+        if set(peer.endpoints) & set(options.endpoints)
+        and (not options.only or any(word in peer.name for word in options.only))
+    ]
     prepare()
     results = {peer.name: collections.defaultdict(list) for peer in chosen}
     for number in range(1, options.rounds + 1):
@@ -123,7 +140,7 @@ def main():
 def show(number, name, endpoint, result):
     print(
         f"{number} {name:30} {endpoint:10} {result.rate:9,.0f}/s p99 {result.p99:6.1f} ms "
-        f"{result.cpu:6.1f} µs {result.errors} errors",
+        f"{result.cpu:6.1f} µs {result.errors} errors, load {result.load:.2f} cores",
         flush=True,
     )
 

@@ -22,8 +22,10 @@ ENDPOINTS = {
     "pause": "10 ms sleep",
     "stream": "1 MiB stream",
     "django": "Django",
+    "websocket": "WebSocket echo",
 }
-FLOOR = ["hello", "body10k", "echo"]
+FLOOR = ("hello", "body10k", "echo")
+REQUESTS = tuple(name for name in ENDPOINTS if name != "websocket")
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Peer:
     name: str
     #: Adds its commands and configuration to a Server.
     configure: Callable[[Server], Server]
-    endpoints: tuple[str, ...] = tuple(ENDPOINTS)
+    endpoints: tuple[str, ...] = REQUESTS
 
 
 def floor_module():
@@ -50,12 +52,16 @@ def uwsgi_location(server):
 
 
 def proxy_upstream(server):
-    return f"upstream app {{ server unix:{server.socket}; keepalive 64; keepalive_requests 1000000000; }}"
+    return (
+        f"upstream app {{ server unix:{server.socket}; keepalive 64; keepalive_requests 1000000000; }} "
+        'map $http_upgrade $upgrade_or_none { default upgrade; "" ""; }'
+    )
 
 
 def proxy_location():
     headers = {
-        "Connection": '""',
+        "Upgrade": "$http_upgrade",
+        "Connection": "$upgrade_or_none",
         "Host": "$host",
         "X-Forwarded-For": "$remote_addr",
         "X-Forwarded-Proto": "$scheme",
@@ -79,10 +85,10 @@ ASGI_HTTPD_DAEMON = "Burrow daemon, httpd, ASGI"
 ASGI_NGINX_DAEMON = "Burrow daemon, nginx, ASGI"
 
 #: One request at a time: what sleeps keeps all others waiting.
-without_pause = tuple(name for name in ENDPOINTS if name != "pause")
+without_pause = tuple(name for name in REQUESTS if name != "pause")
 
 PEERS = [
-    Peer("httpd, a C handler", lambda s: s.httpd(f"LoadModule floor_module {floor_module()}"), tuple(FLOOR)),
+    Peer("httpd, a C handler", lambda s: s.httpd(f"LoadModule floor_module {floor_module()}"), FLOOR),
     Peer("nginx, return 200", lambda s: s.nginx('location / { return 200 "Hello, World!\\n"; }'), ("hello",)),
     Peer(WSGI_IN_HTTPD, lambda s: s.burrow_httpd(VENV)),
     Peer("mod_wsgi embedded", lambda s: s.wsgi_httpd(mod_wsgi(), VENV)),
@@ -95,12 +101,12 @@ PEERS = [
     Peer("nginx + gunicorn gthread", lambda s: behind_nginx(s.gunicorn(VENV, THREADS))),
     Peer("granian WSGI", lambda s: s.granian(VENV, "wsgi", THREADS)),
     Peer("bjoern", lambda s: s.bjoern(VENV), without_pause),
-    Peer(ASGI_IN_HTTPD, lambda s: s.asgi().burrow_httpd(VENV)),
-    Peer(ASGI_HTTPD_DAEMON, lambda s: s.asgi().burrow_httpd(VENV, daemon=DAEMON)),
-    Peer(ASGI_IN_NGINX, lambda s: s.asgi().burrow_nginx(VENV)),
-    Peer(ASGI_NGINX_DAEMON, lambda s: s.asgi().burrow_nginx(VENV, daemon=DAEMON)),
-    Peer("nginx + uvicorn", lambda s: behind_nginx(s.uvicorn(VENV, f"--uds={s.socket}"))),
-    Peer("uvicorn", lambda s: s.uvicorn(VENV, f"--port={s.port}")),
+    Peer(ASGI_IN_HTTPD, lambda s: s.asgi().burrow_httpd(VENV), tuple(ENDPOINTS)),
+    Peer(ASGI_HTTPD_DAEMON, lambda s: s.asgi().burrow_httpd(VENV, daemon=DAEMON), tuple(ENDPOINTS)),
+    Peer(ASGI_IN_NGINX, lambda s: s.asgi().burrow_nginx(VENV), tuple(ENDPOINTS)),
+    Peer(ASGI_NGINX_DAEMON, lambda s: s.asgi().burrow_nginx(VENV, daemon=DAEMON), tuple(ENDPOINTS)),
+    Peer("nginx + uvicorn", lambda s: behind_nginx(s.uvicorn(VENV, f"--uds={s.socket}")), tuple(ENDPOINTS)),
+    Peer("uvicorn", lambda s: s.uvicorn(VENV, f"--port={s.port}"), tuple(ENDPOINTS)),
     Peer("granian ASGI", lambda s: s.granian(VENV, "asgi", 1)),
 ]
 
@@ -120,4 +126,11 @@ RATIOS = [
     (ASGI_IN_NGINX, "uvicorn", 1.35),
     (ASGI_NGINX_DAEMON, "nginx + uvicorn", 1.4),
     (ASGI_IN_HTTPD, "mod_wsgi embedded", 2),
+]
+
+#: The same for WebSocket messages.
+MESSAGE_RATIOS = [
+    (ours, theirs, 1)
+    for ours in (ASGI_IN_NGINX, ASGI_NGINX_DAEMON, ASGI_IN_HTTPD, ASGI_HTTPD_DAEMON)
+    for theirs in ("uvicorn", "nginx + uvicorn")
 ]

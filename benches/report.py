@@ -7,13 +7,23 @@ import statistics
 import subprocess
 import time
 
-from peers import ENDPOINTS, RATIOS, VENV
+from peers import ENDPOINTS, MESSAGE_RATIOS, RATIOS, REQUESTS, VENV
+
+#: The endpoints whose processor time is told, and what the table calls them.
+COSTS = {"hello": "hello", "websocket": "message"}
 
 
 def markdown(results, how):
     foreign = max(run.foreign for by in results.values() for runs in by.values() for run in runs)
     endpoints = [name for name in ENDPOINTS if any(name in by for by in results.values())]
-    tables = [rates(results, endpoints), ratios(results, endpoints), latencies(results, endpoints)]
+    requests = [name for name in endpoints if name in REQUESTS]
+    tables = [rates(results, endpoints)]
+    if requests:
+        tables.append(ratios("Ratios of the rates:", "hello", results, requests, RATIOS))
+    if "websocket" in endpoints:
+        title = "Ratios of the rates of WebSocket messages:"
+        tables.append(ratios(title, "messages", results, ["websocket"], MESSAGE_RATIOS))
+    tables.append(latencies(results, endpoints))
     return "\n\n".join([
         "# Results",
         f"{setting(how)}\nOther processes used at most {foreign:.2f} cores meanwhile.",
@@ -40,29 +50,31 @@ def rates(results, endpoints):
         failed = f", {errors} errors" if errors else ""
         return f"{middle:,.0f} ±{(max(rates) - min(rates)) / middle / 2:.0%}{failed}"
 
+    costs = [name for name in COSTS if name in endpoints]
     rows = [
         [
             name,
             *(cell(by[e]) if by.get(e) else "" for e in endpoints),
-            f"{median(by['hello'], 'cpu'):.1f}" if by.get("hello") else "",
+            *(f"{median(by[e], 'cpu'):.1f}" if by.get(e) else "" for e in costs),
             f"{max(run.memory for runs in by.values() for run in runs) / 1024:.0f}",
         ]
         for name, by in results.items()
     ]
     title = (
-        "Requests per second ± half the rounds' spread; the server's CPU per request for hello; the most "
+        "Requests, or messages, per second ± half the rounds' spread; the server's CPU for each; the most "
         "memory that its processes used, what they share counted once:"
     )
-    return table(title, [*(ENDPOINTS[e] for e in endpoints), "CPU µs", "MiB"], rows)
+    heads = [*(ENDPOINTS[e] for e in endpoints), *(f"CPU µs, {COSTS[e]}" for e in costs), "MiB"]
+    return table(title, heads, rows)
 
 
-def ratios(results, endpoints):
+def ratios(title, aimed_at, results, endpoints, pairs):
     rows = []
-    for ours, theirs, aim in RATIOS:
+    for ours, theirs, aim in pairs:
         if ours in results and theirs in results:
             cells = [ratio(results[ours].get(e), results[theirs].get(e)) for e in endpoints]
             rows.append([f"{ours} / {theirs}", *cells, str(aim)])
-    return table("Ratios of the rates:", [*(ENDPOINTS[e] for e in endpoints), "aim for hello"], rows)
+    return table(title, [*(ENDPOINTS[e] for e in endpoints), f"aim for {aimed_at}"], rows)
 
 
 def ratio(ours, theirs):
@@ -91,7 +103,8 @@ def setting(how):
     return (
         f"{time.strftime('%Y-%m-%d')}, {cpu.group(1) if cpu else platform.machine()}; "
         f"{', '.join(f'{name} {number}' for name, number in versions.items())}. One core for the server, 32 "
-        f"connections (64 for the sleep) from the other, {how}. Made by `make bench`; [how](README.md)."
+        f"connections (64 for the sleep, and WebSockets) from the other, {how}. Made by `make bench`; "
+        "[how](README.md)."
     )
 
 
