@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import resource
 import signal
 import socket
@@ -12,7 +11,7 @@ import sys
 import time
 
 import pytest
-from servers import wait_for
+from servers import find_thread, wait_for
 from workers import GOAWAY, RELOADING, app, request
 
 
@@ -112,9 +111,8 @@ def held_back(thread):
 def test_whoever_has_connected_before_a_drain_is_served(worker):
     """Also where the thread that was woken for the connection comes too late for it."""
     worker.start("hello.py", threads=1)
-    (thread,) = (int(task.name) for task in pathlib.Path(f"/proc/{worker.pid}/task").iterdir()
-                 if (task / "comm").read_text() == "burrow:1\n")  # fmt: skip
-    with held_back(thread):
+    thread = wait_for(lambda: find_thread(worker.pid, "burrow:1"), "the thread")
+    with held_back(int(thread.name)):
         connection = worker.connect()
         worker.order("drain", reason="graceful_signal", timeout=10)
         wait_for(worker.drains, "the drain")

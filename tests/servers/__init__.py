@@ -14,6 +14,7 @@ from .machine import (
     TESTS,
     WORKER,
     adopt_orphans,
+    find_thread,
     free_port,
     grows_little,
     rests,
@@ -27,5 +28,5 @@ KINDS = {"nginx": Nginx, "apache": Apache}
 
 __all__ = [
     "DIST", "IS_ROOT", "KINDS", "PYTHON_HOME", "TESTS", "WORKER", "Apache", "Mount", "Nginx", "adopt_orphans",
-    "free_port", "grows_little", "read_response", "rests", "thread_status", "wait_for",
+    "find_thread", "free_port", "grows_little", "read_response", "rests", "thread_status", "wait_for",
 ]  # fmt: skip

@@ -4,11 +4,20 @@ import contextlib
 import pathlib
 import re
 import signal
+import threading
 import time
 
 from . import machine
 from .machine import IS_ROOT, PYTHON_HOME, group_name
 from .server import Server
+
+
+def close_if_concurrent(request):
+    """Where all its threads are busy mpm_event closes the connections that are kept alive, also where a
+    request is under way; httpx, unlike a browser, does not send that again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        request.headers["connection"] = "close"
 
 
 class Apache(Server):
@@ -22,6 +31,10 @@ class Apache(Server):
         "authz_core authz_host authn_core authn_file authz_user auth_basic alias mime dir deflate filter"
         " ssl socache_shmcb http2 rewrite headers env setenvif reqtimeout"
     ).split()
+
+    def __init__(self):
+        super().__init__()
+        self.client.event_hooks["request"].append(close_if_concurrent)
 
     def command(self, *options):
         file = str(self.root / "httpd.conf")

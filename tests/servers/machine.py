@@ -57,14 +57,21 @@ def grows_little(*pids, mib=32):
         assert process.memory_info().rss < size + mib * 2**20
 
 
-def thread_status(pid, name):
-    """What the system says of the thread of this name."""
+def find_thread(pid, name):
+    """Its folder in /proc; None where no thread has this name (yet)."""
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         # Another one may have ended.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if (task / "comm").read_text().strip() == name:
-                return (task / "status").read_text()
-    raise AssertionError(f"no thread {name}")
+                return task
+    return None
+
+
+def thread_status(pid, name):
+    """What the system says of the thread of this name."""
+    task = find_thread(pid, name)
+    assert task, f"no thread {name}"
+    return (task / "status").read_text()
 
 
 def rests(pid, name, ask):
