@@ -29,6 +29,13 @@ def sockets(server):
     return found
 
 
+def unaccepted(server, group):
+    """How many connections to a process group wait until a process accepts them."""
+    rows = [line.split() for line in pathlib.Path("/proc/net/unix").read_text().splitlines()]
+    name = str(socket_folder(server) / f"{group}.sock")
+    return sum(row[5] == "02" and row[-1] == name for row in rows)
+
+
 def descriptors(pid):
     """What a process has open, by number."""
     found = {}

@@ -1,18 +1,20 @@
 """Process groups: who runs there, with what, in which Python; and that requests get there and back."""
 
+import contextlib
 import grp
 import json
 import os
 import pathlib
 import pwd
 import resource
+import selectors
 import threading
 import time
 
 import httpx
 import psutil
 import pytest
-from daemons import await_daemons, daemons, file_name, socket_folder
+from daemons import await_daemons, daemons, file_name, socket_folder, unaccepted
 from servers import IS_ROOT, PYTHON_HOME, WORKER, Mount, read_response, wait_for
 from test_pythons import INSTALLATIONS
 
@@ -52,6 +54,7 @@ def start(server):
         "options": options(server),
         "several": "processes=1",
         "single": "threads=1",
+        "queue": "threads=1",
         **{f"py{version}": f"python-home={home}" for version, home in INSTALLATIONS.items()},
     }
     mounts = [
@@ -61,6 +64,7 @@ def start(server):
         Mount("/several/b", "state.py", process="several"),
         Mount("/several/main", "daemon.py", "%{GLOBAL}", "several"),
         Mount("/single", "daemon.py", process="single"),
+        Mount("/queue", "daemon.py", process="queue"),
         Mount("/several/environ", "environ.py", process="several"),
         Mount("/embedded", "environ.py"),
         *(Mount(f"/py{version}", "daemon.py", process=f"py{version}") for version in INSTALLATIONS),
@@ -347,6 +351,31 @@ def test_requests_at_once(shop):
         for thread in threads:
             thread.join()
     assert sorted(answers.count(pid) for pid in daemons(shop, "options")) == [3, 3]
+
+
+def test_who_has_waited_longest_is_next(shop):
+    """Whoever has got an answer and asks again is behind all others, new connections or not."""
+    go = file_name(shop)
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        first, *others = (stack.enter_context(shop.connect()) for _ in range(6))
+        ask(first, f"/queue/wait?file={go}")
+        shop.wait_log(f"waiting for {go}")
+        for connection in others:
+            selector.register(connection, selectors.EVENT_READ)
+            ask(connection, "/queue/sleep?seconds=0.01")
+        wait_for(lambda: unaccepted(shop, "queue") == len(others), "all requests in the queue")
+        go.touch()
+        served = []
+        while len(served) < len(others):
+            for key, _ in selector.select(20):
+                assert read_response(key.fileobj).status == 200
+                served.append(key.fileobj)
+                ask(key.fileobj, "/queue/sleep?seconds=0.01")
+        assert set(served) == set(others)
+
+
+def ask(connection, target):
+    connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
 
 def test_connections_are_kept(shop):

@@ -197,9 +197,9 @@ def test_all_threads_serve_at_once(worker):
 
 def test_no_process_takes_more_connections_than_it_has_threads(worker):
     """Who has just connected is about to send a request, for which another process has a thread."""
-    worker.start("responses.py", threads=1)
+    worker.start("responses.py", processes=2, threads=1)
     one = worker.process
-    worker.start("responses.py", threads=1)
+    worker.start("responses.py", processes=2, threads=1)
     try:
         connections = [worker.connect() for _ in range(2)]
         for connection in connections:

@@ -111,6 +111,9 @@ impl Desk {
     /// The connection that an event is about, if there is one.
     pub fn look_at(self: &mut Box<Desk>, event: Event) -> io::Result<Option<Connection>> {
         match event {
+            // One by one, each of them would wait behind all connections that are in use.
+            Event::Connecting if worker().config.processes == 1 => self.accept_all().map(|()| None),
+            // Another process may have a free thread for the next one.
             Event::Connecting => self.accept(),
             Event::Arrived(connection, desk) => {
                 if let Some(desk) = desk {
