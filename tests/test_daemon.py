@@ -362,16 +362,15 @@ def test_who_has_waited_longest_is_next(shop):
         shop.wait_log(f"waiting for {go}")
         for connection in others:
             selector.register(connection, selectors.EVENT_READ)
-            ask(connection, "/queue/sleep?seconds=0.01")
+            ask(connection, "/queue/turn")
         wait_for(lambda: unaccepted(shop, "queue") == len(others), "all requests in the queue")
         go.touch()
-        served = []
-        while len(served) < len(others):
+        turns = {}
+        while len(turns) < len(others):
             for key, _ in selector.select(20):
-                assert read_response(key.fileobj).status == 200
-                served.append(key.fileobj)
-                ask(key.fileobj, "/queue/sleep?seconds=0.01")
-        assert set(served) == set(others)
+                turns.setdefault(key.fileobj, int(read_response(key.fileobj).body))
+                ask(key.fileobj, "/queue/turn")
+        assert sorted(turns.values()) == list(range(len(others)))
 
 
 def ask(connection, target):

@@ -1,6 +1,7 @@
 """What a process of a process group is, and requests whose course a test decides."""
 
 import contextlib
+import itertools
 import json
 import locale
 import os
@@ -16,6 +17,7 @@ VERSION = "one"
 AT_IMPORT = {"environ": dict(os.environ), "cwd": os.getcwd(), "uid": os.getuid()}
 
 kept = []
+turns = itertools.count()
 
 PLAIN = [("Content-Type", "text/plain")]
 
@@ -165,6 +167,14 @@ def answer_sleep(environ, start_response, query):
     """One call that no exception can end."""
     time.sleep(float(query["seconds"]))
     return answer_pid(environ, start_response, query)
+
+
+def answer_turn(environ, start_response, query):
+    """How many of these have begun before it."""
+    turn = next(turns)
+    time.sleep(0.01)
+    start_response("200 OK", PLAIN)
+    return [b"%d" % turn]
 
 
 def answer_grow(environ, start_response, query):
