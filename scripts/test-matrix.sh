@@ -18,7 +18,8 @@ trap 'exit 130' INT TERM
 
 # What shows whether servers, Python and Burrow get along; each takes seconds.
 selection=(tests/test_environ.py tests/test_responses.py tests/test_body.py tests/test_faults.py tests/test_state.py
-    tests/test_process.py tests/test_asgi.py tests/test_interpreters.py tests/test_daemon.py)
+    tests/test_process.py tests/test_asgi.py tests/test_http3.py tests/test_interpreters.py
+    tests/test_daemon.py)
 
 step() {
     printf '\n== %s\n' "$*"

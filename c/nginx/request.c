@@ -192,8 +192,9 @@ static ngx_uint_t is_credential(ngx_str_t name)
                && ngx_strncasecmp(name.data, (u_char *) "Proxy-Authorization", 19) == 0);
 }
 
-/* As they came, but for Content-Length where nginx's idea of the body is another: a subrequest has
- * none, and the length of chunks is known once they are there. */
+/* As they came, but for Host, which nginx keeps elsewhere over HTTP/3, and for Content-Length where
+ * its idea of the body is another: a subrequest has none, and the length of chunks is known once
+ * they are there. */
 static ngx_int_t set_headers(ngx_http_request_t *r, ngx_flag_t pass_authorization,
                              burrow_request *request)
 {
@@ -201,7 +202,7 @@ static ngx_int_t set_headers(ngx_http_request_t *r, ngx_flag_t pass_authorizatio
     ngx_list_part_t *part;
     ngx_table_elt_t *header;
     burrow_pair *pair;
-    size_t n = 1;
+    size_t n = 2;
 
     for (part = &r->headers_in.headers.part; part != NULL; part = part->next) {
         n += part->nelts;
@@ -211,6 +212,14 @@ static ngx_int_t set_headers(ngx_http_request_t *r, ngx_flag_t pass_authorizatio
         return NGX_ERROR;
     }
     request->headers = pair;
+    if (r->headers_in.host == NULL && r->http_version > NGX_HTTP_VERSION_11
+        && r->main->host_end != NULL)
+    {
+        pair->name = LITERAL("Host");
+        pair->value = (burrow_str) { (char *) r->main->host_start,
+                                     (size_t) (r->main->host_end - r->main->host_start) };
+        pair++;
+    }
     for (part = &r->headers_in.headers.part; part != NULL; part = part->next) {
         header = part->elts;
         for (i = 0; i < part->nelts; i++) {
