@@ -1,6 +1,7 @@
 """The other Pythons that there is a runtime for, by their own installations."""
 
 import concurrent.futures
+import http.client
 import json
 import os
 import pathlib
@@ -132,6 +133,24 @@ def test_asgi(site, mount):
         connection.sendall(b"GET %s/waits HTTP/1.1\r\nHost: a\r\n\r\n" % mount.encode())
         wait_for(lambda: site.get(f"{mount}/told").json()[-1] == "waits", "the request")
     wait_for(lambda: site.get(f"{mount}/told").json()[-1] == "http.disconnect", "http.disconnect")
+
+
+def test_tasks_of_requests_begin_at_once(site):
+    """Before the loop does anything else, where this Python has eager tasks."""
+
+    def order():
+        with site.connect() as first, site.connect() as second:
+            first.sendall(b"GET /asgi/order HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = http.client.HTTPResponse(first)
+            answer.begin()
+            assert answer.read(1) == b" "
+            second.sendall(b"GET /asgi/begins HTTP/1.1\r\nHost: a\r\n\r\n")
+            return json.loads(answer.read())
+
+    # Where the loop hears of something else before the request, it has to be asked once more.
+    is_eager = site.version not in ("3.10", "3.11")
+    expected = ["begins", "timer"] if is_eager else ["timer", "begins"]
+    wait_for(lambda: order() == expected, "the request and the timer")
 
 
 @pytest.mark.parametrize("mount", ["/process", "/process2", "/main/process"])

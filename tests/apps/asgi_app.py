@@ -369,6 +369,26 @@ async def blocked(scope, receive, send):
     await send({"type": "http.response.body", "body": b"\n"})
 
 
+async def order(scope, receive, send):
+    """Behind a first byte: what comes first, the next request or what was due before the loop heard of it."""
+    loop = asyncio.get_running_loop()
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b" ", "more_body": True})
+    while loop._ready:
+        await asyncio.sleep(0)
+    events.clear()
+    loop.call_later(0, events.append, "timer")
+    loop._selector.select(1)  # until there is something to hear
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": json.dumps(events).encode()})
+
+
+async def begins(scope, receive, send):
+    events.append("begins")
+    await respond(send, b"")
+
+
 async def path_of(scope, receive, send):
     await respond(send, f"{scope['root_path']}|{scope['path']}".encode())
 
