@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import pathlib
 import re
+import select
 import subprocess
 import threading
 import time
 
 from servers import DIST, executable, status_kib
+from steady import ANSWERS, Steady
 
 CONNECTIONS = 32
 CLIENTS = 8
@@ -78,6 +80,17 @@ def wait_for(condition, what, timeout=60):
     return value
 
 
+def wait_for_end(pids, timeout=60):
+    """Of processes; to look again and again would take the processor from servers that are measured."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            ended, _, _ = select.select([process], [], [], timeout)
+            os.close(process)
+            if not ended:
+                raise RuntimeError(f"process {pid} has not ended within {timeout} s")
+
+
 def get(server, path):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
@@ -89,57 +102,40 @@ def get(server, path):
 
 
 class Clients:
-    """They ask all the time, on a new connection each time; with `rate`, so many times a second."""
+    """They ask all the time, on a new connection each time."""
 
-    EXPECTED = {"/hello": b"Hello, World!\n", "/slow": b"Hello, World!\n" * 2}
-
-    def __init__(self, server, rate):
+    def __init__(self, server):
         self.server = server
-        self.pause = CLIENTS / rate if rate else 0
         self.errors = {}
-        self.times = []
         self.stopping = threading.Event()
 
     def run(self, link, other):
-        """In a process of their own: tells what there is whenever it is asked, and at the end."""
+        """In a process of their own, until they are told to stop."""
         other.close()  # or it would outlive whoever asks
-        # Clients are elsewhere, and wait for no processor that the servers are using.
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         threads = [threading.Thread(target=self.ask, args=(i,), daemon=True) for i in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        while link.recv():
-            link.send(self.take())
+        link.recv()
         self.stopping.set()
         for thread in threads:
             thread.join()
-        link.send(self.take())
-
-    def take(self):
-        times, self.times = self.times, []
-        return times, dict(self.errors)
+        link.send(([], self.errors))
 
     def ask(self, client):
-        path = list(self.EXPECTED)[client % 2]
-        due = time.monotonic() + self.pause * client / CLIENTS
+        path = list(ANSWERS)[client % 2]
         number = client
-        while not self.stopping.wait(max(0, due - time.monotonic())):
-            began = time.monotonic()
+        while not self.stopping.is_set():
             try:
                 status, body = get(self.server, f"{path}?{number}.")
-                if (status, body) != (200, self.EXPECTED[path]):
+                if (status, body) != (200, ANSWERS[path]):
                     self.errors[number] = f"{path}: {status} {body[:80]}"
             except (OSError, http.client.HTTPException) as error:
                 self.errors[number] = f"{path}: {error!r}"
-            if path == "/hello":
-                self.times.append(time.monotonic() - began)
             number += CLIENTS
-            due = max(due + self.pause, began)
 
 
 class Load:
-    """Clients that ask all the time: none may notice a reload.
+    """Clients that ask all the time, or `rate` times a second: none may notice a reload.
 
     Each request has a number of its own in its query, by which `errors` tells which ones failed. They have a
     process of their own: what else the soak does is not to hold them up.
@@ -148,32 +144,24 @@ class Load:
     def __init__(self, server, rate=None):
         context = multiprocessing.get_context("fork")
         self.link, theirs = context.Pipe()
-        clients = Clients(server, rate)
+        clients = Steady(server, rate) if rate else Clients(server)
         self.process = context.Process(target=clients.run, args=(theirs, self.link), daemon=True)
-        self.errors = {}
-        self.times = []
 
     def __enter__(self):
         self.process.start()
         return self
 
     def __exit__(self, *_):
-        self.update(goes_on=False)
+        self.link.send("stop")
+        #: When each request was due, and how long it has taken since; and what was wrong with which.
+        self.times, self.errors = self.link.recv()
         self.process.join()
         for text, count in collections.Counter(self.errors.values()).most_common(5):
             print(f"       {count} times {text}")
 
-    def update(self, goes_on=True):
-        self.link.send(goes_on)
-        times, self.errors = self.link.recv()
-        self.times += times
-
-    def take(self):
-        """How long the requests since the last call have taken."""
-        if self.process.is_alive():
-            self.update()
-        times, self.times = self.times, []
-        return times
+    def within(self, spans):
+        """How long the requests have taken that were due in these."""
+        return [time for due, time in self.times if any(begin <= due < end for begin, end in spans)]
 
 
 def p99(times):

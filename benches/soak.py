@@ -108,6 +108,7 @@ def main():
     parser.add_argument("--requests", type=int, default=500_000)
     parser.add_argument("--uploads", type=int, default=10_000)
     parser.add_argument("--reloads", type=int, default=200, help="of each kind")
+    parser.add_argument("--rate", type=int, default=200, help="requests a second meanwhile, in daemon mode")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--megabytes", type=int, default=1024, help="of a body that passes through")
     parser.add_argument("--sockets", type=int, default=100_000, help="that come and go")

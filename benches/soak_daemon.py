@@ -10,12 +10,11 @@ import signal
 import subprocess
 import time
 
-from load import Clients, Load, descriptors, get, h2load, judge, judge_log, p99, reset_peak, wait_for
+from load import Load, descriptors, get, h2load, judge, judge_log, p99, reset_peak, wait_for, wait_for_end
 from servers import APP, DIST, Server, children, descendants, executable, status_kib
+from steady import ANSWERS
 
 GROUP = "processes=2 threads=4 restart-on-reload=on"
-#: The load's requests a second, which leave the machine room for starting processes.
-RATE = 200
 IDLE = 10
 #: After so many replacements come so many seconds without any.
 TURNS = 10
@@ -64,54 +63,68 @@ def requests(name, options):
             judge(server.name, f"more descriptors in the {what}", descriptors(pid) - files, 0)
 
 
-def reload(server):
+def reload(server, _workers):
     """Until the server's own processes are others, too."""
     before = set(server.workers())
     server.reload()
-    wait_for(lambda: (now := set(server.workers())) and not now & before, "other processes of the server")
+    wait_for_end(before)
+    wait_for(lambda: set(server.workers()) - before, "other processes of the server")
 
 
-def touch(server):
+def touch(server, _workers):
     now = server.app.stat().st_mtime + 1
     os.utime(server.app, (now, now))
 
 
-def restart(server):
+def restart(server, _workers):
     subprocess.run([DIST / "bin/burrow", "restart", "--socket", server.folder / "wsgi", "bench"], check=True,
                    capture_output=True)  # fmt: skip
 
 
-def evict(server):
-    for pid in workers(server):
+def evict(_server, workers):
+    for pid in workers:
         os.kill(pid, signal.SIGUSR1)
+
+
+def span(action):
+    """When it began, and when it had ended."""
+    began = time.monotonic()
+    action()
+    return began, time.monotonic()
+
+
+def replace(server, workers, how):
+    """Until the last one has ended. To look for new ones would take time from those who serve."""
+
+    def action():
+        how(server, workers)
+        wait_for_end(workers)
+
+    return span(action)
 
 
 def httpd_alone(options):
     """The p99 of files that httpd without any module of ours serves while it is restarted gracefully."""
     server = Server("httpd", options.port)
-    for path, content in Clients.EXPECTED.items():
+    for path, content in ANSWERS.items():
         (server.folder / path[1:]).write_bytes(content)
-    with server.httpd("", **SIZE["httpd"]), Load(server, RATE) as load:
-        for _ in range(options.reloads):
-            reload(server)
-        return p99(load.take())
+    with server.httpd("", **SIZE["httpd"]), Load(server, options.rate) as load:
+        meanwhile = [replace(server, set(), reload) for _ in range(options.reloads)]
+    return p99(load.within(meanwhile))
 
 
 def reloads(name, options):
     """Replacing the processes in any way, time after time, fails no request and makes few of them wait."""
     for how in reload, touch, restart, evict:
-        with site(name, options, **SIZE[name]) as server, Load(server, RATE) as load:
+        with site(name, options, **SIZE[name]) as server, Load(server, options.rate) as load:
             rest, meanwhile = [], []
             now = workers(server)
             for turn in range(options.reloads):
                 if turn % TURNS == 0:  # machines drift
-                    meanwhile += load.take()
-                    time.sleep(REST)
-                    rest += load.take()
-                how(server)
+                    rest.append(span(lambda: time.sleep(REST)))
+                meanwhile.append(replace(server, now, how))
                 now = replaced(server, now)
-            meanwhile += load.take()
-        rest, meanwhile = p99(rest), p99(meanwhile)
+        rest, meanwhile = p99(load.within(rest)), p99(load.within(meanwhile))
         limit = 3 * rest
         if name == "httpd" and how is reload:
             # It starts no process before an old one has ended, which it may notice a second later.
@@ -124,7 +137,7 @@ def reloads(name, options):
 def kills(name, options):
     """Every request that fails was being served by a worker that was killed: the log names it."""
     with site(name, options, "processes=3 threads=4") as server:
-        with Load(server, RATE) as load:
+        with Load(server, options.rate) as load:
             for _ in range(options.kills):
                 os.kill(random.choice(sorted(workers(server))), signal.SIGKILL)
                 wait_for(lambda: len(workers(server)) == 3, "the next worker")
@@ -132,7 +145,7 @@ def kills(name, options):
         served = {int(number) for number in re.findall(r"GET /(?:hello|slow)\?(\d+)\.", log)}
         judge(server.name, f"{options.kills} kills: failures of others", len(load.errors.keys() - served), 0)
         judge(server.name, "failures", len(load.errors), 4 * options.kills)
-        judge(server.name, "p99", p99(load.take()), 1000, " ms")
+        judge(server.name, "p99", p99([time for _, time in load.times]), 1000, " ms")
 
 
 def bodies(name, options):

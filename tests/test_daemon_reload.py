@@ -117,35 +117,92 @@ def test_imports_leave_processors_to_those_who_serve(server):
     assert "BlockingIOError" not in server.log()
 
 
-SLICES = """
-import json, pathlib, re, subprocess, threading
+PRIORITIES = """
+import json, os, pathlib, re, subprocess, threading
 
-def read(sched):
-    return int(re.search(r"se\\.slice *: *(\\d+)", sched)[1])
+def of(thread):
+    found = re.search(r"se\\.slice *: *(\\d+)", pathlib.Path(f"/proc/{thread}/sched").read_text())
+    return int(found[1]), os.getpriority(os.PRIO_PROCESS, thread)
 
-def of(task):
-    return read(pathlib.Path(f"/proc/{task}/sched").read_text())
+def session():
+    try:
+        return pathlib.Path("/proc/self/autogroup").read_text().split()[-1]
+    except FileNotFoundError:
+        return None
 
-seen = {"import": of("self"), "child": read(subprocess.check_output(["cat", "/proc/self/sched"], text=True))}
-thread = threading.Thread(target=lambda: seen.update(thread=of("thread-self")))
-thread.start()
-thread.join()
+imported, session_then = of(os.getpid()), session()
+children = [subprocess.Popen(["sleep", "60"], start_new_session=alone) for alone in (False, True)]
+threads = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(3)]
+for thread in threads:
+    thread.start()
 
 def application(environ, start_response):
+    threads = map(int, os.listdir("/proc/self/task"))
+    now = {of(thread) for thread in [*threads, *(child.pid for child in children)]}
+    children[1].kill()
     start_response("200 OK", [])
-    return [json.dumps({**seen, "main thread": of("self"), "request": of("thread-self")}).encode()]
+    return [json.dumps([imported, session_then, sorted(now), session()]).encode()]
 """
 
 
 @pytest.mark.skipif(not may_choose_slices(), reason="needs root and Linux 6.12")
 def test_imports_give_way_to_those_who_serve(server):
-    """With the longest slices of a processor's time: nothing else has them, and nobody who serves."""
-    server.write_app("shop.py", SLICES)
+    """With the least weight and the longest slices; nobody has these afterwards, nor what was started."""
+    server.write_app("shop.py", PRIORITIES)
     server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": "processes=1"})
     server.wait_log("'shop': 1 new processes serve")
-    seen = server.get("/").json()
-    assert seen.pop("import") == 100_000_000
-    assert set(seen.values()) == {chosen_slice()}, seen
+    imported, session_then, now, session = server.get("/").json()
+    assert imported == [100_000_000, 19]
+    assert now == [[chosen_slice(), os.nice(0)]]
+    assert (session_then, session) in [("19", "0"), (None, None)]
+
+
+HELPED = """
+import subprocess, sys
+
+helper = subprocess.Popen([sys.executable, "-c", '''
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print(flush=True)
+signal.sigwait([signal.SIGTERM])
+open({told!r}, "w").write(str(os.nice(0)))
+'''], stdout=subprocess.PIPE)
+helper.stdout.readline()
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+"""
+
+
+def test_who_ends_gives_way_to_those_who_serve(server):
+    """It shows in what it has started, which ends with it."""
+    told = server.data / "told"
+    server.write_app("shop.py", HELPED.format(told=str(told)))
+    server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": "processes=1"})
+    (process,) = await_daemons(server, "shop", 1)
+    os.kill(process, signal.SIGTERM)
+    wait_for(lambda: told.exists() and told.read_text() == "19", "the helper's end")
+
+
+STARVED = """
+import os, time
+
+while os.nice(0) == 19:
+    time.sleep(0.02)
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b"in time"]
+"""
+
+
+@pytest.mark.skipif(not may_choose_slices(), reason="needs root and Linux 6.12")
+def test_an_import_that_has_too_little_of_a_processor_gives_way_no_more(server):
+    """It would never end where others need all there is."""
+    server.write_app("shop.py", STARVED)
+    server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": "processes=1"})
+    assert server.get("/").text == "in time"
 
 
 def test_the_first_request_after_the_change_has_the_old_code_at_most(server):

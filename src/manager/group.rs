@@ -14,7 +14,7 @@ use super::{
     folder, launch,
     log::{Level, Log},
     orphans::Orphans,
-    slice,
+    priority,
     worker::{self, State, Worker},
 };
 use burrow_daemon::{
@@ -180,6 +180,7 @@ impl Group {
         let now = Instant::now();
         self.backoff.pass(now);
         self.enforce(host, now);
+        self.workers.iter_mut().for_each(|worker| worker.look_at_import(now));
         self.orphans.expire(now);
         if let Some(until) = self.leaving {
             if until <= now {
@@ -262,6 +263,12 @@ impl Group {
         self.spec.worker.threads == 0
     }
 
+    /// Whether its processes leave processors to others while they import.
+    fn gives_way(&self) -> bool {
+        // Nobody can tell when a service is done with that.
+        !self.is_service() && self.spec.launch.nice == 0 && priority::can_be_lowered()
+    }
+
     fn start_missing(&mut self, host: &Host, missing: usize) {
         if self.backoff.due().is_some() {
             return;
@@ -276,8 +283,7 @@ impl Group {
     }
 
     fn start(&mut self, host: &Host) -> io::Result<()> {
-        // Nobody can tell when a service is done with its imports.
-        let gives_way = !self.is_service() && slice::are_known();
+        let gives_way = self.gives_way();
         let apps = self.apps_to_import();
         let template = self.template();
         let is_template = self.preloads() && template.is_none();
@@ -304,6 +310,9 @@ impl Group {
         let pid = launch::start(&self.spec.name, launch, files, host.runtimes, gives_way, host.log)?;
         let mut worker = Worker::started(pid, link, settings, self.startup_timeout())?;
         worker.is_template = is_template;
+        if gives_way {
+            worker.give_way();
+        }
         self.workers.push(worker);
         Ok(())
     }
@@ -336,7 +345,10 @@ impl Group {
                 }
             }
             FromWorker::Broken { .. } => {}
-            FromWorker::Template if worker.is_template && worker.is_up() => worker.state = State::Template,
+            FromWorker::Template if worker.is_template && worker.is_up() => {
+                worker.state = State::Template;
+                worker.stop_giving_way();
+            }
             FromWorker::Unfit { reason } if worker.is_template => {
                 worker.state = State::Stopping(Instant::now() + self.spec.shutdown_timeout());
                 self.cannot_fork(host, is_current, &reason);
@@ -368,8 +380,6 @@ impl Group {
         }
         if ready && !worker.is_template {
             worker.ready();
-            // A failure means that it has ended.
-            let _ = slice::restore(pid);
             self.proven |= worker.settings == label;
             self.backoff.succeeded();
             self.refused.clear();
@@ -427,10 +437,16 @@ impl Group {
             }
         }
         let timeout = self.spec.graceful_timeout() + self.spec.shutdown_timeout();
+        if self.gives_way() {
+            worker.give_way();
+        }
         if draining {
             worker.state = State::Draining(Instant::now() + timeout);
         } else if !worker.was_ready {
             worker.expect_ready(self.startup_timeout());
+        } else {
+            // Its manager may have died before it could do that.
+            worker.stop_giving_way();
         }
         for app in &self.imported {
             worker.send(&ToWorker::Import { app: app.clone() }, &[]);
@@ -451,6 +467,7 @@ impl Group {
         let workers = self.workers.iter().filter_map(Worker::due);
         // The time of one that is past matters while it has processes to drain only.
         let leaving = self.leaving.filter(|_| self.workers.iter().any(Worker::is_up));
+        let workers = workers.chain(self.workers.iter().filter_map(Worker::look_due));
         workers.chain(leaving).chain(self.backoff.due()).chain(self.orphans.due()).min()
     }
 

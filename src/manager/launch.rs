@@ -4,7 +4,7 @@ use super::{
     child::{close_at_exec, reset_signals},
     configuration::{Launch, Python},
     log::{Level, Log},
-    slice,
+    priority,
 };
 use crate::python::Installation;
 use nix::{
@@ -57,7 +57,7 @@ pub fn raise_limit_of_files() {
 }
 
 /// Starts a process, which says in the log what it cannot do. `files` become the descriptors of
-/// [`burrow_daemon::config`], in their order. `gives_way`: until [`slice::restore`].
+/// [`burrow_daemon::config`], in their order. `gives_way`: until [`priority::restore`].
 pub fn start(
     group: &str,
     launch: &Launch,
@@ -89,7 +89,7 @@ fn become_python(
     reset_signals();
     limit(launch)?;
     if gives_way {
-        slice::lengthen();
+        priority::lower();
     }
     drop_privileges(launch)?;
     if let Some(mode) = launch.umask {

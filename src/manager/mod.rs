@@ -28,9 +28,9 @@ mod log;
 mod master;
 mod orphans;
 mod pidfd;
+mod priority;
 mod process;
 mod protocol;
-mod slice;
 mod visitors;
 mod worker;
 

@@ -1,6 +1,6 @@
 //! A process of a group, as the manager sees it.
 
-use super::pidfd::Pidfd;
+use super::{pidfd::Pidfd, priority};
 use burrow_daemon::{
     config::App,
     control::{FromWorker, ToWorker},
@@ -29,6 +29,10 @@ use std::{
 
 /// Longer than a process takes that ends itself in time.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether an import that gives way gets on: with less than a quarter of a processor it does
+/// not.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a process is doing, and until when it may.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,6 +71,8 @@ pub struct Worker {
     pub orders: VecDeque<Link>,
     /// The kernel's count of processes that it killed for want of memory, when this one was started.
     pub memory_kills: u64,
+    /// It leaves processors to others: when it is looked at again, and how long it had had them at the last look.
+    gives_way: Option<(Instant, Duration)>,
 }
 
 impl Worker {
@@ -86,6 +92,7 @@ impl Worker {
             is_template: false,
             orders: VecDeque::new(),
             memory_kills: memory_kills(),
+            gives_way: None,
         };
         worker.expect_ready(startup_timeout);
         Ok(worker)
@@ -153,6 +160,35 @@ impl Worker {
         if matches!(self.state, State::Starting(_)) {
             self.state = State::Ready;
             self.was_ready = true;
+            self.stop_giving_way();
+        }
+    }
+
+    /// While it imports, or did when a manager before this one started it.
+    pub fn give_way(&mut self) {
+        self.gives_way = Some((Instant::now() + LOOK, Duration::ZERO));
+    }
+
+    /// From here on it has processors like everybody else.
+    pub fn stop_giving_way(&mut self) {
+        if self.gives_way.take().is_some() {
+            priority::restore(self.pid);
+        }
+    }
+
+    /// When to see whether its import gets on.
+    pub fn look_due(&self) -> Option<Instant> {
+        self.gives_way.map(|(due, _)| due)
+    }
+
+    /// An import to which others leave too little gives way no more.
+    pub fn look_at_import(&mut self, now: Instant) {
+        let Some((_, before)) = self.gives_way.filter(|(due, _)| *due <= now) else { return };
+        let had = priority::processor_time(self.pid);
+        if had.saturating_sub(before) < LOOK / 4 {
+            self.stop_giving_way();
+        } else {
+            self.gives_way = Some((now + LOOK, had));
         }
     }
 

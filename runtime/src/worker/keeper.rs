@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::ffi::c_int;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::thread::Builder;
@@ -25,6 +26,8 @@ use crate::asgi;
 const LOOK: Duration = Duration::from_millis(50);
 /// For a manager that does not read to be told something before the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Of priorities.
+const LOWEST: c_int = 19;
 
 /// Registers with the manager, over the connection that it has given us, and starts the thread.
 pub fn start(link: OwnedFd) -> io::Result<()> {
@@ -257,6 +260,7 @@ impl Keeper {
         let status = worker().control.status();
         if let Some(status) = status {
             if self.manager.link().is_none() || worker().control.outbox().is_empty() {
+                leave_processors_to_others();
                 exit(status);
             }
             self.end.get_or_insert(Instant::now() + LAST_WORDS);
@@ -268,6 +272,15 @@ impl Keeper {
             exit(status.unwrap_or(0));
         }
     }
+}
+
+/// An end, too, takes a processor for a while: whoever serves has it first. For all that this process has started, which
+/// ends with it.
+fn leave_processors_to_others() {
+    // SAFETY: a system call on numbers; this process leads its group.
+    unsafe { libc::setpriority(libc::PRIO_PGRP, 0, LOWEST) };
+    // Where the kernel shares out processors by session first; a failure means that it does not.
+    let _ = fs::write("/proc/self/autogroup", LOWEST.to_string());
 }
 
 /// Event loops close their WebSockets, and within so many seconds whatever waits for its client.
