@@ -72,7 +72,7 @@ test-here: $(VENV)/.test
 
 .PHONY: test-units
 test-units:
-	cargo test --locked --package burrow --package burrow-daemon --package burrow-websocket
+	PYO3_PYTHON=/usr/bin/python3 cargo test --locked --package burrow --package burrow-daemon --package burrow-websocket --package burrow-runtime
 
 test-fresh:  ## the README's commands in a new Debian 12 tree
 	@exec scripts/test-fresh.sh
