@@ -301,8 +301,9 @@ typedef struct {
 
 /* A WebSocket's connection that no thread of httpd's has. Called on one thread; nothing waits. */
 typedef struct {
-    /* As burrow_client's. */
+    /* As burrow_client's; with drains what it returns less than len of is all that there was. */
     ssize_t (*read)(void *exchange, char *buf, size_t len);
+    int drains;
     /* 0; 1: something is pending, until the descriptor is writable, then without bytes; -1: the
      * client is gone. Behind a 0 at most BURROW_SUSPENDED_MAX bytes follow before the next one. */
     int (*send)(void *exchange, const char *data, size_t len);

@@ -19,7 +19,7 @@ GROUP = "live"
 THREADS, ROOM = 4, 9
 #: The thread that drives all of them.
 DRIVER = "burrow:sockets"
-TIMED = 'LogFormat "%>s %b %D" timed\nCustomLog timed.log timed'
+TIMED = 'LogFormat "%>s %b %D %I %O" timed\nCustomLog timed.log timed'
 
 
 def start(server, process=None, main="", threads=THREADS):
@@ -166,12 +166,14 @@ def test_the_access_log(live, tls):
     before = len(log.read_text().splitlines())
     with WebSocket(live, tls=tls) as client:
         opened = time.monotonic()
-        client.send(bytes(1000), BINARY)
-        assert client.receive() == (BINARY, bytes(1000))
+        for _ in range(3):
+            client.send(bytes(1000), BINARY)
+            assert client.receive() == (BINARY, bytes(1000))
         held = time.monotonic() - opened
     line = wait_for(lambda: log.read_text().splitlines()[before:], "a line")[0]
-    status, size, duration = map(int, line.split())
-    assert status == 101 and 1000 < size < 1100 and duration >= held * 1e6
+    status, size, duration, received, sent = map(int, line.split())
+    assert status == 101 and 3000 < size < 3100 and duration >= held * 1e6
+    assert received > 3000 and sent > size
 
 
 def test_many_come_and_go(apache, process, tls):

@@ -114,6 +114,8 @@ typedef struct {
     int is_handshake; /* the connection can be had */
     int is_upgraded; /* what is read and sent are the connection's bytes */
     int is_suspended; /* it is the host's, until that has called finish */
+    int plain_fd;     /* then: the socket, where no filter matters, else -1 */
+    int is_drained;   /* and the core holds nothing of what was received */
     int is_daemon;
     int error_status;     /* whose page the client gets instead of a process group's, or 0 */
     const char *redirect; /* the path that it gets instead, or NULL */
@@ -202,6 +204,7 @@ void wsgi_describe_tls(burrow_request *request, request_rec *r);
 void wsgi_request_prepare(request_rec *r);
 void wsgi_request_build(burrow_request *request, request_rec *r, int pass_authorization);
 ssize_t wsgi_request_read(void *exchange, char *buf, size_t len);
+#define NOTHING_YET (-2) /* of wsgi_client_read */
 ssize_t wsgi_client_read(void *exchange, char *buf, size_t len);
 int wsgi_client_descriptor(void *exchange);
 

@@ -223,8 +223,6 @@ void wsgi_request_build(burrow_request *request, request_rec *r, int pass_author
         request->flags |= BURROW_TRAILERS;
 }
 
-#define NOTHING_YET (-2)
-
 static apr_bucket_brigade *brigade(exchange *x)
 {
     if (!x->in)

@@ -6,8 +6,36 @@
 #include "mpm_common.h"
 
 static int can_suspend;
+/* mod_logio's. */
+static APR_OPTIONAL_FN_TYPE(ap_logio_add_bytes_in) *count_in;
+static APR_OPTIONAL_FN_TYPE(ap_logio_add_bytes_out) *count_out;
 
 /* ---- what the host calls ------------------------------------------------------------------- */
+
+static ssize_t receive(exchange *x, char *buf, size_t len)
+{
+    ssize_t n;
+
+    do {
+        n = recv(x->plain_fd, buf, len, MSG_DONTWAIT);
+    } while (n == -1 && errno == EINTR);
+    if (n > 0 && count_in)
+        count_in(x->r->connection, n);
+    return n == -1 && errno == EAGAIN ? NOTHING_YET : n;
+}
+
+/* What the core has received before the connection was suspended comes first. */
+static ssize_t read_suspended(void *arg, char *buf, size_t len)
+{
+    exchange *x = arg;
+    ssize_t n;
+
+    if (x->is_drained)
+        return receive(x, buf, len);
+    n = wsgi_client_read(x, buf, len);
+    x->is_drained = n < (ssize_t)len && x->plain_fd != -1;
+    return n;
+}
 
 /* Without a flush bucket, which would have the core wait. An EOS is what mod_ssl passes on all that
  * it keeps for, and the core drops. */
@@ -37,8 +65,21 @@ static int send_suspended(void *arg, const char *data, size_t len)
 {
     exchange *x = arg;
     conn_rec *c = x->r->connection;
-    apr_status_t rv = len ? pass(x, c, data, len) : APR_SUCCESS;
+    apr_status_t rv = APR_SUCCESS;
+    ssize_t n;
 
+    if (len && x->plain_fd != -1 && !c->data_in_output_filters) {
+        n = send(x->plain_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n > 0) { /* an error is met again by the core */
+            if (count_out)
+                count_out(c, n);
+            x->r->bytes_sent += n;
+            data += n;
+            len -= (size_t)n;
+        }
+    }
+    if (len)
+        rv = pass(x, c, data, len);
     if (rv == APR_SUCCESS && c->data_in_output_filters)
         rv = send_pending(c);
     if (rv != APR_SUCCESS || c->aborted)
@@ -73,6 +114,24 @@ static void release_suspended(void *pool)
 
 /* ---- the thread that the request came on ---------------------------------------------------- */
 
+/* Whether a connection can do without its filters: httpd's own, which here move bytes and count
+ * them. */
+static int are_plain(const ap_filter_t *filter)
+{
+    static const char *const plain[] = {"core_in", "core", "log_input_output", "reqtimeout"};
+    size_t i;
+
+    for (; filter; filter = filter->next) {
+        for (i = 0; i < sizeof(plain) / sizeof(*plain); i++) {
+            if (!strcmp(filter->frec->name, plain[i]))
+                break;
+        }
+        if (i == sizeof(plain) / sizeof(*plain))
+            return 0;
+    }
+    return 1;
+}
+
 /* With a small FlushMaxThreshold the core waits for a slow client; TLS adds to what it is given. */
 static int core_waits(conn_rec *c)
 {
@@ -95,7 +154,11 @@ int wsgi_client_suspend(void *arg, void *websocket, burrow_suspension *suspensio
     if (!websocket)
         return 0;
     apr_socket_timeout_get(ap_get_conn_socket(c), &timeout);
-    *suspension = (burrow_suspension){.read = wsgi_client_read,
+    x->plain_fd = -1;
+    if (are_plain(c->input_filters) && are_plain(c->output_filters))
+        apr_os_sock_get(&x->plain_fd, ap_get_conn_socket(c));
+    *suspension = (burrow_suspension){.read = read_suspended,
+                                      .drains = x->plain_fd != -1,
                                       .send = send_suspended,
                                       .finish = finish_suspended,
                                       .close = close_suspended,
@@ -145,6 +208,8 @@ unsigned wsgi_suspended_init(apr_pool_t *p, unsigned threads)
 {
 #if AP_MODULE_MAGIC_AT_LEAST(20120211, 110)
     can_suspend = !strcmp(ap_show_mpm(), "event");
+    count_in = APR_RETRIEVE_OPTIONAL_FN(ap_logio_add_bytes_in);
+    count_out = APR_RETRIEVE_OPTIONAL_FN(ap_logio_add_bytes_out);
 #endif
     return can_suspend ? threads * (1 + worker_factor(p)) : 0;
 }

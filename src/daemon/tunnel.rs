@@ -112,7 +112,10 @@ impl Tunnel {
         // Without room for descriptors: of those that come nevertheless the kernel lets go.
         let count = match recv(self.link.handle.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Err(Cut::Closed),
-            Ok(count) => count,
+            Ok(count) => {
+                self.is_dry = count < buffer.len();
+                count
+            }
             Err(Errno::EINTR) => return Ok(Some(true)),
             Err(Errno::EAGAIN) => {
                 self.is_dry = true;

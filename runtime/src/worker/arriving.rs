@@ -1,5 +1,6 @@
 //! The body of a request that an event loop serves, as its frames arrive: nothing here waits.
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -11,6 +12,11 @@ use super::incoming::malformed;
 
 /// How much is received at once.
 const AHEAD: usize = 16 << 10;
+
+thread_local! {
+    /// What is received arrives here.
+    static SPACE: RefCell<Box<[u8; AHEAD]>> = RefCell::new(Box::new([0; AHEAD]));
+}
 
 pub struct Arriving {
     /// What was received and not yet read, from `position` on.
@@ -116,18 +122,16 @@ impl Arriving {
 
     /// Receives some more, at most so much. False when nothing has arrived.
     fn fill(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<bool> {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.drain(..std::mem::take(&mut self.position));
-        let filled = bytes.len();
-        bytes.resize(filled + most, 0);
-        let count = self.receive(socket, &mut bytes[filled..]);
-        bytes.truncate(filled + *count.as_ref().unwrap_or(&0));
-        if bytes.is_empty() {
-            // Whoever only waits keeps no memory.
-            bytes = Vec::new();
-        }
-        self.bytes = bytes;
-        count.map(|count| count > 0)
+        self.bytes.drain(..std::mem::take(&mut self.position));
+        SPACE.with_borrow_mut(|space| {
+            let count = self.receive(socket, &mut space[..most])?;
+            self.bytes.extend_from_slice(&space[..count]);
+            if self.bytes.is_empty() {
+                // Whoever only waits keeps no memory.
+                self.bytes = Vec::new();
+            }
+            Ok(count > 0)
+        })
     }
 
     /// As recv(). 0 when nothing has arrived.

@@ -105,7 +105,11 @@ impl Connection {
                 self.is_dry = true;
                 Ok(Read::NothingYet)
             }
-            count => usize::try_from(count).map(Read::Bytes).map_err(|_| Gone),
+            count => {
+                let count = usize::try_from(count).map_err(|_| Gone)?;
+                self.is_dry = self.functions.0.drains != 0 && count < into.len();
+                Ok(Read::Bytes(count))
+            }
         }
     }
 
