@@ -13,8 +13,6 @@ use burrow_abi::{burrow_pair, burrow_request, burrow_str, slice, BURROW_VAR_COUN
 const ABSENT: u32 = u32::MAX;
 const VARS: usize = BURROW_VAR_COUNT as usize;
 const FIXED: usize = 5 * 8 + 5 * 4;
-/// Bytes of all texts, mostly.
-const USUAL: usize = 1024;
 
 /// Whom a request is for, and how long it may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +48,14 @@ pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<
         address.queue_deadline,
     ];
     let texts = 3 + VARS + 2 * (headers.len() + params.len() + tls.len());
-    let parts = [address.target, address.callable, address.application_group]
-        .into_iter()
-        .map(burrow_str::new)
-        .chain(request.vars)
-        .chain(pairs().flat_map(|pair| [pair.name, pair.value]));
-    to.reserve(FIXED + 4 * texts + USUAL);
+    let parts = || {
+        [address.target, address.callable, address.application_group]
+            .into_iter()
+            .map(burrow_str::new)
+            .chain(request.vars)
+            .chain(pairs().flat_map(|pair| [pair.name, pair.value]))
+    };
+    to.reserve(FIXED + 4 * texts + parts().map(|part| part.len).sum::<usize>());
     for number in numbers {
         to.extend_from_slice(&number.to_le_bytes());
     }
@@ -64,7 +64,7 @@ pub unsafe fn write(address: &Addressed, request: &burrow_request, to: &mut Vec<
     }
     let lengths = to.len();
     to.resize(lengths + 4 * texts, 0);
-    for (index, part) in parts.enumerate() {
+    for (index, part) in parts().enumerate() {
         let length = if part.is_absent() { ABSENT } else { part.len as u32 };
         to[lengths + 4 * index..][..4].copy_from_slice(&length.to_le_bytes());
         // SAFETY: the caller's word.
@@ -116,6 +116,34 @@ pub fn read<'a>(payload: &'a [u8], pairs: &mut Vec<burrow_pair>) -> Option<(Addr
         };
         (address, request)
     })
+}
+
+/// A request that [`read`] has given, and its pairs, pointing into a copy of the payload.
+///
+/// # Safety
+/// `payload` and the pairs are there as they were read; `copy` is of the same length.
+pub unsafe fn moved(
+    request: &burrow_request,
+    payload: &[u8],
+    copy: &[u8],
+) -> (burrow_request, Box<[burrow_pair]>) {
+    let text = |text: burrow_str| match text.is_absent() {
+        true => text,
+        false => {
+            let offset = (text.data as usize).wrapping_sub(payload.as_ptr() as usize);
+            burrow_str { data: copy.as_ptr().wrapping_add(offset).cast(), ..text }
+        }
+    };
+    let (n_headers, n_params) = (request.n_headers, request.n_params);
+    // SAFETY: all of them are in one vector, in this order.
+    let pairs = unsafe { slice(request.headers, n_headers + n_params + request.n_tls) };
+    let pairs: Box<[_]> =
+        pairs.iter().map(|pair| burrow_pair { name: text(pair.name), value: text(pair.value) }).collect();
+    let (headers, others) = pairs.split_at(n_headers);
+    let (params, tls) = others.split_at(n_params);
+    let vars = request.vars.map(text);
+    let (headers, params, tls) = (headers.as_ptr(), params.as_ptr(), tls.as_ptr());
+    (burrow_request { vars, headers, params, tls, ..*request }, pairs)
 }
 
 /// Texts behind their lengths.
@@ -212,6 +240,16 @@ mod tests {
         let (method, host) = unsafe { (request.vars[0].bytes(), (*request.headers).value.bytes()) };
         assert_eq!((method, host), (&b"GET"[..], &b"shop"[..]));
         assert_eq!((request.n_headers, request.n_params, request.n_tls), (1, 1, 1));
+        let copy = payload.clone();
+        // SAFETY: both are there.
+        let (moved, moved_pairs) = unsafe { moved(&request, &payload, &copy) };
+        let is_copied = |text: burrow_str| copy.as_ptr_range().contains(&text.data.cast());
+        assert_eq!((moved.headers, moved_pairs.len()), (moved_pairs.as_ptr(), 3));
+        assert!(moved_pairs.iter().all(|pair| is_copied(pair.name) && is_copied(pair.value)));
+        // SAFETY: the copy is there.
+        let (method, shop) = unsafe { (moved.vars[0].bytes(), (*moved.tls).value.bytes()) };
+        assert_eq!((method, shop), (&b"GET"[..], &b"shop"[..]));
+        assert!(is_copied(moved.vars[0]) && moved.vars[1].is_absent());
         assert!(request.vars[1].is_absent() && !request.vars[3].is_absent());
         for cut in 0..payload.len() {
             assert!(read(&payload[..cut], &mut pairs).is_none(), "{cut}");

@@ -10,6 +10,7 @@ use pyo3_ffi as ffi;
 use pyo3_ffi::{PyObject, PyTypeObject};
 
 use crate::attach::{self, Attached};
+use crate::header_names::HeaderNames;
 use crate::host::{host, strings};
 use crate::interpreter::Interpreter;
 use crate::object::{
@@ -19,13 +20,14 @@ use crate::object::{
 use crate::sync::Guarded;
 use crate::worker::greenlets::Greenlets;
 use crate::wsgi::call::Call;
-use crate::wsgi::environ::{HeaderNames, Keys};
+use crate::wsgi::environ::Keys;
 use crate::{asgi, log, module};
 
 /// One interpreter's own objects. No Python object is reachable from anything that interpreters share.
 pub struct State {
     pub keys: Keys,
-    pub header_names: Guarded<HeaderNames>,
+    /// The keys of environ; None for those that are not in it.
+    pub header_names: Guarded<HeaderNames<Option<Object>>>,
     pub input_type: Object,
     pub start_response_type: Object,
     pub file_wrapper_type: Object,

@@ -12,6 +12,7 @@ mod attach;
 mod bootstrap;
 mod fork;
 mod head;
+mod header_names;
 mod hooks;
 mod host;
 mod httpd;

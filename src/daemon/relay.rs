@@ -20,6 +20,9 @@ use crate::embedded::App;
 /// Of a body that is not kept elsewhere, for a repetition: at least what a socket holds that nobody reads.
 const KEPT: usize = 1 << 20;
 
+/// Room for the frame of nearly every request: larger blocks take malloc longer.
+const USUAL: usize = 1000;
+
 /// What nginx holds of a connection.
 pub type Handle = *mut c_void;
 
@@ -50,7 +53,7 @@ impl Relay {
     /// `request` points at what it says.
     pub unsafe fn new(workers: &'static Workers, app: &App, request: &burrow_request) -> Option<Relay> {
         // SAFETY: the caller vouches for it.
-        let begun = unsafe { Begun::new(&workers.group, app, request, Vec::new()) }?;
+        let begun = unsafe { Begun::new(&workers.group, app, request, Vec::with_capacity(USUAL)) }?;
         Some(Relay {
             workers,
             begun,

@@ -28,6 +28,8 @@ use crate::bootstrap::{named, text, State};
 use crate::instance::{Instance, Loaded};
 use crate::interpreter::Interpreter;
 use crate::module::{interpreter_of_module, method};
+#[cfg(not(Py_3_12))]
+use crate::object::latin1;
 use crate::object::{
     dict, float, integer, interned, none, raise_gone, raise_runtime_error, set_item, take_exception, tuple,
     Object, Raised, Result,
@@ -138,6 +140,9 @@ pub struct Running {
     task_type: Object,
     /// Names of the arguments that a task is made with.
     task_arguments: Object,
+    /// How many there were.
+    #[cfg(not(Py_3_12))]
+    tasks: Cell<u64>,
     call_soon: Object,
     call_later: Object,
     ready: Object,
@@ -218,7 +223,7 @@ impl Running {
         let keys = Keys::new()?;
         let disconnect = dict()?;
         set_item(&disconnect, keys.type_.as_ptr(), &interned(c"http.disconnect")?)?;
-        let names = if cfg!(Py_3_12) { vec![c"loop", c"eager_start"] } else { vec![c"loop"] };
+        let names = [c"loop", if cfg!(Py_3_12) { c"eager_start" } else { c"name" }];
         let running = Running {
             event_loop,
             // SAFETY: no precondition.
@@ -234,6 +239,8 @@ impl Running {
             cancelled_error: asyncio.attr(c"CancelledError")?,
             task_type: asyncio.attr(c"Task")?,
             task_arguments: tuple(names.into_iter().map(interned).collect::<Result<_>>()?)?,
+            #[cfg(not(Py_3_12))]
+            tasks: Cell::new(0),
             call_soon: python.attr(c"call_soon")?,
             call_later: python.attr(c"call_later")?,
             python,
@@ -275,18 +282,28 @@ impl Running {
     /// A task that runs the call; before this returns where the Python can do that.
     pub fn new_task(&self, run: &Object) -> Result<Object> {
         // SAFETY: True is always there.
-        let eager = unsafe { ffi::Py_True() };
-        let arguments = [run.as_ptr(), self.python.as_ptr(), eager];
-        let count = if cfg!(Py_3_12) { 3 } else { 2 };
+        #[cfg(Py_3_12)]
+        let last = unsafe { Object::borrowed(ffi::Py_True()) };
+        // asyncio would have one made by printf.
+        #[cfg(not(Py_3_12))]
+        let last = self.next_name()?;
+        let arguments = [run.as_ptr(), self.python.as_ptr(), last.as_ptr()];
         // SAFETY: one argument by position, the others by their names.
         unsafe {
             Object::owned(ffi::PyObject_Vectorcall(
                 self.task_type.as_ptr(),
-                arguments[..count].as_ptr(),
+                arguments.as_ptr(),
                 1,
                 self.task_arguments.as_ptr(),
             ))
         }
+    }
+
+    /// For a task, as no other one has it.
+    #[cfg(not(Py_3_12))]
+    fn next_name(&self) -> Result<Object> {
+        self.tasks.set(self.tasks.get() + 1);
+        latin1(format!("request-{}", self.tasks.get()).as_bytes())
     }
 
     pub fn call_later(&self, seconds: f64, function: &Object) -> Result<Object> {

@@ -1,7 +1,6 @@
 //! The scope of a connection: a template, copied, and what the request adds.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::CStr;
 
 use burrow_abi::{
@@ -18,28 +17,22 @@ use super::http::OPTIONAL;
 use super::keys::Keys;
 use super::protocol::Protocol;
 use super::tls;
+use crate::header_names::HeaderNames;
 use crate::object::{
-    bytes, dict, integer, interned, latin1, set_item, set_named, tuple, utf8, Object, Raised, Result,
+    bytes, dict, integer, interned, latin1, set_item, set_named, utf8, Object, Raised, Result,
 };
 
 /// What is the same for every request of an event loop, and what was made for the last one.
 pub struct Template {
-    /// Never handed out, only copied.
-    http: Object,
-    websocket: Object,
+    http: Common,
+    websocket: Common,
     asgi: Object,
     /// As [`Http::extensions`] numbers them.
     extensions: [Object; 1 << OPTIONAL.len()],
     websocket_extensions: Object,
-    empty_text: Object,
     empty_bytes: Object,
     pub nothing: Object,
-    names: RefCell<HeaderNames>,
-    method: Cache,
-    scheme: Cache,
-    version: Cache,
-    root_path: Cache,
-    server: Cache,
+    names: RefCell<HeaderNames<Object>>,
     pub tls: tls::Known,
 }
 
@@ -83,37 +76,56 @@ impl Template {
             supported(always.into_iter().chain(optional.map(|(_, name)| name)))
         };
         Ok(Template {
-            http,
-            websocket,
+            http: Common::new(http),
+            websocket: Common::new(websocket),
             asgi,
             extensions: [extensions(0)?, extensions(1)?, extensions(2)?, extensions(3)?],
             websocket_extensions: supported([c"websocket.http.response"])?,
-            empty_text: latin1(b"")?,
             empty_bytes: bytes(b"")?,
             nothing,
             names: RefCell::default(),
-            method: Cache::default(),
-            scheme: Cache::default(),
-            version: Cache::default(),
-            root_path: Cache::default(),
-            server: Cache::default(),
             tls: tls::Known::default(),
         })
     }
 }
 
-/// The object that was last made of some bytes.
-#[derive(Default)]
-pub struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
+/// What the scopes of a protocol have in common, and what the last one had.
+struct Common {
+    /// Never handed out, only copied.
+    scope: Object,
+    method: Last,
+    scheme: Last,
+    version: Last,
+    root_path: Last,
+    server: Last,
+}
 
-impl Cache {
-    pub fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
-        if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| **known == *bytes) {
-            return Ok(made.clone());
+impl Common {
+    fn new(scope: Object) -> Common {
+        let [method, scheme, version, root_path, server] = Default::default();
+        Common { scope, method, scheme, version, root_path, server }
+    }
+}
+
+/// What an entry of a template was last made of.
+#[derive(Default)]
+struct Last(RefCell<Option<[Box<[u8]>; 2]>>);
+
+impl Last {
+    /// Has the template's entry be what is made of these bytes.
+    fn set(
+        &self,
+        template: &Object,
+        key: &Object,
+        bytes: [&[u8]; 2],
+        make: impl FnOnce() -> Result<Object>,
+    ) -> Result<()> {
+        let is_same = |[first, second]: &[Box<[u8]>; 2]| **first == *bytes[0] && **second == *bytes[1];
+        if !self.0.borrow().as_ref().is_some_and(is_same) {
+            set_item(template, key.as_ptr(), &make()?)?;
+            self.0.replace(Some(bytes.map(Into::into)));
         }
-        let made = make(bytes)?;
-        let _last = self.0.replace(Some((bytes.into(), made.clone())));
-        Ok(made)
+        Ok(())
     }
 }
 
@@ -124,20 +136,30 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     // SAFETY: the request's strings are there until its outcome is told.
     let var = |var: burrow_var| unsafe { request.vars[var as usize].bytes() };
     let socket = call.protocol.socket();
-    let scope = copy(if socket.is_some() { &template.websocket } else { &template.http })?;
+    let common = if socket.is_some() { &template.websocket } else { &template.http };
+    let set_common = |last: &Last, key, bytes: &[u8], make: fn(&[u8]) -> Result<Object>| {
+        last.set(&common.scope, key, [bytes, b""], || make(bytes))
+    };
+    set_common(&common.version, &keys.http_version, var(BURROW_SERVER_PROTOCOL), version)?;
+    let scheme = match socket {
+        None => var(BURROW_REQUEST_SCHEME),
+        Some(_) if var(BURROW_REQUEST_SCHEME) == b"https" => b"wss",
+        Some(_) => b"ws",
+    };
+    set_common(&common.scheme, &keys.scheme, scheme, latin1)?;
+    set_common(&common.root_path, &keys.root_path, var(BURROW_SCRIPT_NAME), utf8)?;
+    let address = if var(BURROW_SERVER_ADDR).is_empty() { BURROW_SERVER_NAME } else { BURROW_SERVER_ADDR };
+    let port = if var(BURROW_LISTENER_PORT).is_empty() { BURROW_SERVER_PORT } else { BURROW_LISTENER_PORT };
+    let (address, port) = (var(address), var(port));
+    common.server.set(&common.scope, &keys.server, [address, port], || server(template, address, port))?;
+    if socket.is_none() {
+        set_common(&common.method, &keys.method, var(BURROW_REQUEST_METHOD), latin1)?;
+    }
+    let scope = copy(&common.scope)?;
     let set = |key: &Object, value: &Object| set_item(&scope, key.as_ptr(), value);
     set(&keys.asgi, &copy(&template.asgi)?)?;
-    set(&keys.http_version, &template.version.get(var(BURROW_SERVER_PROTOCOL), version)?)?;
-    match socket {
-        None => {
-            set(&keys.method, &template.method.get(var(BURROW_REQUEST_METHOD), latin1)?)?;
-            set(&keys.scheme, &template.scheme.get(var(BURROW_REQUEST_SCHEME), latin1)?)?;
-        }
-        Some(socket) => {
-            let scheme = if var(BURROW_REQUEST_SCHEME) == b"https" { b"wss" } else { &b"ws"[..] };
-            set(&keys.scheme, &template.scheme.get(scheme, latin1)?)?;
-            set(&keys.subprotocols, &texts(socket.subprotocols())?)?;
-        }
+    if let Some(socket) = socket {
+        set(&keys.subprotocols, &texts(socket.subprotocols())?)?;
     }
     let extensions = copy(match &call.protocol {
         Protocol::WebSocket(_) => &template.websocket_extensions,
@@ -148,12 +170,9 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     }
     set(&keys.extensions, &extensions)?;
     let (root, rest) = (var(BURROW_SCRIPT_NAME), var(BURROW_PATH_INFO));
-    if root.is_empty() {
-        set(&keys.root_path, &template.empty_text)?;
-        set(&keys.path, &utf8(rest)?)?;
-    } else {
-        set(&keys.root_path, &template.root_path.get(root, utf8)?)?;
-        set(&keys.path, &utf8(&[root, rest].concat())?)?;
+    match root {
+        b"" => set(&keys.path, &utf8(rest)?)?,
+        root => set(&keys.path, &utf8(&[root, rest].concat())?)?,
     }
     set(&keys.raw_path, &bytes(raw_path(var(BURROW_REQUEST_URI)))?)?;
     match var(BURROW_QUERY_STRING) {
@@ -162,9 +181,6 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     }
     set(&keys.headers, &headers(template, request)?)?;
     set(&keys.client, &client(template, var(BURROW_REMOTE_ADDR), var(BURROW_REMOTE_PORT))?)?;
-    let address = if var(BURROW_SERVER_ADDR).is_empty() { BURROW_SERVER_NAME } else { BURROW_SERVER_ADDR };
-    let port = if var(BURROW_LISTENER_PORT).is_empty() { BURROW_SERVER_PORT } else { BURROW_LISTENER_PORT };
-    set(&keys.server, &server(template, var(address), var(port))?)?;
     set(&keys.state, &copy(&call.application().state())?)?;
     Ok(scope)
 }
@@ -222,15 +238,15 @@ fn client(template: &Template, address: &[u8], port: &[u8]) -> Result<Object> {
     if address.is_empty() || address.starts_with(b"unix:") {
         return Ok(template.nothing.clone());
     }
-    tuple(vec![latin1(address)?, integer(number(port))?])
+    tuple2(latin1(address)?, integer(number(port))?)
 }
 
 /// The server's end of the connection; the path of a UNIX socket, which has no port.
 fn server(template: &Template, address: &[u8], port: &[u8]) -> Result<Object> {
-    template.server.get(&[address, b" ", port].concat(), |_| match address.strip_prefix(b"unix:") {
-        Some(path) => tuple(vec![utf8(path)?, template.nothing.clone()]),
-        None => tuple(vec![latin1(address)?, integer(number(port))?]),
-    })
+    match address.strip_prefix(b"unix:") {
+        Some(path) => tuple2(utf8(path)?, template.nothing.clone()),
+        None => tuple2(latin1(address)?, integer(number(port))?),
+    }
 }
 
 fn number(digits: &[u8]) -> u64 {
@@ -240,23 +256,9 @@ fn number(digits: &[u8]) -> u64 {
         .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
 }
 
-/// Header names as they were received, and as the scope has them. Bounded: clients choose names.
-#[derive(Default)]
-struct HeaderNames(HashMap<Box<[u8]>, Object>);
-
-const MOST_NAMES: usize = 512;
-
-impl HeaderNames {
-    fn get(&mut self, name: &[u8]) -> Result<Object> {
-        if let Some(known) = self.0.get(name) {
-            return Ok(known.clone());
-        }
-        let made = bytes(&name.to_ascii_lowercase())?;
-        if self.0.len() < MOST_NAMES {
-            self.0.insert(name.into(), made.clone());
-        }
-        Ok(made)
-    }
+/// As the scope has them.
+fn name(received: &[u8]) -> Result<Object> {
+    bytes(&received.to_ascii_lowercase())
 }
 
 /// As received; but what HTTP/2 says as :authority comes first.
@@ -272,7 +274,7 @@ fn headers(template: &Template, request: &burrow_request) -> Result<Object> {
         let (before, rest) = received.split_at(host.unwrap_or_default());
         let in_order = rest.iter().take(1).chain(before).chain(rest.iter().skip(1));
         for (index, header) in in_order.enumerate() {
-            let pair = tuple2(names.get(header.name.bytes())?, bytes(header.value.bytes())?)?;
+            let pair = tuple2(names.get(header.name.bytes(), name)?, bytes(header.value.bytes())?)?;
             ffi::PyList_SET_ITEM(list.as_ptr(), index as isize, pair.into_ptr());
         }
         Ok(list)

@@ -1,9 +1,10 @@
 //! The `tls` extension of a scope.
 
+use std::cell::RefCell;
+
 use burrow_abi::{burrow_request, slice};
 
 use super::event_loop::Running;
-use super::scope::Cache;
 use crate::object::{dict, integer, set_item, tuple, utf8, Object, Result};
 
 /// What was made for the last request.
@@ -11,6 +12,21 @@ use crate::object::{dict, integer, set_item, tuple, utf8, Object, Result};
 pub struct Known {
     server_cert: Cache,
     suite: Cache,
+}
+
+/// The object that was last made of some bytes.
+#[derive(Default)]
+struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
+
+impl Cache {
+    fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
+        if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| **known == *bytes) {
+            return Ok(made.clone());
+        }
+        let made = make(bytes)?;
+        let _last = self.0.replace(Some((bytes.into(), made.clone())));
+        Ok(made)
+    }
 }
 
 /// Of a request that came over TLS.

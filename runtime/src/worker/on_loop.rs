@@ -23,7 +23,7 @@ use super::arriving::Arriving;
 use super::connections::Connection;
 use super::control::Entry;
 use super::exchange::{complain, frame_flags};
-use super::incoming::{malformed, Received};
+use super::incoming::Received;
 use super::leaving::Leaving;
 use super::outgoing::{add, add_body, add_head};
 use super::worker;
@@ -43,7 +43,7 @@ pub struct LoopExchange {
     request: *const burrow_request,
     described: Box<burrow_request>,
     _payload: Box<[u8]>,
-    _pairs: Vec<burrow_pair>,
+    _pairs: Box<[burrow_pair]>,
     application: &'static Application,
     connection: Connection,
     /// When it was taken, in microseconds of CLOCK_MONOTONIC.
@@ -83,8 +83,11 @@ enum Phase {
 }
 
 /// Gives the request that was received last on the connection to its application's loop. It was taken `since`
-/// then, and is `request` as far as that differs from what was received.
-pub fn submit(
+/// then.
+///
+/// # Safety
+/// `request` is what was received, which is there.
+pub unsafe fn submit(
     received: &Received,
     request: &burrow_request,
     (connection, since): (&Connection, i64),
@@ -92,9 +95,8 @@ pub fn submit(
     entry: Entry<'static>,
 ) -> io::Result<()> {
     let payload: Box<[u8]> = received.payload().into();
-    let mut pairs = Vec::new();
-    let (_, mut described) = request::read(&payload, &mut pairs).ok_or_else(|| malformed("no request"))?;
-    (described.daemon_start, described.flags) = (request.daemon_start, request.flags);
+    // SAFETY: the caller has read it from there.
+    let (described, pairs) = unsafe { request::moved(request, received.payload(), &payload) };
     let described = Box::new(described);
     let exchange = Arc::new(LoopExchange {
         request: &*described,

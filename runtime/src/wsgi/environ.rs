@@ -1,8 +1,6 @@
 //! The environ (PEP 3333): a template for each application, copied, and what the request adds.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::OnceLock;
 
 use burrow_abi::*;
@@ -306,50 +304,6 @@ fn set_params(environ: &Object, request: &burrow_request, learned: &[Param]) -> 
     params(request).try_for_each(|(name, value)| set_item(environ, latin1(name)?.as_ptr(), &latin1(value)?))
 }
 
-/// Header names as they were received, and the keys they become. Bounded: clients choose names.
-#[derive(Default)]
-pub struct HeaderNames(HashMap<Box<[u8]>, Option<Object>, BuildHasherDefault<Fnv>>);
-
-const MOST_NAMES: usize = 512;
-
-/// FNV-1a: the names are short, and so few are kept that names made to collide cost nobody much.
-#[derive(Default)]
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.0 ^= number as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        // The table takes its upper bits, which short names hardly reach.
-        self.0 ^ self.0.rotate_left(32)
-    }
-}
-
-impl HeaderNames {
-    /// The key of a header; None for a header that applications do not get.
-    fn key(&mut self, name: &[u8]) -> Result<Option<Object>> {
-        if let Some(key) = self.0.get(name) {
-            return Ok(key.clone());
-        }
-        let key = match environ_name(name) {
-            Some(text) => Some(latin1(&text)?),
-            None => None,
-        };
-        if self.0.len() < MOST_NAMES {
-            self.0.insert(name.into(), key.clone());
-        }
-        Ok(key)
-    }
-}
-
 /// `HTTP_…` for a header's name; None for those dropped: names that could be mistaken for another's
 /// (underscores and the like), and Proxy, which libraries take for their proxy's address.
 fn environ_name(name: &[u8]) -> Option<Vec<u8>> {
@@ -365,13 +319,18 @@ fn environ_name(name: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// The key of a header; None for a header that applications do not get.
+fn header_key(name: &[u8]) -> Result<Option<Object>> {
+    environ_name(name).map(|text| latin1(&text)).transpose()
+}
+
 fn add_headers(state: &State, environ: &Object, request: &burrow_request) -> Result<()> {
     let mut names = state.header_names.write();
     // SAFETY: as many pairs as it says, which live as long as the call.
     for header in unsafe { slice(request.headers, request.n_headers) } {
         // SAFETY: as above.
         let (name, value) = unsafe { (header.name.bytes(), header.value.bytes()) };
-        let Some(key) = names.key(name)? else { continue };
+        let Some(key) = names.get(name, header_key)? else { continue };
         let text = latin1(value)?;
         // SAFETY: a live dict and live objects; what is found is borrowed: the text, or one from before.
         let (found, is_new) = unsafe {
