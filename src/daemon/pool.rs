@@ -85,6 +85,7 @@ const LEAST_LIMIT: usize = page::SLOTS / 4;
 
 /// The connections that are idle, by worker.
 pub struct Pool<C> {
+    /// The one that was used last comes first.
     workers: Vec<(Arc<Worker>, Vec<Connection<C>>)>,
     /// Idle connections to each worker, at most.
     limit: usize,
@@ -120,12 +121,16 @@ impl<C> Pool<C> {
         let Some((worker, _)) = connection.worker.as_ref().filter(keeps) else {
             return Some(connection);
         };
-        match self.workers.iter_mut().find(|(other, _)| Arc::ptr_eq(other, worker)) {
-            Some((_, idle)) if idle.len() < self.limit => {
-                idle.push(connection);
+        let index = self.workers.iter().position(|(other, _)| Arc::ptr_eq(other, worker));
+        match index.filter(|index| self.workers[*index].1.len() < self.limit) {
+            Some(index) => {
+                self.workers[index].1.push(connection);
+                // Of equals the one that was used last is next: processes of the server that send at the same
+                // moment prefer different ones.
+                self.workers[..=index].rotate_right(1);
                 None
             }
-            _ => Some(connection),
+            None => Some(connection),
         }
     }
 
@@ -226,7 +231,26 @@ mod tests {
             assert!(pool.put(connection).is_none());
         }
         let sent: Vec<_> = (0..4).map(|_| pool.take().unwrap()).collect();
-        assert_eq!(sent.iter().map(|connection| connection.handle).collect::<Vec<_>>(), [2, 4, 1, 3]);
+        assert_eq!(sent.iter().map(|connection| connection.handle).collect::<Vec<_>>(), [4, 2, 3, 1]);
+    }
+
+    #[test]
+    fn of_equals_the_one_that_was_used_last_is_next() {
+        let pages = [(); 3].map(|()| Writer::new(1).unwrap());
+        let mut pool = Pool::new(3, 1);
+        for (handle, page) in (0..).zip(&pages) {
+            let connection = greet(&mut pool, page, handle);
+            assert!(pool.put(connection).is_none());
+        }
+        let sent: Vec<_> = (0..3).map(|_| pool.take().unwrap()).collect();
+        assert_eq!(sent.iter().map(|connection| connection.handle).collect::<Vec<_>>(), [2, 1, 0]);
+        for connection in sent {
+            let handle = connection.handle;
+            assert!(pool.put(connection).is_none());
+            let again = pool.take().unwrap();
+            assert_eq!(again.handle, handle);
+            assert!(pool.put(again).is_none());
+        }
     }
 
     #[test]
