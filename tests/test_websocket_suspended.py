@@ -42,6 +42,7 @@ def live(process, started, watch):
     if process not in started:
         # With room for what other tests have just closed.
         started[process] = start(Apache(), process, "AsyncRequestWorkerFactor 20")
+        started[process].get("/")  # what imports take is not what sockets do
     return watch(started[process])
 
 
