@@ -337,7 +337,7 @@ link.connect(sys.argv[1])
 fields = f'"pid": {os.getpid()}, "group": "games", "settings": "x-1", "ready": true, "draining": false'
 message = '{"worker": {"register": {%s, "started": 1e19}}}' % fields
 socket.send_fds(link, [message.encode()], [0, 0])
-print(link.recv(1000))
+print(link.recv(1000), link.recv(1000))
 """
 
 

@@ -150,7 +150,12 @@ def test_imports_give_way_to_those_who_serve(server):
     """With the least weight and the longest slices; nobody has these afterwards, nor what was started."""
     server.write_app("shop.py", PRIORITIES)
     server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": "processes=1"})
-    server.wait_log("'shop': 1 new processes serve")
+    before = await_daemons(server, "shop", 1)
+    imported, session_then, now, session = server.get("/").json()
+    assert imported == now[0] == [chosen_slice(), os.nice(0)], "where nobody serves there is a hurry"
+    burrow(server, "restart", "shop")
+    now = await_daemons(server, "shop", 1, without=before)
+    wait_for(lambda: daemons(server, "shop") == now, "the end of the one before")
     imported, session_then, now, session = server.get("/").json()
     assert imported == [100_000_000, 19]
     assert now == [[chosen_slice(), os.nice(0)]]
@@ -202,7 +207,9 @@ def test_an_import_that_has_too_little_of_a_processor_gives_way_no_more(server):
     """It would never end where others need all there is."""
     server.write_app("shop.py", STARVED)
     server.start(mounts=[Mount("/", "shop.py", "%{GLOBAL}", "shop")], groups={"shop": "processes=1"})
-    assert server.get("/").text == "in time"
+    before = await_daemons(server, "shop", 1)
+    burrow(server, "restart", "shop")
+    await_daemons(server, "shop", 1, without=before)
 
 
 def test_the_first_request_after_the_change_has_the_old_code_at_most(server):

@@ -244,6 +244,7 @@ class Worker:
         self.shown = mmap.mmap(self.registered["descriptors"][1], 0, prot=mmap.PROT_READ)
         if ready:
             self.receive("ready")
+            self.order("serve")
         return self
 
     @property

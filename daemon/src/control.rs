@@ -22,7 +22,7 @@ pub enum FromWorker {
         ready: bool,
         draining: bool,
     },
-    /// All that had to be imported is, and requests are being taken.
+    /// All that had to be imported is.
     Ready,
     /// This application does not import; the log says why. The worker takes no requests and ends.
     Broken { app: App },
@@ -48,6 +48,8 @@ pub enum FromWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
+    /// The answer to `Ready`: take requests. Until then the worker may have a priority that is too low for that.
+    Serve,
     /// Take no further connections, tell the servers to close theirs, end when all have and at the latest
     /// after so many seconds.
     Drain { reason: String, timeout: f64 },

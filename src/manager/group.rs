@@ -263,8 +263,8 @@ impl Group {
         self.spec.worker.threads == 0
     }
 
-    /// Whether its processes leave processors to others while they import.
-    fn gives_way(&self) -> bool {
+    /// Whether its processes may leave processors to others while they import.
+    fn may_give_way(&self) -> bool {
         // Nobody can tell when a service is done with that.
         !self.is_service() && self.spec.launch.nice == 0 && priority::can_be_lowered()
     }
@@ -283,7 +283,9 @@ impl Group {
     }
 
     fn start(&mut self, host: &Host) -> io::Result<()> {
-        let gives_way = self.gives_way();
+        let serving = self.workers.iter().filter(|worker| worker.state == State::Ready).count();
+        // Where some are missing nothing is more urgent.
+        let gives_way = serving >= self.spec.processes as usize && self.may_give_way();
         let apps = self.apps_to_import();
         let template = self.template();
         let is_template = self.preloads() && template.is_none();
@@ -373,13 +375,16 @@ impl Group {
 
     /// A process says what it is, with the listening socket and the page.
     pub fn registered(&mut self, pid: Pid, ready: bool, files: &[OwnedFd]) {
-        let label = self.label();
+        let (label, is_service) = (self.label(), self.is_service());
         let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == pid) else { return };
         if let [_, page, ..] = files {
             worker.show_page(page.as_fd());
         }
         if ready && !worker.is_template {
             worker.ready();
+            if !is_service {
+                worker.send(&ToWorker::Serve, &[]);
+            }
             self.proven |= worker.settings == label;
             self.backoff.succeeded();
             self.refused.clear();
@@ -437,7 +442,7 @@ impl Group {
             }
         }
         let timeout = self.spec.graceful_timeout() + self.spec.shutdown_timeout();
-        if self.gives_way() {
+        if self.may_give_way() {
             worker.give_way();
         }
         if draining {
@@ -447,6 +452,7 @@ impl Group {
         } else {
             // Its manager may have died before it could do that.
             worker.stop_giving_way();
+            worker.send(&ToWorker::Serve, &[]);
         }
         for app in &self.imported {
             worker.send(&ToWorker::Import { app: app.clone() }, &[]);

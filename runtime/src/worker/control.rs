@@ -19,7 +19,7 @@ pub struct Control {
     outbox: Mutex<Outbox>,
     /// The connection to the manager; -1: there is none.
     link: AtomicI32,
-    /// Applications are imported, and requests taken.
+    /// Applications are imported.
     ready: AtomicBool,
     /// Requests that are received or served.
     active: AtomicU32,
@@ -85,7 +85,7 @@ impl Control {
         self.retirement.get().copied()
     }
 
-    /// Whether requests are being taken.
+    /// Whether requests can be taken.
     pub fn is_ready(&self) -> bool {
         self.ready.load(SeqCst)
     }
@@ -145,7 +145,7 @@ impl Control {
         }
     }
 
-    /// Requests are being taken.
+    /// Requests can be taken.
     pub fn set_ready(&self) {
         self.ready.store(true, SeqCst);
         self.tell(FromWorker::Ready);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use burrow_daemon::control::{FromWorker, ToWorker};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::unistd::{dup2_stderr, dup2_stdout};
+use nix::unistd::{dup2_stderr, dup2_stdout, getpgrp, getpid};
 
 use super::limits::{self, Limits, Verdict};
 use super::manager::Manager;
@@ -134,6 +134,9 @@ impl Keeper {
 
     fn obey(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         match message {
+            ToWorker::Serve if self.phase == Phase::Serving && self.retired.is_none() => {
+                worker().connections.listen(true)?;
+            }
             ToWorker::Drain { reason, timeout } => self.drain(reason, timeout)?,
             ToWorker::Stop { reason } => self.close(reason)?,
             ToWorker::Import { app } if self.phase == Phase::Serving => worker().main_thread.import(app),
@@ -145,7 +148,7 @@ impl Keeper {
             }
             ToWorker::Stacks => self.stacks.add(Reader::Manager),
             // For those that serve, and for templates.
-            ToWorker::Import { .. } | ToWorker::Fork => {}
+            ToWorker::Serve | ToWorker::Import { .. } | ToWorker::Fork => {}
         }
         Ok(())
     }
@@ -277,7 +280,10 @@ impl Keeper {
 /// An end, too, takes a processor for a while: whoever serves has it first. For all that this process has started, which
 /// ends with it.
 fn leave_processors_to_others() {
-    // SAFETY: a system call on numbers; this process leads its group.
+    if getpgrp() != getpid() {
+        return; // Whoever has started it without a group of its own is no manager.
+    }
+    // SAFETY: a system call on numbers.
     unsafe { libc::setpriority(libc::PRIO_PGRP, 0, LOWEST) };
     // Where the kernel shares out processors by session first; a failure means that it does not.
     let _ = fs::write("/proc/self/autogroup", LOWEST.to_string());

@@ -146,7 +146,6 @@ pub fn live(link: OwnedFd) -> io::Result<Infallible> {
         }
         None => {
             reception::open()?;
-            worker.connections.listen(true)?;
             worker.control.set_ready();
         }
     }
