@@ -152,7 +152,8 @@ pub struct Apache {
 }
 
 impl Worker {
-    pub const VERSION: u32 = 1;
+    /// Of this, and of what manager and worker say to each other ([`crate::control`]).
+    pub const VERSION: u32 = 2;
 
     pub fn to_file(&self) -> io::Result<OwnedFd> {
         let mut file = File::from(memfd_create(c"burrow worker", MFdFlags::MFD_CLOEXEC)?);
