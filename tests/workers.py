@@ -35,7 +35,7 @@ VARS = [
 
 #: As far as a test does not say otherwise.
 SETTINGS = {
-    "version": 1, "server": "apache", "group": "shop", "settings": "s1", "control": "", "threads": 3,
+    "version": 2, "server": "apache", "group": "shop", "settings": "s1", "control": "", "threads": 3,
     "processes": 1, "socket_timeout": 10, "graceful_timeout": 15, "shutdown_timeout": 5,
 }  # fmt: skip
 
