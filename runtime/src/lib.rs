@@ -23,6 +23,7 @@ mod metrics;
 mod module;
 mod object;
 mod observe;
+mod same;
 mod start;
 #[cfg(not(Py_3_13))]
 mod starvation;

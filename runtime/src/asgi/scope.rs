@@ -21,6 +21,7 @@ use crate::header_names::HeaderNames;
 use crate::object::{
     bytes, dict, integer, interned, latin1, set_item, set_named, utf8, Object, Raised, Result,
 };
+use crate::same::same;
 
 /// What is the same for every request of an event loop, and what was made for the last one.
 pub struct Template {
@@ -120,7 +121,7 @@ impl Last {
         bytes: [&[u8]; 2],
         make: impl FnOnce() -> Result<Object>,
     ) -> Result<()> {
-        let is_same = |[first, second]: &[Box<[u8]>; 2]| **first == *bytes[0] && **second == *bytes[1];
+        let is_same = |[first, second]: &[Box<[u8]>; 2]| same(first, bytes[0]) && same(second, bytes[1]);
         if !self.0.borrow().as_ref().is_some_and(is_same) {
             set_item(template, key.as_ptr(), &make()?)?;
             self.0.replace(Some(bytes.map(Into::into)));

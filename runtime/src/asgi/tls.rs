@@ -6,6 +6,7 @@ use burrow_abi::{burrow_request, slice};
 
 use super::event_loop::Running;
 use crate::object::{dict, integer, set_item, tuple, utf8, Object, Result};
+use crate::same::same;
 
 /// What was made for the last request.
 #[derive(Default)]
@@ -20,7 +21,7 @@ struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
 
 impl Cache {
     fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
-        if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| **known == *bytes) {
+        if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| same(known, bytes)) {
             return Ok(made.clone());
         }
         let made = make(bytes)?;

@@ -19,6 +19,7 @@ use crate::object::{
     Object, Raised, Result,
 };
 use crate::observe::thread_id;
+use crate::same::same;
 
 const VARS: usize = BURROW_VAR_COUNT as usize;
 
@@ -199,8 +200,10 @@ pub fn build(state: &State, template: &Template, call: &Call) -> Result<(Option<
     for (var, (given, known)) in request.vars.iter().zip(values).enumerate() {
         // SAFETY: the request's strings live as long as the call.
         let value = (!given.is_absent()).then(|| unsafe { given.bytes() });
-        if value == known.as_deref() {
-            continue;
+        match (value, known) {
+            (Some(value), Some(known)) if same(value, known) => continue,
+            (None, None) => continue,
+            _ => {}
         }
         match value {
             Some(value) => set_var(state, &environ, var, value)?,
@@ -294,8 +297,8 @@ fn may_be_elsewhere(name: &[u8]) -> bool {
 
 fn set_params(environ: &Object, request: &burrow_request, learned: &[Param]) -> Result<()> {
     let mut pairs = params(request).zip(learned);
-    if request.n_params == learned.len() && pairs.clone().all(|((name, _), known)| name == &*known.name) {
-        return pairs.try_for_each(|((_, value), known)| match value == &*known.value {
+    if request.n_params == learned.len() && pairs.clone().all(|((name, _), known)| same(name, &known.name)) {
+        return pairs.try_for_each(|((_, value), known)| match same(value, &known.value) {
             true => Ok(()),
             false => set_item(environ, known.key.as_ptr(), &latin1(value)?),
         });
