@@ -63,7 +63,7 @@ def running(request):
             Mount("/isolation/main", "isolation.py", "%{GLOBAL}"),
         ],
         python_home=server.prefix,
-        threads=16,  # httpd closes kept-alive connections where all are busy
+        threads=8,
     )
     yield server
     server.close()
