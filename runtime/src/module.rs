@@ -141,7 +141,7 @@ pub fn install(interpreter: &'static Interpreter) -> Result<Object> {
             input::describe(),
             start_response::describe(),
             log::describe(),
-            asgi::call::describe(),
+            asgi::coroutine::describe(),
             asgi::awaitable::describe(),
         ] {
             add_type(&module, each)?;

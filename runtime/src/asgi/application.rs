@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use burrow_abi::{Submission, BURROW_FAILED, BURROW_LOG_ERR};
 
 use super::call::{self, Call};
-use super::event_loop::Running;
 use super::protocol::Protocol;
+use super::running::Running;
 use crate::app::{App, Chosen};
 use crate::host;
 use crate::instance::{Instance, Loaded};

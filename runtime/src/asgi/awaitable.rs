@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use pyo3_ffi as ffi;
 use pyo3_ffi::{PyMethodDef, PyObject};
 
-use super::event_loop::Running;
+use super::running::Running;
 use crate::module::{free, method, slot, table, Type, DISALLOW_INSTANTIATION};
 use crate::object::{none, Object, Raised, Result};
 

@@ -1,12 +1,7 @@
-//! One request of an ASGI application: the coroutine of its task, which is also what `receive` and `send`
-//! are methods of.
-//!
-//! The task runs this object, and this the application's coroutine: so its end is seen in the same step, and
-//! the task is a real one for those who ask for the current task.
+//! One request of an ASGI application.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
-use std::mem::ManuallyDrop;
 use std::ptr::{null_mut, NonNull};
 use std::sync::Arc;
 
@@ -15,30 +10,24 @@ use burrow_abi::{
     BURROW_LOG_ERR, BURROW_LOG_INFO, BURROW_TIMEOUT, EXPIRED, GONE, RETIRED,
 };
 use pyo3_ffi as ffi;
-use pyo3_ffi::{PyMethodDef, PyObject};
+use pyo3_ffi::PyObject;
 
 use super::application::{self, Application};
-use super::event_loop::Running;
+use super::coroutine::{self, call_of};
 use super::observed::Observed;
 use super::protocol::Protocol;
+use super::running::Running;
 use super::{scope, websocket};
 use crate::app::Chosen;
 use crate::attach::Attached;
 use crate::instance::{Instance, Loaded};
 use crate::interpreter::Busy;
-use crate::module::{free, method, slot, table, Function, Type, DISALLOW_INSTANTIATION};
-use crate::object::{raise_gone, raise_runtime_error, take_exception, type_name, Object, Raised, Result};
+use crate::object::{raise_gone, raise_runtime_error, take_exception, Object, Raised, Result};
 use crate::observe::Cpu;
 use crate::{fork, log};
 
 /// Seconds from an application's being told that its client has left to the cancellation of its task.
 const GRACE: f64 = 10.0;
-
-#[repr(C)]
-struct Run {
-    ob_base: PyObject,
-    call: ManuallyDrop<Call>,
-}
 
 /// Touched by the loop's thread alone.
 pub struct Call {
@@ -67,26 +56,6 @@ pub struct Call {
     pub observed: Option<Box<Observed>>,
     pub protocol: Protocol,
 }
-
-pub fn describe() -> Type {
-    let methods = vec![method(c"send", resume_send), method(c"throw", throw), method(c"close", close)];
-    Type {
-        name: c"mod_wsgi.Call",
-        size: size_of::<Run>(),
-        flags: DISALLOW_INSTANTIATION,
-        slots: vec![
-            slot(ffi::Py_tp_methods, table(methods, PyMethodDef::zeroed()).cast()),
-            slot(ffi::Py_tp_getattro, attribute as *mut c_void),
-            slot(ffi::Py_am_await, ffi::PyObject_SelfIter as *mut c_void),
-            slot(ffi::Py_tp_iter, ffi::PyObject_SelfIter as *mut c_void),
-            slot(ffi::Py_tp_iternext, next as *mut c_void),
-            slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
-        ],
-    }
-}
-
-static RECEIVE: Function = Function::new();
-static SEND: Function = Function::new();
 
 /// Starts a request's task. On Python 3.12 and later it runs at once, until the application waits.
 pub fn start(
@@ -119,7 +88,7 @@ pub fn start(
         loaded,
     };
     let _bound = call.bind_log();
-    match new(running, call) {
+    match coroutine::new(running, call) {
         Ok(run) => {
             let call = call_of(&run);
             if begin(&run, call).is_err() {
@@ -135,15 +104,6 @@ pub fn start(
     }
 }
 
-fn new(running: &Running, call: Call) -> Result<Object> {
-    // SAFETY: the type's instances have our layout; the call is written before anyone sees it.
-    unsafe {
-        let object = Object::owned(ffi::PyType_GenericAlloc(running.call_type.as_ptr().cast(), 0))?;
-        (&raw mut (*object.as_ptr().cast::<Run>()).call).write(ManuallyDrop::new(call));
-        Ok(object)
-    }
-}
-
 fn begin(run: &Object, call: &'static Call) -> Result<()> {
     let running = call.running;
     call.run.set(run.as_ptr());
@@ -151,16 +111,15 @@ fn begin(run: &Object, call: &'static Call) -> Result<()> {
         websocket::watch(running)?;
     }
     let scope = scope::build(running, call)?;
-    let receive = RECEIVE.of(run.as_ptr(), c"receive", receive, ffi::METH_NOARGS)?;
-    let send = call.sender()?;
-    let coroutine = match &call.observed {
+    let (receive, send) = (coroutine::receiver(run.as_ptr())?, call.sender()?);
+    let application = match &call.observed {
         None => call.loaded.callable.call(&[&scope, &receive, &send])?,
         Some(observed) => {
             let callable = observed.started(running, &scope, &call.loaded.callable)?;
             callable.call(&[&scope, &receive, &send])?
         }
     };
-    *call.coroutine.borrow_mut() = Some(awaited(coroutine)?);
+    *call.coroutine.borrow_mut() = Some(coroutine::awaited(application)?);
     let task = running.new_task(run)?;
     if call.is_running() {
         *call.task.borrow_mut() = Some(task);
@@ -169,38 +128,6 @@ fn begin(run: &Object, call: &'static Call) -> Result<()> {
         running.calls.borrow_mut().insert(exchange, run.clone());
     }
     Ok(())
-}
-
-/// What runs an awaitable.
-fn awaited(awaitable: Object) -> Result<Object> {
-    // SAFETY: a live object; its type's slots are asked for before they are used.
-    unsafe {
-        if ffi::PyCoro_CheckExact(awaitable.as_ptr()) != 0 {
-            return Ok(awaitable);
-        }
-        let methods = (*ffi::Py_TYPE(awaitable.as_ptr())).tp_as_async;
-        let Some(am_await) = methods.as_ref().and_then(|methods| methods.am_await) else {
-            let message = format!(
-                "the application must return an awaitable, as an async function does, not {}",
-                type_name(awaitable.as_ptr())
-            );
-            return crate::object::raise_type_error(&message);
-        };
-        Object::owned(am_await(awaitable.as_ptr()))
-    }
-}
-
-/// The call of a live object, which keeps it.
-pub fn call_of(run: &Object) -> &'static Call {
-    // SAFETY: an instance of our type. Its users hold a reference, or are called with one.
-    unsafe { call_at(run.as_ptr()) }
-}
-
-/// # Safety
-/// `object` is a Run.
-unsafe fn call_at(object: *mut PyObject) -> &'static Call {
-    // SAFETY: as the caller vouches.
-    unsafe { &*(&raw const (*object.cast::<Run>()).call).cast::<Call>() }
 }
 
 impl Call {
@@ -403,7 +330,7 @@ impl Call {
 
     /// What the application calls as `send`.
     pub fn sender(&self) -> Result<Object> {
-        SEND.of(self.run.get(), c"send", send, ffi::METH_O)
+        coroutine::sender(self.run.get())
     }
 
     pub fn task(&self) -> Option<Object> {
@@ -413,142 +340,59 @@ impl Call {
     pub fn application(&self) -> &Application {
         self.loaded.asgi.as_ref().expect("only ASGI applications come to the loop")
     }
-}
 
-unsafe extern "C" fn receive(object: *mut PyObject, _nothing: *mut PyObject) -> *mut PyObject {
-    // SAFETY: self is the Run that PyCFunction_New was given.
-    let call = unsafe { call_at(object) };
-    call.on_loop().and_then(|()| call.protocol.receive(call)).map_or(null_mut(), Object::into_ptr)
-}
+    /// What the application's `receive()` returns.
+    pub fn receive(&self) -> Result<Object> {
+        self.on_loop()?;
+        self.protocol.receive(self)
+    }
 
-unsafe extern "C" fn send(object: *mut PyObject, event: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    let call = unsafe { call_at(object) };
-    let sent = call.on_loop().and_then(|()| {
-        if call.gone.get() || (call.exchange.get().is_null() && call.coroutine.borrow().is_none()) {
+    /// What the application's `send(event)` returns.
+    pub fn send(&self, event: *mut PyObject) -> Result<Object> {
+        self.on_loop()?;
+        if self.gone.get() || (self.exchange.get().is_null() && !self.is_running()) {
             return raise_gone();
         }
-        call.protocol.send(call, event)
-    });
-    sent.map_or(null_mut(), Object::into_ptr)
-}
+        self.protocol.send(self, event)
+    }
 
-/// Lets the application go on: until it waits, which gives what it waits for, or to its end, which gives NULL.
-unsafe fn step(object: *mut PyObject, go_on: impl FnOnce(*mut PyObject) -> *mut PyObject) -> *mut PyObject {
-    // SAFETY: a Run; the reference keeps it through its end.
-    let (kept, call) = unsafe { (Object::borrowed(object), call_at(object)) };
-    if !call.running.is_current() || call.stepping.replace(true) {
-        let Err(Raised) = raise_runtime_error::<()>("a request's coroutine is run by its own task alone")
-        else {
-            unreachable!("it raises")
-        };
-        return null_mut();
+    pub fn coroutine(&self) -> Option<Object> {
+        self.coroutine.borrow().clone()
     }
-    let _bound = call.bind_log();
-    let coroutine = call.coroutine.borrow().clone();
-    let before = call.observed.as_ref().map(|observed| (observed, Cpu::of_thread()));
-    let yielded = coroutine.map_or(null_mut(), |coroutine| go_on(coroutine.as_ptr()));
-    if let Some((observed, before)) = before {
-        observed.spend(before);
-    }
-    call.stepping.set(false);
-    if !call.is_running() {
-        return yielded;
-    }
-    if fork::is_child() {
-        fork::leave_child();
-    }
-    if yielded.is_null() {
-        // SAFETY: the thread is attached.
-        let returned = unsafe {
-            ffi::PyErr_Occurred().is_null() || ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0
-        };
-        let exception = take_exception();
-        call.end(exception.filter(|_| !returned));
-    } else if call.exchange.get().is_null() {
-        call.running.keep_behind(&kept);
-    }
-    yielded
-}
 
-unsafe extern "C" fn next(object: *mut PyObject) -> *mut PyObject {
-    // SAFETY: called by CPython on an instance; the coroutine is live.
-    unsafe {
-        step(object, |coroutine| {
-            let mut result = null_mut();
-            match ffi::PyIter_Send(coroutine, ffi::Py_None(), &mut result) {
-                ffi::PySendResult::PYGEN_NEXT => result,
-                ffi::PySendResult::PYGEN_RETURN => {
-                    ffi::Py_DECREF(result);
-                    null_mut()
-                }
-                ffi::PySendResult::PYGEN_ERROR => null_mut(),
-            }
-        })
-    }
-}
-
-/// For tasks in Python.
-unsafe extern "C" fn resume_send(object: *mut PyObject, _arguments: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { stopped(next(object)) }
-}
-
-unsafe extern "C" fn throw(object: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe {
-        stopped(step(object, |coroutine| {
-            let method = ffi::PyObject_GetAttrString(coroutine, c"throw".as_ptr());
-            if method.is_null() {
-                return null_mut();
-            }
-            let yielded = ffi::PyObject_CallObject(method, arguments);
-            ffi::Py_DECREF(method);
-            yielded
-        }))
-    }
-}
-
-/// A method's end is StopIteration.
-unsafe fn stopped(yielded: *mut PyObject) -> *mut PyObject {
-    // SAFETY: the thread is attached.
-    unsafe {
-        if yielded.is_null() && ffi::PyErr_Occurred().is_null() {
-            ffi::PyErr_SetNone(ffi::PyExc_StopIteration);
+    /// Lets the application go on: until it waits, which gives what it waits for, or to its end, which gives
+    /// NULL. `run` is the object that this is the call of.
+    pub fn step(&self, run: &Object, go_on: impl FnOnce(*mut PyObject) -> *mut PyObject) -> *mut PyObject {
+        if !self.running.is_current() || self.stepping.replace(true) {
+            let Err(Raised) = raise_runtime_error::<()>("a request's coroutine is run by its own task alone")
+            else {
+                unreachable!("it raises")
+            };
+            return null_mut();
         }
-    }
-    yielded
-}
-
-unsafe extern "C" fn close(object: *mut PyObject, _arguments: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    let coroutine = unsafe { call_at(object) }.coroutine.borrow().clone();
-    let closed = coroutine.map(|coroutine| coroutine.attr(c"close").and_then(|close| close.call(&[])));
-    match closed {
-        Some(Err(Raised)) => null_mut(),
-        _ => crate::object::none(),
-    }
-}
-
-/// What a coroutine has besides (cr_frame and the like), for those who look at tasks.
-unsafe extern "C" fn attribute(object: *mut PyObject, name: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe {
-        let found = ffi::PyObject_GenericGetAttr(object, name);
-        if found.is_null() && ffi::PyErr_ExceptionMatches(ffi::PyExc_AttributeError) != 0 {
-            if let Some(coroutine) = call_at(object).coroutine.borrow().clone() {
-                ffi::PyErr_Clear();
-                return ffi::PyObject_GetAttr(coroutine.as_ptr(), name);
-            }
+        let _bound = self.bind_log();
+        let before = self.observed.as_ref().map(|observed| (observed, Cpu::of_thread()));
+        let yielded = self.coroutine().map_or(null_mut(), |coroutine| go_on(coroutine.as_ptr()));
+        if let Some((observed, before)) = before {
+            observed.spend(before);
         }
-        found
-    }
-}
-
-unsafe extern "C" fn dealloc(object: *mut PyObject) {
-    // SAFETY: the last reference is gone; `free` releases only the memory.
-    unsafe {
-        ManuallyDrop::drop(&mut (*object.cast::<Run>()).call);
-        free(object);
+        self.stepping.set(false);
+        if !self.is_running() {
+            return yielded;
+        }
+        if fork::is_child() {
+            fork::leave_child();
+        }
+        if yielded.is_null() {
+            // SAFETY: the thread is attached.
+            let returned = unsafe {
+                ffi::PyErr_Occurred().is_null() || ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0
+            };
+            let exception = take_exception();
+            self.end(exception.filter(|_| !returned));
+        } else if self.exchange.get().is_null() {
+            self.running.keep_behind(run);
+        }
+        yielded
     }
 }

@@ -1,18 +1,20 @@
 //! ASGI 3: applications that an event loop runs.
 //!
 //! A server's thread submits a request to the [`inbox`] of its application's [`event_loop`]. The loop's thread
-//! starts a task for it, [`call`], as soon as the [`application`] has begun: with a [`scope`], and with `receive`
-//! and `send`, which belong to the [`protocol`]: [`http`] or [`websocket`].
+//! ([`running`]) starts a task for it, the [`coroutine`] of a [`call`], as soon as the [`application`] has begun:
+//! with a [`scope`], and with `receive` and `send`, which belong to the [`protocol`]: [`http`] or [`websocket`].
 
 mod application;
 pub mod awaitable;
-pub mod call;
+mod call;
+pub mod coroutine;
 mod event_loop;
 mod http;
 mod inbox;
 mod keys;
 mod observed;
 mod protocol;
+mod running;
 mod scope;
 mod tls;
 mod watchdog;
@@ -29,8 +31,9 @@ use crate::app::App;
 use crate::host;
 use crate::interpreter::{self, Interpreter};
 pub use application::Application;
+pub use event_loop::EventLoop;
 use event_loop::Message;
-pub use event_loop::{functions, EventLoop, Running};
+pub use running::{functions, Running};
 
 /// See [`burrow_abi::RuntimeApi::interface`].
 pub unsafe extern "C" fn interface(app: *const RuntimeApp, request: *const burrow_request) -> c_int {

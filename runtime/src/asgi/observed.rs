@@ -8,8 +8,8 @@ use burrow_abi::burrow_request;
 use pyo3_ffi as ffi;
 use pyo3_ffi::PyObject;
 
-use super::event_loop::Running;
 use super::keys::item;
+use super::running::Running;
 use crate::metrics::{self, Ended, Times};
 use crate::object::{dict, integer, interned, seconds, set_item, Object, Result};
 use crate::observe::{self, Cpu, Spent};

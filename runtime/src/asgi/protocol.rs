@@ -4,8 +4,8 @@ use burrow_abi::{burrow_request, Submission, BURROW_UPGRADE};
 use pyo3_ffi::PyObject;
 
 use super::call::Call;
-use super::event_loop::Running;
 use super::http::Http;
+use super::running::Running;
 use super::websocket::{self, Socket};
 use crate::object::{Object, Result};
 

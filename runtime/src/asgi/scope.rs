@@ -12,10 +12,10 @@ use burrow_abi::{
 use pyo3_ffi as ffi;
 
 use super::call::Call;
-use super::event_loop::Running;
 use super::http::OPTIONAL;
 use super::keys::Keys;
 use super::protocol::Protocol;
+use super::running::Running;
 use super::tls;
 use crate::header_names::HeaderNames;
 use crate::object::{

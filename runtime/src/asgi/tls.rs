@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use burrow_abi::{burrow_request, slice};
 
-use super::event_loop::Running;
+use super::running::Running;
 use crate::object::{dict, integer, set_item, tuple, utf8, Object, Result};
 use crate::same::same;
 

@@ -3,8 +3,8 @@
 use super::{Body, Http};
 use crate::asgi::awaitable;
 use crate::asgi::call::Call;
-use crate::asgi::event_loop::Running;
 use crate::asgi::keys::Keys;
+use crate::asgi::running::Running;
 use crate::object::{boolean, bytes, dict, interned, set_item, Object, Result};
 
 /// The most bytes of a body in one event.

@@ -6,8 +6,9 @@ use burrow_websocket::close::{GOING_AWAY, INTERNAL_ERROR};
 use burrow_websocket::Close;
 
 use super::{Phase, Socket};
-use crate::asgi::call::{call_of, Call};
-use crate::asgi::event_loop::Running;
+use crate::asgi::call::Call;
+use crate::asgi::coroutine::call_of;
+use crate::asgi::running::Running;
 use crate::object::Result;
 
 /// How often all sockets are looked at, in seconds.

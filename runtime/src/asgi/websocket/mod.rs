@@ -20,8 +20,8 @@ use burrow_websocket::{Close, Connection, Handshake, Kind};
 
 use super::awaitable;
 use super::call::Call;
-use super::event_loop::Running;
 use super::http::Http;
+use super::running::Running;
 use crate::head::Head;
 use crate::object::{none, Object, Result};
 

@@ -6,7 +6,7 @@ use pyo3_ffi as ffi;
 use super::{Phase, Socket};
 use crate::asgi::awaitable;
 use crate::asgi::call::Call;
-use crate::asgi::event_loop::Running;
+use crate::asgi::running::Running;
 use crate::object::{bytes, dict, integer, set_item, utf8, Object, Result};
 
 /// So many bytes of messages wait for the application at most, besides one that is longer.
