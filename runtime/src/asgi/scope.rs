@@ -21,7 +21,7 @@ use crate::header_names::HeaderNames;
 use crate::object::{
     bytes, dict, integer, interned, latin1, set_item, set_named, utf8, Object, Raised, Result,
 };
-use crate::same::same;
+use crate::same::Last;
 
 /// What is the same for every request of an event loop, and what was made for the last one.
 pub struct Template {
@@ -90,43 +90,21 @@ impl Template {
     }
 }
 
-/// What the scopes of a protocol have in common, and what the last one had.
+/// What the scopes of a protocol have in common, and what its entries were last made of.
 struct Common {
     /// Never handed out, only copied.
     scope: Object,
-    method: Last,
-    scheme: Last,
-    version: Last,
-    root_path: Last,
-    server: Last,
+    method: Last<(), 1>,
+    scheme: Last<(), 1>,
+    version: Last<(), 1>,
+    root_path: Last<(), 1>,
+    server: Last<(), 2>,
 }
 
 impl Common {
     fn new(scope: Object) -> Common {
-        let [method, scheme, version, root_path, server] = Default::default();
-        Common { scope, method, scheme, version, root_path, server }
-    }
-}
-
-/// What an entry of a template was last made of.
-#[derive(Default)]
-struct Last(RefCell<Option<[Box<[u8]>; 2]>>);
-
-impl Last {
-    /// Has the template's entry be what is made of these bytes.
-    fn set(
-        &self,
-        template: &Object,
-        key: &Object,
-        bytes: [&[u8]; 2],
-        make: impl FnOnce() -> Result<Object>,
-    ) -> Result<()> {
-        let is_same = |[first, second]: &[Box<[u8]>; 2]| same(first, bytes[0]) && same(second, bytes[1]);
-        if !self.0.borrow().as_ref().is_some_and(is_same) {
-            set_item(template, key.as_ptr(), &make()?)?;
-            self.0.replace(Some(bytes.map(Into::into)));
-        }
-        Ok(())
+        let [method, scheme, version, root_path] = Default::default();
+        Common { scope, method, scheme, version, root_path, server: Last::default() }
     }
 }
 
@@ -138,8 +116,8 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     let var = |var: burrow_var| unsafe { request.vars[var as usize].bytes() };
     let socket = call.protocol.socket();
     let common = if socket.is_some() { &template.websocket } else { &template.http };
-    let set_common = |last: &Last, key, bytes: &[u8], make: fn(&[u8]) -> Result<Object>| {
-        last.set(&common.scope, key, [bytes, b""], || make(bytes))
+    let set_common = |last: &Last<(), 1>, key: &Object, bytes: &[u8], make: fn(&[u8]) -> Result<Object>| {
+        last.get([bytes], || set_item(&common.scope, key.as_ptr(), &make(bytes)?))
     };
     set_common(&common.version, &keys.http_version, var(BURROW_SERVER_PROTOCOL), version)?;
     let scheme = match socket {
@@ -152,7 +130,9 @@ pub fn build(running: &Running, call: &Call) -> Result<Object> {
     let address = if var(BURROW_SERVER_ADDR).is_empty() { BURROW_SERVER_NAME } else { BURROW_SERVER_ADDR };
     let port = if var(BURROW_LISTENER_PORT).is_empty() { BURROW_SERVER_PORT } else { BURROW_LISTENER_PORT };
     let (address, port) = (var(address), var(port));
-    common.server.set(&common.scope, &keys.server, [address, port], || server(template, address, port))?;
+    common.server.get([address, port], || {
+        set_item(&common.scope, keys.server.as_ptr(), &server(template, address, port)?)
+    })?;
     if socket.is_none() {
         set_common(&common.method, &keys.method, var(BURROW_REQUEST_METHOD), latin1)?;
     }

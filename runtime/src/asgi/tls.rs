@@ -1,33 +1,16 @@
 //! The `tls` extension of a scope.
 
-use std::cell::RefCell;
-
 use burrow_abi::{burrow_request, slice};
 
 use super::running::Running;
 use crate::object::{dict, integer, set_item, tuple, utf8, Object, Result};
-use crate::same::same;
+use crate::same::Last;
 
 /// What was made for the last request.
 #[derive(Default)]
 pub struct Known {
-    server_cert: Cache,
-    suite: Cache,
-}
-
-/// The object that was last made of some bytes.
-#[derive(Default)]
-struct Cache(RefCell<Option<(Box<[u8]>, Object)>>);
-
-impl Cache {
-    fn get(&self, bytes: &[u8], make: impl FnOnce(&[u8]) -> Result<Object>) -> Result<Object> {
-        if let Some((_, made)) = self.0.borrow().as_ref().filter(|(known, _)| same(known, bytes)) {
-            return Ok(made.clone());
-        }
-        let made = make(bytes)?;
-        let _last = self.0.replace(Some((bytes.into(), made.clone())));
-        Ok(made)
-    }
+    server_cert: Last<Object, 1>,
+    suite: Last<Object, 1>,
 }
 
 /// Of a request that came over TLS.
@@ -40,9 +23,10 @@ pub fn describe(running: &Running, request: &burrow_request) -> Result<Object> {
     let values =
         |name: &'static [u8]| told.clone().filter_map(move |(is, value)| (is == name).then_some(value));
     let value = |name: &'static [u8]| values(name).next();
-    let suite = |name: &[u8]| running.cipher_suite.call(&[&utf8(name)?]);
+    let server_cert = |pem| known.server_cert.get([pem], || utf8(pem));
+    let suite = |name| known.suite.get([name], || running.cipher_suite.call(&[&utf8(name)?]));
     let entries = [
-        (&keys.server_cert, value(b"SSL_SERVER_CERT").map(|pem| known.server_cert.get(pem, utf8))),
+        (&keys.server_cert, value(b"SSL_SERVER_CERT").map(server_cert)),
         (
             &keys.client_cert_chain,
             Some(values(b"SSL_CLIENT_CERT").map(utf8).collect::<Result<_>>().and_then(tuple)),
@@ -50,7 +34,7 @@ pub fn describe(running: &Running, request: &burrow_request) -> Result<Object> {
         (&keys.client_cert_name, value(b"SSL_CLIENT_S_DN").map(utf8)),
         (&keys.client_cert_error, value(b"SSL_CLIENT_VERIFY").and_then(error).map(utf8)),
         (&keys.tls_version, value(b"SSL_PROTOCOL").and_then(version).map(integer)),
-        (&keys.cipher_suite, value(b"SSL_CIPHER").map(|name| known.suite.get(name, suite))),
+        (&keys.cipher_suite, value(b"SSL_CIPHER").map(suite)),
     ];
     let tls = dict()?;
     for (key, made) in entries {
