@@ -1,12 +1,14 @@
 """Directives: values that are refused, with file and line, and what the right ones do."""
 
+import grp
 import pathlib
 import re
 import shutil
 import subprocess
 
 import pytest
-from servers import DIST, PYTHON_HOME, Mount
+from servers import DIST, PYTHON_HOME, WORKER, Mount
+from serving import needs_root
 
 PYENV = pathlib.Path.home() / ".pyenv" / "versions"
 
@@ -234,14 +236,42 @@ def test_configtest_is_quiet_when_all_is_well(server):
     assert "burrow" not in said.replace(str(server.root), "").lower()
 
 
-def check_with(server, old, new):
+def check_with(server, old, new, groups=None):
     """The check of a configuration with something replaced: (exit code, what it said)."""
-    server.configure([Mount("/", "hello.py")])
+    server.configure([Mount("/", "hello.py")], groups=groups)
     file = server.root / {"apache": "httpd.conf", "nginx": "nginx.conf"}[server.kind]
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
     done = subprocess.run(server.command("-t"), capture_output=True, text=True, timeout=30)
+    server.error_log.write_text("")  # nginx says it there once more
     return done.returncode, done.stderr
+
+
+def account(server):
+    """The lines that say whom a server's workers run as."""
+    user, group = WORKER.pw_name, grp.getgrgid(WORKER.pw_gid).gr_name
+    return f"User {user}\nGroup {group}" if server.kind == "apache" else f"user {user} {group};"
+
+
+@needs_root
+@pytest.mark.parametrize("lines", ["", f"User {WORKER.pw_name}", "Group daemon", "User #54321\nGroup daemon"])
+def test_an_httpd_whose_workers_would_stay_root(apache, lines):
+    code, said = check_with(apache, account(apache), lines)
+    assert code != 0
+    assert "would be root, which runs no applications: write User" in said
+
+
+@needs_root
+def test_an_nginx_whose_workers_are_root(nginx):
+    code, said = check_with(nginx, account(nginx), "user root;")
+    assert code != 0
+    assert "would be root, which runs no applications: write another user" in said
+
+
+@needs_root
+def test_a_group_of_a_server_without_one(apache):
+    code, said = check_with(apache, account(apache), f"User {WORKER.pw_name}", groups={"shop": ""})
+    check_refusal(code, said, "no group: write group=", "httpd.conf")
 
 
 def test_debians_snippets(server):

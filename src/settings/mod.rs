@@ -288,6 +288,9 @@ impl Settings {
             .check_each(|group| startable::check(group, &self.instance, self.python_home(), &self.gil))?;
         self.process_groups.check_each(|group| self.check_interpreters(group))?;
         self.make_daemons();
+        if self.needs_python() {
+            startable::check_workers(self.server, &self.instance)?;
+        }
         if self.python_home.is_none() && !self.needs_python() {
             return Ok(());
         }

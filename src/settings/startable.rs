@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 
 use super::gil::Gil;
 use super::process_group::ProcessGroup;
-use super::Instance;
+use super::{accounts, Instance, ServerKind};
 use crate::daemon::{socket_path, LONGEST_SOCKET_PATH};
 use crate::python::{runtime_dir, Installation};
 
@@ -51,11 +51,32 @@ pub fn installation(group: &ProcessGroup, home: &Path) -> Result<Installation, S
     }
 }
 
+/// Whether the server's own processes may run applications. Those of httpd 2.4 stay root where they cannot take on
+/// the group, or where the user has no account, as those that are not written.
+pub fn check_workers(server: ServerKind, instance: &Instance) -> Result<(), String> {
+    let no_account = || instance.gid == u32::MAX || accounts::of(instance.uid).is_none();
+    let (are_root, cure) = match server {
+        ServerKind::Apache => {
+            (geteuid().is_root() && no_account(), "User, of an account that there is, and Group")
+        }
+        ServerKind::Nginx => (instance.uid == 0, "another user"),
+    };
+    match are_root {
+        true => Err(format!("the server's workers would be root, which runs no applications: write {cure}")),
+        false => Ok(()),
+    }
+}
+
 fn check_accounts(group: &ProcessGroup, instance: &Instance) -> Result<(), String> {
     let uid = group.uid(instance);
     if uid == 0 || uid == u32::MAX {
         return Err(
             "its processes would run as root: write user=, or give the server's workers a user".into()
+        );
+    }
+    if group.gid(instance) == u32::MAX {
+        return Err(
+            "its processes would have no group: write group=, or give the server's workers one".into()
         );
     }
     let me = geteuid();
