@@ -118,7 +118,7 @@ def test_imports_leave_processors_to_those_who_serve(server):
 
 
 PRIORITIES = """
-import json, os, pathlib, re, subprocess, threading
+import json, os, pathlib, re, signal, subprocess, threading
 
 def of(thread):
     found = re.search(r"se\\.slice *: *(\\d+)", pathlib.Path(f"/proc/{thread}/sched").read_text())
@@ -131,15 +131,19 @@ def session():
         return None
 
 imported, session_then = of(os.getpid()), session()
-children = [subprocess.Popen(["sleep", "60"], start_new_session=alone) for alone in (False, True)]
+children = [subprocess.Popen(["sleep", "60"], start_new_session=alone).pid for alone in (False, True)]
+# A daemon's parent has ended, and it leads neither its session nor its group.
+daemon = ["setsid", "sh", "-c", "sleep 60 >/dev/null & echo $!"]
+children.append(int(subprocess.run(daemon, stdout=subprocess.PIPE, check=True).stdout))
 threads = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(3)]
 for thread in threads:
     thread.start()
 
 def application(environ, start_response):
     threads = map(int, os.listdir("/proc/self/task"))
-    now = {of(thread) for thread in [*threads, *(child.pid for child in children)]}
-    children[1].kill()
+    now = {of(thread) for thread in [*threads, *children]}
+    for child in children[1:]:
+        os.kill(child, signal.SIGKILL)
     start_response("200 OK", [])
     return [json.dumps([imported, session_then, sorted(now), session()]).encode()]
 """

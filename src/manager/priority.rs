@@ -7,7 +7,7 @@ use nix::{
     errno::Errno,
     sys::wait::{waitpid, WaitStatus},
     time::ClockId,
-    unistd::{fork, ForkResult, Pid},
+    unistd::{fork, getpgid, getpid, ForkResult, Pid},
 };
 use std::{fs, sync::OnceLock, time::Duration};
 
@@ -51,11 +51,24 @@ pub fn restore(process: Pid) {
     let _ = set_niceness(libc::PRIO_PGRP, process, usual);
     let _ = set_slice(process, DEFAULT);
     set_niceness_of_session(process, 0);
-    // Those that have a session or group of their own.
-    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-        let _ = set_niceness(libc::PRIO_PGRP, Pid::from_raw(child), usual);
+    // Those that have a session or group of their own, also where whoever has started them has left them to this process.
+    let own = children(process).into_iter().filter_map(|child| getpgid(Some(child)).ok());
+    for group in own.chain(left_behind()) {
+        let _ = set_niceness(libc::PRIO_PGRP, group, usual);
     }
+}
+
+/// The groups of processes that were started at the lowest priority and became this process's, but for those of processes
+/// that still have it: they start with a slice as the kernel thinks fit.
+fn left_behind() -> impl Iterator<Item = Pid> {
+    let is_low = |child: &Pid| attributes(*child).is_ok_and(|its| its.sched_nice == LOWEST);
+    let groups = children(getpid()).into_iter().filter(is_low).filter_map(|child| getpgid(Some(child)).ok());
+    groups.filter(|group| slice(*group) != Ok(LONGEST))
+}
+
+fn children(process: Pid) -> Vec<Pid> {
+    let pids = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    pids.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
 /// How long a process has had processors.
