@@ -238,6 +238,16 @@ def test_the_next_manager_is_found(worker):
     manager.close()
 
 
+def test_a_manager_of_a_later_release(worker):
+    """What it asks for that this one does not know changes nothing."""
+    worker.start("hello.py")
+    worker.order("dance", tempo=120)
+    worker.wait_log("a message of the manager is not understood")
+    assert worker.get("hello.py").status == 200
+    worker.order("stop", reason="shutdown_signal")
+    assert worker.wait() == 0
+
+
 def test_the_next_manager_hears_what_the_last_may_not_have(worker):
     """What was imported, what has changed, why it is to be replaced."""
     path = str(worker.root / "control")
