@@ -31,7 +31,9 @@ def judge(name, what, figure, limit, unit=""):
 
 
 def summary():
-    """A table of all figures, those that were not kept last. Whether there is none of these."""
+    """A table of the figures, if there are any, those that were not kept last. Whether all were."""
+    if not figures:
+        return True
     print()
     for line, kept in sorted(figures, key=lambda figure: not figure[1]):
         print(f"{'kept' if kept else 'NOT KEPT':10}{line}")
