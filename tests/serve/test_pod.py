@@ -20,8 +20,8 @@ exec unshare --mount sh -euc '
     mount -t tmpfs -o mode=1777 tmpfs {volume}
     mount -o remount,bind,ro /
     cd /srv
-    exec env -i PATH=/usr/sbin:/usr/bin:/bin setpriv --reuid {runAsUser} --regid {runAsGroup} --clear-groups \\
-        --bounding-set=-all --no-new-privs /mnt/bin/burrow "$@"
+    exec env -i PATH=/usr/sbin:/usr/bin:/bin setpriv --reuid {runAsUser} --regid {runAsGroup} \\
+        --clear-groups --bounding-set=-all --no-new-privs /mnt/bin/burrow "$@"
 ' pod "$@"
 """
 can_mount = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
