@@ -14,6 +14,7 @@ pub mod control;
 pub mod frame;
 pub mod head;
 pub mod log;
+pub mod memory;
 pub mod packet;
 pub mod page;
 pub mod request;

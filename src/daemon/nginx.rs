@@ -13,7 +13,7 @@ use burrow_abi::{
     BURROW_PART_HEAD, BURROW_PART_MORE, BURROW_PART_TRAILERS, BURROW_UNAVAILABLE,
 };
 use burrow_daemon::frame::{self, Header, Kind};
-use burrow_daemon::page;
+use burrow_daemon::{memory, page};
 use nix::errno::Errno;
 
 use super::ending::{Cause, Next};
@@ -32,6 +32,7 @@ unsafe extern "C" fn burrow_group_open(
     app: *const burrow_app,
     options: *mut burrow_group_options,
 ) -> *const Workers {
+    memory::keep_freed();
     // SAFETY: c/shim.h.
     let app = unsafe { App::from_c(app.cast_mut()) };
     let group = app.daemon().expect("the settings were checked").clone();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use burrow_abi::{
     burrow_app, burrow_client, burrow_io, burrow_outcome, burrow_request, burrow_server, burrow_settings,
 };
+use burrow_daemon::memory;
 
 use super::{log, App, Server};
 use crate::daemon::client::Client;
@@ -19,6 +20,7 @@ use crate::{apache, daemon};
 pub unsafe extern "C" fn burrow_process_start(settings: *mut burrow_settings, server: *const burrow_server) {
     // SAFETY: c/shim.h.
     let (settings, server) = unsafe { (settings::from_c(settings), &*server) };
+    memory::keep_freed();
     if let Some(log) = server.log {
         log::set_server_log(log);
     }

@@ -46,7 +46,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::*};
 
 use burrow_daemon::config::{self, CONFIGURATION, CONTROL, LISTENER};
-use burrow_daemon::page;
+use burrow_daemon::{memory, page};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::unistd::gettid;
 use pyo3_ffi as ffi;
@@ -133,6 +133,7 @@ unsafe fn live() -> Result<Infallible, String> {
         Ok(link)
     };
     let link = begun().map_err(|error| error.to_string())?;
+    memory::keep_freed();
     host::set(settings::host());
     // SAFETY: the caller's word.
     unsafe { start::adopt()? };
