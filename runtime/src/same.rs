@@ -2,13 +2,9 @@
 
 use std::cell::RefCell;
 
-use crate::object::Result;
+use burrow_abi::same;
 
-/// Whether these are the same bytes. Empty ones are not left to memcmp: Rust's may lie at an address that is not mapped, and
-/// glibc's version for AVX-512, which reads nothing of them, takes hundreds of cycles for that.
-pub fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && (one.is_empty() || one == other)
-}
+use crate::object::Result;
 
 /// What was last made of some strings.
 pub struct Last<T, const N: usize>(RefCell<Option<Made<T, N>>>);

@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use burrow_abi::WHOLE_SCRIPT;
+use burrow_abi::{same, WHOLE_SCRIPT};
 
 use super::{target, ServerKind, Settings};
 use crate::embedded::{App, Group};
 
 /// What makes an application: a callable of a target, in an application group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct AppKey<'a> {
     pub target: &'a [u8],
     /// Empty: what the target names, else "application".
@@ -21,6 +21,16 @@ pub struct AppKey<'a> {
     /// In how many interpreters of the group, each with a lock of its own; 0: in its only one. For the
     /// server's own processes: a process group says it itself.
     pub copies: u32,
+}
+
+impl PartialEq for AppKey<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.copies == other.copies
+            && same(self.target, other.target)
+            && same(self.callable, other.callable)
+            && same(self.process_group, other.process_group)
+            && same(self.group, other.group)
+    }
 }
 
 /// Applications are looked up by the request, so that no key is put together for it.

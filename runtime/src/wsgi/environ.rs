@@ -19,7 +19,6 @@ use crate::object::{
     Object, Raised, Result,
 };
 use crate::observe::thread_id;
-use crate::same::same;
 
 const VARS: usize = BURROW_VAR_COUNT as usize;
 
