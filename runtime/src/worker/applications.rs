@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::*};
 use std::sync::{OnceLock, RwLock};
 
-use burrow_abi::{burrow_request, burrow_str, RuntimeApp, ASGI, BURROW_RELOADING};
+use burrow_abi::{burrow_request, burrow_str, same, RuntimeApp, ASGI, BURROW_RELOADING};
 use burrow_daemon::config;
 use burrow_daemon::control::FromWorker;
 use burrow_daemon::request::Addressed;
@@ -67,8 +67,8 @@ impl Applications {
             application_group: address.application_group.to_vec(),
         };
         // Virtual hosts that share it have names of their own for the one interpreter.
-        let same = all.iter().find(|each| import_of(&each.key) == import_of(&key));
-        let runtime = same.map_or_else(|| open(&key), |each| each.runtime);
+        let twin = all.iter().find(|each| import_of(&each.key) == import_of(&key));
+        let runtime = twin.map_or_else(|| open(&key), |each| each.runtime);
         let added = Box::leak(Box::new(Application::new(key, runtime)));
         all.push(added);
         added
@@ -146,9 +146,9 @@ impl Application {
     }
 
     fn is(&self, address: &Addressed) -> bool {
-        self.key.target == address.target
-            && self.key.callable == address.callable
-            && self.key.application_group == address.application_group
+        same(&self.key.target, address.target)
+            && same(&self.key.callable, address.callable)
+            && same(&self.key.application_group, address.application_group)
     }
 
     /// Why its script must not be run.
