@@ -119,6 +119,7 @@ typedef struct {
     ngx_chain_t *busy;
     ngx_chain_t *free;
     ngx_queue_t waiting;
+    ngx_queue_t batch;
     ngx_msec_t begun_at;
     ngx_msec_t give_up;  /* when it has waited for too long */
     ngx_event_t overdue; /* when it should have been taken by a thread */
@@ -127,6 +128,8 @@ typedef struct {
     burrow_outcome outcome;
     unsigned lost:1;
     unsigned is_waiting:1;
+    unsigned is_single:1; /* the REQUEST is all that is sent */
+    unsigned is_batched:1;
     unsigned begun:1;     /* the REQUEST was framed */
     unsigned filtering:1; /* the body of the answer */
     /* Behind a 101: what the worker says has ended; the frame that is being sent. */
@@ -204,6 +207,10 @@ ngx_int_t ngx_burrow_reach(ngx_burrow_relay_t *relay);
 void ngx_burrow_watch_peer(ngx_burrow_relay_t *relay);
 void ngx_burrow_close_peer(ngx_burrow_relay_t *relay);
 ssize_t ngx_burrow_receive(ngx_connection_t *c, u_char *buf, size_t size);
+
+/* batch.c */
+void ngx_burrow_batch_join(ngx_burrow_relay_t *relay);
+void ngx_burrow_batch_leave(ngx_burrow_relay_t *relay);
 
 /* frames.c */
 ngx_int_t ngx_burrow_create_request(ngx_http_request_t *r);

@@ -22,6 +22,7 @@ static void stop_waiting(ngx_burrow_relay_t *relay)
 void ngx_burrow_relay_leave(ngx_burrow_relay_t *relay)
 {
     stop_waiting(relay);
+    ngx_burrow_batch_leave(relay);
     if (relay->overdue.timer_set) {
         ngx_del_timer(&relay->overdue);
     }
@@ -276,6 +277,7 @@ static ngx_burrow_relay_t *create(ngx_http_request_t *r)
     describe_body(r, &request);
     relay->request = r;
     relay->group = conf->group;
+    relay->is_single = (request.flags & BURROW_NO_BODY) && !(request.flags & BURROW_UPGRADE);
     relay->relay = burrow_relay_create(conf->group->workers, conf->app, &request);
     if (relay->relay == NULL) {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,

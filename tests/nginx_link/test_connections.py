@@ -5,6 +5,7 @@ import http.client
 import os
 import time
 
+import psutil
 import pytest
 import servers
 from servers import wait_for
@@ -69,6 +70,33 @@ def test_what_nobody_has_taken_is_sent_again(site, group, clients, path, size, h
     with group.accept() as worker:
         assert worker.serve() == data
         assert answer.result().content == ANSWER
+    assert "sent again" in site.log() and "[error]" not in site.log()
+
+
+@PATHS
+def test_requests_that_come_at_once(site, group, path):
+    """One of them cannot be sent, which is no concern of the others."""
+    question = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with contextlib.ExitStack() as open_ones:
+        clients = [open_ones.enter_context(site.connect()) for _ in range(3)]
+        for client in clients:
+            client.sendall(question)
+        workers = [open_ones.enter_context(group.accept()) for _ in clients]
+        for worker in workers:
+            worker.serve()
+        assert [servers.read_response(client).body for client in clients] == [ANSWER] * 3
+        (pid,) = site.workers()
+        nginx = psutil.Process(pid)
+        nginx.suspend()
+        try:
+            for client in clients:
+                client.sendall(question)
+            workers[1].socket.close()
+        finally:
+            nginx.resume()
+        for worker in workers[0], workers[2], open_ones.enter_context(group.accept()):
+            assert worker.serve() == b""
+        assert [servers.read_response(client).body for client in clients] == [ANSWER] * 3
     assert "sent again" in site.log() and "[error]" not in site.log()
 
 
