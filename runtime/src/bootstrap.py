@@ -238,8 +238,11 @@ def prepare_interpreter(main, environment):
 # -- what the runtime calls ---------------------------------------------------------------------------
 
 def module_name(path):
-    import hashlib
-    return "_mod_wsgi_" + hashlib.md5(os.fsencode(path), usedforsecurity=False).hexdigest()
+    try:
+        from _md5 import md5  # hashlib would load OpenSSL: a tenth of the start, and 3 MiB
+    except ImportError:
+        from hashlib import md5
+    return "_mod_wsgi_" + md5(os.fsencode(path), usedforsecurity=False).hexdigest()
 
 
 #: One for each script: a script of hooks can be an application, too.

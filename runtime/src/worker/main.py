@@ -3,7 +3,6 @@
 import _signal  # the module signal may be restricted
 import faulthandler
 import gc
-import locale
 import os
 import sys
 import threading
@@ -26,6 +25,7 @@ def set_up(is_service, wakeup, stack_signal, stack_file):
 def set_up_for_imports(locale_name):
     faulthandler.enable(2)
     if locale_name:
+        import locale
         try:
             locale.setlocale(locale.LC_ALL, locale_name)
         except locale.Error as error:
