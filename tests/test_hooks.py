@@ -2,13 +2,14 @@
 
 import concurrent.futures
 import contextlib
-import pwd
 import re
+import subprocess
+import sys
 
 import pytest
-from servers import IS_ROOT, KINDS, Mount, machine, wait_for
+from servers import IS_ROOT, KINDS, Mount, wait_for
 
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="changes the user of workers")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="workers with less rights than the server")
 TRACEBACK = "Traceback (most recent call last)"
 #: What no hook may answer, and what does not come to an answer.
 FAILURES = ["one", "zero", "bytes", "object", "list", "raise", "exit", "unknown"]
@@ -229,10 +230,12 @@ def test_script_of_no_use(server, source):
 
 
 @needs_root
-def test_no_python(nginx, monkeypatch):
-    """Where there is no Python nobody is let in: here since the workers are root."""
-    monkeypatch.setattr(machine, "WORKER", pwd.getpwnam("root"))
-    nginx.start(mounts=hooked(nginx))
+def test_no_python(nginx):
+    """Where there is no Python nobody is let in: here since the workers cannot enter its folder."""
+    closed = nginx.root / "closed"
+    closed.mkdir(mode=0o700)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", closed / "venv"], check=True)
+    nginx.start(mounts=hooked(nginx), python_home=closed / "venv")
     assert nginx.get("/access?true").status_code == 403
     assert nginx.get("/user", auth=USER).status_code == 500
     assert nginx.get("/user").status_code == 401
