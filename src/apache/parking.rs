@@ -1,5 +1,7 @@
 //! Where threads of httpd's wait for an event loop. It wakes all that it has served in one turn with one system call:
 //! one by one, each of them would take the processor from it before it comes to the next.
+//!
+//! They take it from nobody else either, see [`preempt_nobody`].
 
 use std::cell::RefCell;
 use std::ptr;
@@ -7,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::*};
 use std::time::Duration;
 
 use burrow_daemon::page;
-use libc::{FUTEX_PRIVATE_FLAG, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET};
+use libc::{FUTEX_PRIVATE_FLAG, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET, SCHED_BATCH, SCHED_OTHER};
 use nix::errno::Errno;
 
 /// Nobody who was served waits longer for what the loop does next, if that is over.
@@ -106,6 +108,19 @@ impl Waking {
     }
 }
 
+/// Whoever wakes the calling thread from now on goes on first. httpd's listener wakes threads while it has the lock of
+/// their queue: were it interrupted there, all who are done would sleep for the lock before they sleep for work. What
+/// sched(7) has the policy for: no "extra preemptions (between the workload's tasks)". A policy that was chosen for
+/// httpd stays.
+pub fn preempt_nobody() {
+    // SAFETY: no precondition.
+    if unsafe { libc::sched_getscheduler(0) } == SCHED_OTHER {
+        let none = libc::sched_param { sched_priority: 0 };
+        // SAFETY: of this thread alone. Where that is forbidden, nothing is lost but time.
+        unsafe { libc::sched_setscheduler(0, SCHED_BATCH, &none) };
+    }
+}
+
 /// Wakes those that are to be woken soon.
 pub fn wake_all() {
     WAKING.with_borrow_mut(Waking::wake);
@@ -151,6 +166,19 @@ mod tests {
             }
         });
         places.into_iter().for_each(Place::leave);
+    }
+
+    #[test]
+    fn the_policy_is_the_threads_alone() {
+        // SAFETY: no precondition.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let usual = policy();
+        let own = thread::spawn(move || {
+            preempt_nobody();
+            policy()
+        });
+        let expected = if usual == SCHED_OTHER { SCHED_BATCH } else { usual };
+        assert_eq!((own.join().unwrap(), policy()), (expected, usual));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use burrow_daemon::head::SWITCHING_PROTOCOLS;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::exchange::{Arrived, Exchange, Piece, Work, IO};
-use super::parking::Place;
+use super::parking::{self, Place};
 use super::seats::Seat;
 use super::suspended::{self, Hosted};
 use crate::daemon::client::{Client, Gone, Read};
@@ -37,11 +37,13 @@ thread_local! {
     static WAKE: OnceCell<Arc<EventFd>> = const { OnceCell::new() };
 }
 
+/// The thread's, which is made ready to wait with its first request.
 fn wake() -> nix::Result<Arc<EventFd>> {
     WAKE.with(|wake| match wake.get() {
         Some(wake) => Ok(wake.clone()),
         None => {
             let new = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+            parking::preempt_nobody();
             Ok(wake.get_or_init(|| Arc::new(new)).clone())
         }
     })
