@@ -514,6 +514,8 @@ burrow_str burrow_relay_kept(const burrow_relay *relay);
 void *burrow_relay_take(burrow_relay *relay);
 /* A new connection for this request. */
 void burrow_relay_connect(burrow_relay *relay, void *connection);
+/* Whether the worker that has it is likely to be on this processor. */
+int burrow_relay_is_near(const burrow_relay *relay);
 /* Gives the connection back. Not 0: it is idle now. 0: it is to be closed; also where the request
  * has not been `sent` whole. `rest` is what was received behind the answer. */
 int burrow_relay_release(burrow_relay *relay, int sent, burrow_str rest);

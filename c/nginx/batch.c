@@ -1,6 +1,7 @@
-/* Requests for process groups that one turn of the event loop brings: those that are one frame are
- * sent when it is over, by one system call. A worker on the same processor then wakes up once for
- * all of them; to wake it for each, with nginx preempted, costs more than to send them. */
+/* Requests for process groups that one turn of the event loop brings, where the worker is on the
+ * same processor: those that are one frame are sent when the turn is over, by one system call. The
+ * worker wakes up once for all of them; to wake it for each, with nginx preempted, costs more than
+ * to send them. */
 #include "ngx_http_burrow.h"
 
 #include <linux/aio_abi.h>

@@ -117,19 +117,33 @@ static ssize_t receive_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
     return ngx_burrow_receive(c, in->buf->last, (size_t) (in->buf->end - in->buf->last));
 }
 
-/* A REQUEST that is all that is to be sent leaves together with others. */
+/* A REQUEST that is all that is to be sent leaves together with others, unless its worker can begin
+ * meanwhile, on another processor. */
+static ngx_uint_t can_wait(ngx_burrow_relay_t *relay, ngx_buf_t *b)
+{
+    return relay->is_single && b->pos == (u_char *) burrow_relay_frame(relay->relay).data
+           && burrow_relay_is_near(relay->relay);
+}
+
+/* A request without a body is one piece, which costs the system less than a vector of one. */
 static ngx_chain_t *send_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 {
     ngx_http_request_t *r = c->data;
     ngx_burrow_relay_t *relay = r->upstream->peer.data;
+    ssize_t n;
 
-    if (in == NULL || in->next != NULL || !relay->is_single || !c->write->ready
-        || in->buf->pos != (u_char *) burrow_relay_frame(relay->relay).data)
-    {
+    if (in == NULL || in->next != NULL || !ngx_buf_in_memory(in->buf) || !c->write->ready) {
         return ngx_send_chain(c, in, limit);
     }
-    ngx_burrow_batch_join(relay);
-    return ngx_chain_update_sent(in, ngx_buf_size(in->buf));
+    if (can_wait(relay, in->buf)) {
+        ngx_burrow_batch_join(relay);
+        return ngx_chain_update_sent(in, ngx_buf_size(in->buf));
+    }
+    n = ngx_send(c, in->buf->pos, (size_t) (in->buf->last - in->buf->pos));
+    if (n == NGX_ERROR) {
+        return NGX_CHAIN_ERROR;
+    }
+    return ngx_chain_update_sent(in, n == NGX_AGAIN ? 0 : n);
 }
 
 /* What nginx's upstream takes for a time limit counts from when a thread has the request; before

@@ -40,6 +40,8 @@ pub struct Summary {
     pub connections: AtomicU32,
     /// Requests taken since its start.
     pub served: AtomicU64,
+    /// The processor that the last one was taken on.
+    processor: AtomicU32,
 }
 
 /// One connection, while a server has it and until the next one gets its place.
@@ -174,6 +176,7 @@ impl Writer {
         slot.serving.store(1, Release);
         self.summary().busy.fetch_add(1, Relaxed);
         self.summary().served.fetch_add(1, Relaxed);
+        self.summary().processor.store(processor(), Relaxed);
     }
 
     /// What is being served in a slot.
@@ -235,6 +238,11 @@ impl Reader {
         !summary.is_draining() && summary.busy.load(Relaxed) < summary.threads.load(Relaxed)
     }
 
+    /// Whether the worker was last seen on the calling thread's processor.
+    pub fn is_near(&self) -> bool {
+        self.summary().processor.load(Relaxed) == processor()
+    }
+
     /// Whether a connection should rather be closed than be idle.
     pub fn is_crowded(&self) -> bool {
         self.summary().connections.load(Relaxed) >= CROWD
@@ -244,6 +252,12 @@ impl Reader {
     pub fn serving(&self) -> Vec<Serving> {
         self.0.page().slots.iter().filter_map(Slot::serving).collect()
     }
+}
+
+/// The one that the calling thread is on.
+fn processor() -> u32 {
+    // SAFETY: no precondition.
+    unsafe { libc::sched_getcpu() as u32 }
 }
 
 /// Microseconds of CLOCK_MONOTONIC, which all processes of a machine share.

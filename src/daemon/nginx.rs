@@ -152,6 +152,14 @@ unsafe extern "C" fn burrow_relay_connect(by: *mut Relay, connection: Handle) {
 /// # Safety
 /// c/shim.h.
 #[no_mangle]
+unsafe extern "C" fn burrow_relay_is_near(of: *const Relay) -> c_int {
+    // SAFETY: c/shim.h.
+    unsafe { relay(of.cast_mut()) }.is_near().into()
+}
+
+/// # Safety
+/// c/shim.h.
+#[no_mangle]
 unsafe extern "C" fn burrow_relay_release(by: *mut Relay, sent: c_int, rest: burrow_str) -> c_int {
     // SAFETY: c/shim.h.
     unsafe { relay(by).release(sent != 0, rest.bytes()) }.into()

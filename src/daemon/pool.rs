@@ -73,6 +73,11 @@ impl<C> Connection<C> {
         Some(worker.page.since(*slot))
     }
 
+    /// Whether its worker is likely to be on the calling thread's processor.
+    pub fn is_near(&self) -> bool {
+        self.worker.as_ref().is_some_and(|(worker, _)| worker.page.is_near())
+    }
+
     /// Whether its HELLO has come.
     pub fn is_greeted(&self) -> bool {
         self.worker.is_some()

@@ -126,6 +126,11 @@ impl Relay {
         self.connection.as_ref().and_then(Connection::taken_since)
     }
 
+    /// Whether the worker that has the connection is likely to be on the calling thread's processor.
+    pub fn is_near(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_near)
+    }
+
     /// As recv(); with whether there may be more although the count is short.
     pub fn receive(&mut self, fd: RawFd, into: &mut [u8]) -> nix::Result<(usize, bool)> {
         let mut space = self.workers.space.borrow_mut();
