@@ -4,11 +4,15 @@ use super::exchange::Exchange;
 use crate::embedded::with_signals_blocked;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
 /// Requests of a group that may wait; more are answered 503.
 const QUEUE: usize = 1024;
 /// What CPython is tuned for; only what is touched takes memory.
+/// A thread that was so long at a request lets others go on with theirs before it takes the next: CPython gives its
+/// lock to whoever comes first, which would be this one again, while theirs grow old.
+const LONG: Duration = Duration::from_micros(500);
 const STACK: usize = 8 << 20;
 
 /// The threads of an application group. They live as long as the process.
@@ -98,8 +102,12 @@ impl Group {
                 } else {
                     self.wake(state);
                 }
+                let begun = Instant::now();
                 exchange.serve();
                 drop(exchange);
+                if begun.elapsed() > LONG {
+                    thread::yield_now();
+                }
                 state = self.lock();
             } else {
                 state.idle.push(me.clone());
