@@ -4,6 +4,7 @@
 //! They take it from nobody else either, see [`preempt_nobody`].
 
 use std::cell::RefCell;
+use std::mem::{self, size_of_val};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::*};
 use std::time::Duration;
@@ -108,16 +109,27 @@ impl Waking {
     }
 }
 
-/// Whoever wakes the calling thread from now on goes on first. httpd's listener wakes threads while it has the lock of
-/// their queue: were it interrupted there, all who are done would sleep for the lock before they sleep for work. What
-/// sched(7) has the policy for: no "extra preemptions (between the workload's tasks)". A policy that was chosen for
-/// httpd stays.
+/// Whoever wakes the calling thread from now on goes on first, where the process has one processor. httpd's listener
+/// wakes threads while it has the lock of their queue: were it interrupted there, all who are done would sleep for the
+/// lock before they sleep for work. What sched(7) has the policy for: no "extra preemptions (between the workload's
+/// tasks)". On another processor, though, the thread would wait until what computes there has used up its slice. A
+/// policy that was chosen for httpd stays.
 pub fn preempt_nobody() {
     // SAFETY: no precondition.
-    if unsafe { libc::sched_getscheduler(0) } == SCHED_OTHER {
+    if processors() == Some(1) && unsafe { libc::sched_getscheduler(0) } == SCHED_OTHER {
         let none = libc::sched_param { sched_priority: 0 };
         // SAFETY: of this thread alone. Where that is forbidden, nothing is lost but time.
         unsafe { libc::sched_setscheduler(0, SCHED_BATCH, &none) };
+    }
+}
+
+/// How many the calling thread may run on; None: so many that the set is too small.
+fn processors() -> Option<i32> {
+    // SAFETY: all zero is the empty set, which has that size.
+    unsafe {
+        let mut set: libc::cpu_set_t = mem::zeroed();
+        let got = libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+        (got == 0).then(|| libc::CPU_COUNT(&set))
     }
 }
 
@@ -173,12 +185,22 @@ mod tests {
         // SAFETY: no precondition.
         let policy = || unsafe { libc::sched_getscheduler(0) };
         let usual = policy();
-        let own = thread::spawn(move || {
+        let batch = if usual == SCHED_OTHER { SCHED_BATCH } else { usual };
+        let with_all = if processors() == Some(1) { batch } else { usual };
+        let with_all_and_with_one = thread::spawn(move || {
             preempt_nobody();
-            policy()
+            let with_all = policy();
+            // SAFETY: a set of that size, of this thread alone.
+            unsafe {
+                let mut one: libc::cpu_set_t = mem::zeroed();
+                libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+                libc::sched_setaffinity(0, size_of_val(&one), &one);
+            }
+            preempt_nobody();
+            (with_all, policy())
         });
-        let expected = if usual == SCHED_OTHER { SCHED_BATCH } else { usual };
-        assert_eq!((own.join().unwrap(), policy()), (expected, usual));
+        assert_eq!(with_all_and_with_one.join().unwrap(), (with_all, batch));
+        assert_eq!(policy(), usual);
     }
 
     #[test]
