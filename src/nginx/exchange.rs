@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// An application that is this far ahead of its client waits.
-const ANSWER_HIGH: usize = 1 << 20;
+const ANSWER_HIGH: usize = 256 << 10;
 /// What a piece takes beside its bytes, in nginx and here: many small ones count, too.
 const PIECE_COST: usize = 512;
 /// The largest piece that is copied at once; longer ones go out as several.
