@@ -16,12 +16,8 @@ use nix::sys::eventfd::EventFd;
 use super::parking::{self, Place};
 use super::suspended::Wake;
 use crate::daemon::client::Body;
-use crate::nginx::Answer;
+use crate::nginx::{Answer, ANSWER_HIGH, PIECE_COST};
 
-/// An application that is this far ahead of its client waits.
-const ANSWER_HIGH: usize = 256 << 10;
-/// What a piece takes beside its bytes.
-const PIECE_COST: usize = 512;
 const SWITCHING_PROTOCOLS: u32 = 101;
 
 /// What c/shim.h says that an `exchange` of httpd's begins with: the host's.

@@ -1,7 +1,7 @@
 //! Where threads of httpd's wait for an event loop. It wakes all that it has served in one turn with one system call:
 //! one by one, each of them would take the processor from it before it comes to the next.
 //!
-//! They take it from nobody else either, see [`preempt_nobody`].
+//! Where there is one processor they take it from nobody else either, see [`preempt_nobody`].
 
 use std::cell::RefCell;
 use std::mem::{self, size_of_val};

@@ -4,6 +4,11 @@ use super::block::{size_of_pairs, Block};
 use burrow_abi::{burrow_body, burrow_head, burrow_str, slice};
 use std::os::fd::OwnedFd;
 
+/// An application that is this far ahead of its client waits.
+pub const ANSWER_HIGH: usize = 256 << 10;
+/// What a piece takes beside its bytes, in the server and here: many small ones count, too.
+pub const PIECE_COST: usize = 512;
+
 pub struct Answer {
     pub block: Block,
     pub head: Option<burrow_head>,

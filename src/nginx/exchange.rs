@@ -1,6 +1,6 @@
 //! A request in flight: made and fed on the event loop, served on an application thread.
 
-use super::answer::Answer;
+use super::answer::{Answer, ANSWER_HIGH, PIECE_COST};
 use super::block::{size_of_pairs, Block};
 use super::event_loop::{self, Message};
 use super::on_loop::{self, OnLoop};
@@ -19,10 +19,6 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// An application that is this far ahead of its client waits.
-const ANSWER_HIGH: usize = 256 << 10;
-/// What a piece takes beside its bytes, in nginx and here: many small ones count, too.
-const PIECE_COST: usize = 512;
 /// The largest piece that is copied at once; longer ones go out as several.
 const PIECE: usize = 1 << 20;
 

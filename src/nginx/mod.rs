@@ -11,7 +11,7 @@ mod queue;
 mod turn;
 
 use crate::embedded::App;
-pub use answer::Answer;
+pub use answer::{Answer, ANSWER_HIGH, PIECE_COST};
 use block::Block;
 use burrow_abi::{burrow_app, burrow_chunk, burrow_loop_ops, burrow_question, burrow_request, burrow_str};
 use exchange::Exchange;
